@@ -1,0 +1,183 @@
+"""What recovery needs of the books, kept beside Bytewax's recovery store.
+
+Bytewax stores a key's whole state at the end of each epoch in which the key was
+awake. A book remembers thousands of messages, so its recovery snapshot is a mere
+token (key, last entry id), and the book itself is kept here: now and then whole, and
+in between the messages since, so that an epoch costs in proportion to what changed.
+
+All that is kept is true for ever: a book after an entry depends only on the entries
+up to it. So what a run wrote that died before its epoch was durable does no harm:
+loading a book as of an entry leaves the later messages out.
+"""
+
+import pickle
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from threading import Lock
+from time import perf_counter
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from state.book import Book
+from state.messages import Message, message_from_state, message_to_state
+from state.records import FIRST_ID, id_order
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS books (
+    key TEXT, ms INTEGER, seq INTEGER, whole INTEGER, data BLOB,
+    PRIMARY KEY (key, ms, seq, whole)
+) WITHOUT ROWID
+"""
+
+_PATIENCE = 3
+"""A book may be written whole again after as many messages as it holds things, when
+there is time, and must be after so many times as many."""
+
+_SMALLEST = 500
+"""Things in a book; a smaller one is taken for one of this size."""
+
+_TIME_FOR_WHOLE_S = 0.005
+"""At the end of an epoch, for books that may be written but need not."""
+
+_Row = tuple[int, int, int, bytes]
+"""Last entry id (milliseconds, sequence), whether it is a whole book, pickled data."""
+
+
+class BookStoreError(Exception):
+    """The recovery directory lacks a book that Bytewax's store refers to."""
+
+
+class _Changed(NamedTuple):
+    """A book and the messages it took in since the last commit."""
+
+    book: Book
+    messages: list[tuple[str, tuple[Any, ...]]]
+
+
+class BookStore:
+    """The books of one process, in a SQLite file of its own in the recovery directory.
+
+    Other processes' files are read, never written: after a rescaling, a key's book may
+    have begun in another process.
+    """
+
+    def __init__(self, directory: Path, process: int = 0) -> None:
+        self._directory = directory
+        self._lock = Lock()
+        self._db = sqlite3.connect(
+            directory / f"books-{process}.db", check_same_thread=False, isolation_level=None
+        )
+        self._db.execute("PRAGMA journal_mode = WAL")
+        # An epoch is durable only if its books are.
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute(_SCHEMA)
+        self._changed: dict[str, _Changed] = {}
+        self._since_whole: dict[str, int] = {}
+        self._committed: dict[str, tuple[int, int]] = {}
+
+    def remember(self, key: str, book: Book, entry_id: str, message: Message) -> None:
+        """Note a message that the book of a key has taken in; `commit` writes it."""
+        with self._lock:
+            changed = self._changed.get(key)
+            if changed is None:
+                changed = self._changed[key] = _Changed(book, [])
+            changed.messages.append((entry_id, message_to_state(message)))
+
+    def commit(self) -> None:
+        """Make all that was noted durable; does nothing if nothing was."""
+        with self._lock:
+            if not self._changed:
+                return
+            self._db.execute("BEGIN")
+            self._write_whole_books()
+            self._write_messages()
+            self._db.execute("COMMIT")
+            self._changed = {}
+
+    def load(self, key: str, symbol: str, account: str | None, entry_id: str) -> Book:
+        """Return the book of a key as it was after an entry.
+
+        Raises BookStoreError if what is kept does not reach that entry.
+        """
+        upto = id_order(entry_id)
+        rows = sorted(self._rows(key, upto))
+        start = max((n for n, row in enumerate(rows) if row[2]), default=None)
+        if start is None:
+            book, last = Book(symbol, account), id_order(FIRST_ID)
+        else:
+            book, last = Book.from_state(_loads(rows[start][3])), rows[start][:2]
+            rows = rows[start + 1 :]
+        self._since_whole[key] = 0
+        for row in rows:
+            for of_entry, message in _loads(row[3]):
+                # Rows overlap where a run wrote some, died, and its successor replayed.
+                if id_order(of_entry) > last:
+                    book.apply(message_from_state(message))
+                    last = id_order(of_entry)
+                    self._since_whole[key] += 1
+        if last != upto:
+            raise BookStoreError(
+                f"{self._directory}: expected the book of {key!r} up to entry {entry_id}, found "
+                f"it up to {last[0]}-{last[1]}; start with an empty recovery directory to "
+                f"rebuild it from the stream"
+            )
+        self._committed[key] = upto
+        return book
+
+    def _rows(self, key: str, upto: tuple[int, int]) -> list[_Row]:
+        """Return what any process has written of a book, as far as an entry."""
+        rows: list[_Row] = []
+        for path in self._directory.glob("books-*.db"):
+            with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+                rows += db.execute(
+                    "SELECT ms, seq, whole, data FROM books "
+                    "WHERE key = ? AND (ms, seq) <= (?, ?)", (key, *upto)
+                )  # fmt: skip
+        return rows
+
+    def _write_whole_books(self) -> None:
+        """Write some books whole, so that none needs many messages to load."""
+        start = perf_counter()
+        for key, changed in list(self._changed.items()):
+            since = self._since_whole.get(key, 0) + len(changed.messages)
+            size = max(changed.book.size, _SMALLEST)
+            in_time = perf_counter() - start < _TIME_FOR_WHOLE_S
+            if since > _PATIENCE * size or (since > size and in_time):
+                self._write_whole(key, changed)
+                del self._changed[key]
+
+    def _write_whole(self, key: str, changed: "_Changed") -> None:
+        last = id_order(changed.messages[-1][0])
+        data = pickle.dumps(changed.book.to_state(), protocol=5)
+        self._db.execute("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 1, ?)", (key, *last, data))
+        self._forget_before(key)
+        self._committed[key] = last
+        self._since_whole[key] = 0
+
+    def _forget_before(self, key: str) -> None:
+        """Delete what precedes a whole book that is durable, as its epoch is over."""
+        durable = self._committed.get(key, (-1, -1))
+        whole = self._db.execute(
+            "SELECT ms, seq FROM books WHERE key = ? AND whole = 1 AND (ms, seq) <= (?, ?) "
+            "ORDER BY ms DESC, seq DESC LIMIT 1", (key, *durable),
+        ).fetchone()  # fmt: skip
+        if whole:
+            self._db.execute(
+                "DELETE FROM books WHERE key = ? AND (ms, seq) < (?, ?)", (key, *whole)
+            )
+
+    def _write_messages(self) -> None:
+        """Write the messages of all other books that changed."""
+        rows = []
+        for key, changed in self._changed.items():
+            last = id_order(changed.messages[-1][0])
+            rows.append((key, *last, pickle.dumps(changed.messages, protocol=5)))
+            self._committed[key] = last
+            self._since_whole[key] = self._since_whole.get(key, 0) + len(changed.messages)
+        self._db.executemany("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 0, ?)", rows)
+
+
+def _loads(data: bytes) -> Any:
+    # Whoever can write here can also replace Bytewax's own pickles beside it.
+    return pickle.loads(data)  # noqa: S301

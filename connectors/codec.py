@@ -1,0 +1,249 @@
+"""One stream entry to one message: the only place where input is checked.
+
+Every rule of the input's form stands here, in the order of the contract's table.
+What passes has numbers instead of text and needs no further check of its form;
+what does not raises RejectedError with what was expected and what was found.
+Unknown fields are ignored, so that producers can carry their own.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+
+from state.exact import PLACES, decimal_places, from_text
+from state.keys import parse_exec_id, position_key
+from state.messages import (
+    CommissionReport,
+    Execution,
+    Instrument,
+    Message,
+    Opening,
+    RejectedError,
+    Split,
+)
+
+LONGEST_NAME = 64
+"""Characters of a symbol or an execution id."""
+
+LAST_TIMESTAMP = 253_402_300_799_999
+"""The end of the year 9999, in milliseconds since 1970."""
+
+PRICED_AROUND_ZERO = frozenset({"FUT", "OPT", "FOP", "WAR"})
+"""The security types (IBKR's) whose price may be 0 or negative."""
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}", re.ASCII)
+_DIGITS = re.compile(r"[0-9]{1,15}", re.ASCII)
+_RATIO = re.compile(r"([1-9][0-9]{0,8}):([1-9][0-9]{0,8})", re.ASCII)
+_LONGEST_SHOWN = 80
+
+_Fields = Mapping[bytes, bytes]
+
+
+def decode(pairs: Sequence[bytes]) -> tuple[str, str | None, Message]:
+    """Read an entry's fields as (symbol, account, message).
+
+    pairs: field names and values in turn, as Redis keeps them.
+    Raises RejectedError, naming the field, what was expected and what was found.
+    """
+    fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    if 2 * len(fields) != len(pairs):
+        _refuse_repeated(pairs[::2])
+    kind = _text(fields, b"type") or "execution"
+    read = _READERS.get(kind)
+    if read is None:
+        raise _expected("type", f"one of {', '.join(_READERS)}", kind)
+    symbol = _name(fields, b"symbol")
+    account = _text(fields, b"account")
+    if account is not None and ":" in account:
+        raise _expected("account", "a text without colon", account)
+    if account is None and ":" in symbol:
+        raise _expected("symbol", "no colon, as there is no account", symbol)
+    return symbol, account, read(fields)
+
+
+def key_of(symbol: str, account: str | None) -> str:
+    """Return the key that the messages of a position share."""
+    return position_key(symbol, account)
+
+
+# --- the types of message ---------------------------------------------------------
+
+
+def _execution(fields: _Fields) -> Execution:
+    side = (_text(fields, b"side") or "").upper()
+    if side not in ("BUY", "SELL"):
+        raise _expected("side", "BUY or SELL", fields.get(b"side"))
+    qty = _decimal(fields, b"fill_qty")
+    price = _price(fields, b"fill_price")
+    order_id = _integer(fields, b"order_id")
+    exec_id = _name(fields, b"exec_id")
+    identity, revision = parse_exec_id(exec_id)
+    if qty < 0 or (qty == 0 and (revision or 1) <= 1):
+        expected = "a decimal above 0 (0 only in a correction, as the bust of an execution)"
+        raise _expected("fill_qty", expected, fields[b"fill_qty"])
+    timestamp = _timestamp(fields)
+    commission = _optional_decimal(fields, b"commission")
+    instrument = _instrument(fields)
+    _check_texts(fields)
+    if instrument.multiplier is not None:
+        _check_places(qty, price, instrument.multiplier)
+    return Execution(
+        exec_id, identity, revision or 1, timestamp, qty if side == "BUY" else -qty, price,
+        commission, order_id, side, instrument,
+    )  # fmt: skip
+
+
+def _commission(fields: _Fields) -> CommissionReport:
+    exec_id = _name(fields, b"exec_id")
+    identity, revision = parse_exec_id(exec_id)
+    commission = _decimal(fields, b"commission")
+    timestamp, instrument = _timestamp(fields), _instrument(fields)
+    return CommissionReport(exec_id, identity, revision or 1, timestamp, commission, instrument)
+
+
+def _opening(fields: _Fields) -> Opening:
+    qty = _decimal(fields, b"qty")
+    if qty == 0:
+        raise _expected("qty", "a decimal other than 0", fields[b"qty"])
+    price, timestamp = _price(fields, b"avg_price"), _timestamp(fields)
+    instrument = _instrument(fields)
+    if instrument.multiplier is not None:
+        _check_places(qty, price, instrument.multiplier)
+    return Opening(timestamp, qty, price, instrument)
+
+
+def _split(fields: _Fields) -> Split:
+    text = _required(fields, b"ratio")
+    match = _RATIO.fullmatch(text)
+    if match is None:
+        raise _expected("ratio", "two whole numbers such as 4:1 or 1:10", text)
+    return Split(_timestamp(fields), int(match[1]), int(match[2]), _instrument(fields))
+
+
+_READERS: dict[str, Callable[[_Fields], Message]] = {
+    "execution": _execution,
+    "commission": _commission,
+    "opening": _opening,
+    "split": _split,
+}
+
+
+# --- the forms of a field ------------------------------------------------------------
+
+
+def _text(fields: _Fields, name: bytes) -> str | None:
+    """Return a field's text, or None if it is absent or empty."""
+    value = fields.get(name)
+    if not value:
+        return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise _expected(name.decode(), "UTF-8 text", value) from None
+
+
+def _required(fields: _Fields, name: bytes) -> str:
+    value = _text(fields, name)
+    if value is None:
+        raise RejectedError(f"{name.decode()}: expected a value, found none")
+    return value
+
+
+def _name(fields: _Fields, name: bytes) -> str:
+    value = _required(fields, name)
+    if len(value) > LONGEST_NAME:
+        raise _expected(name.decode(), f"1 to {LONGEST_NAME} characters", value)
+    return value
+
+
+def _decimal(fields: _Fields, name: bytes) -> int:
+    text = _required(fields, name)
+    try:
+        return from_text(text)
+    except ValueError as error:
+        raise _expected(name.decode(), str(error), text) from None
+
+
+def _optional_decimal(fields: _Fields, name: bytes) -> int | None:
+    return _decimal(fields, name) if fields.get(name) else None
+
+
+def _price(fields: _Fields, name: bytes) -> int:
+    price = _decimal(fields, name)
+    if price <= 0 and _text(fields, b"sec_type") not in PRICED_AROUND_ZERO:
+        types = ", ".join(sorted(PRICED_AROUND_ZERO))
+        raise _expected(
+            name.decode(), f"a decimal above 0, as sec_type is none of {types}", fields[name]
+        )
+    return price
+
+
+def _integer(fields: _Fields, name: bytes) -> int:
+    text = _required(fields, name)
+    if not _INTEGER.fullmatch(text) or not -(2**63) <= int(text) < 2**63:
+        raise _expected(name.decode(), "a whole number of at most 64 bits", text)
+    return int(text)
+
+
+def _timestamp(fields: _Fields) -> int:
+    text = _required(fields, b"timestamp")
+    if not _DIGITS.fullmatch(text) or int(text) > LAST_TIMESTAMP:
+        expected = "whole milliseconds since 1970, from 0 to the end of the year 9999"
+        raise _expected("timestamp", expected, text)
+    return int(text)
+
+
+def _instrument(fields: _Fields) -> Instrument:
+    currency = _text(fields, b"currency")
+    multiplier = _optional_decimal(fields, b"multiplier")
+    if multiplier is not None and multiplier <= 0:
+        raise _expected("multiplier", "a decimal above 0", fields[b"multiplier"])
+    con_id = _integer(fields, b"con_id") if fields.get(b"con_id") else None
+    return _shared(currency, multiplier, con_id)
+
+
+@lru_cache(maxsize=100_000)
+def _shared(currency: str | None, multiplier: int | None, con_id: int | None) -> Instrument:
+    """Return one object for what nearly all messages of a key say alike."""
+    return Instrument(currency, multiplier, con_id)
+
+
+def _check_texts(fields: _Fields) -> None:
+    for name in (b"sec_type", b"exchange", b"order_ref"):
+        _text(fields, name)
+
+
+def _check_places(qty: int, price: int, multiplier: int) -> None:
+    places = sum(map(decimal_places, (qty, price, multiplier)))
+    if places > 2 * PLACES:
+        raise RejectedError(
+            f"multiplier: expected quantity, price and multiplier to have at most "
+            f"{2 * PLACES} decimal places together, found {places}"
+        )
+
+
+def _refuse_repeated(names: Sequence[bytes]) -> None:
+    """Refuse a known field that is given twice: nobody can say which one counts."""
+    for name in _KNOWN:
+        if names.count(name) > 1:
+            raise RejectedError(f"{name.decode()}: expected once, found {names.count(name)} times")
+
+
+_KNOWN = tuple(
+    b"type symbol side fill_qty fill_price order_id exec_id timestamp account con_id sec_type "
+    b"currency exchange order_ref multiplier commission qty avg_price ratio".split()
+)
+
+
+def _expected(field: str, expected: str, found: bytes | str | None) -> RejectedError:
+    if not found:
+        return RejectedError(f"{field}: expected {expected}, found none")
+    shown = repr(found)
+    if isinstance(found, bytes):
+        # Text is shown as text; bytes that are no text keep Python's b'..' form.
+        with suppress(UnicodeDecodeError):
+            shown = repr(found.decode())
+    if len(shown) > _LONGEST_SHOWN:
+        shown = f"{shown[:_LONGEST_SHOWN]}... ({len(found)} long)"
+    return RejectedError(f"{field}: expected {expected}, found {shown}")

@@ -1,0 +1,142 @@
+"""The sink of current positions: a Redis hash, one field a key, its value one JSON object.
+
+A field never goes back: the server compares entry ids before it writes, so that
+neither a replay nor a second writer can show an older position than one that was
+seen. While the flow catches up, only the last position of each key is written, about
+twice a second; once it is live, each one at once.
+"""
+
+import logging
+import time
+from itertools import chain
+from json import dumps
+from threading import RLock
+
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from connectors.redis_link import RedisLink, StoppedError
+from state.exact import MONEY_PLACES, to_text
+from state.records import Changes
+from state.snapshot import PositionSnapshot
+
+log = logging.getLogger("lotstream.positions")
+
+WRITE_EVERY_S = 0.5
+"""While catching up."""
+
+_AT_ONCE = 1000
+
+# The stream_id is the value's last member. An id is two whole numbers, so of two
+# the longer is the larger, and of equally long ones the later in text order.
+_WRITE_NEWER = """
+local function newer(a, b)
+    if #a ~= #b then return #a > #b end
+    return a > b
+end
+for i = 1, #ARGV, 4 do
+    local key, ms, seq, value = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+    local old = redis.call('HGET', KEYS[1], key)
+    local old_ms, old_seq
+    if old then old_ms, old_seq = string.match(old, '"stream_id": ?"(%d+)%-(%d+)"}$') end
+    if not old_ms or newer(ms, old_ms) or (ms == old_ms and newer(seq, old_seq)) then
+        redis.call('HSET', KEYS[1], key, value)
+    end
+end
+"""
+
+
+class PositionHashSink(FixedPartitionedSink[Changes, None]):
+    """Keep a hash at the latest position of each key.
+
+    Items are keyed by their source stream. Repeating a write changes nothing, and what
+    a replay repeats the server passes over.
+    """
+
+    def __init__(self, link: RedisLink, streams: list[str], name: str) -> None:
+        self._link, self._parts, self._name = link, sorted(streams), name
+
+    def list_parts(self) -> list[str]:
+        """Name the source streams."""
+        return self._parts
+
+    def part_fn(self, item_key: str) -> int:
+        """Return the place of a source stream in the sorted list of parts."""
+        return self._parts.index(item_key)
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: None
+    ) -> "_PositionHashPartition":
+        """Begin with nothing held."""
+        del step_id, for_part, resume_state
+        return _PositionHashPartition(self._link, self._name)
+
+
+class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
+    def __init__(self, link: RedisLink, name: str) -> None:
+        self._link, self._name = link, name
+        self._write_newer = link.client.register_script(_WRITE_NEWER)
+        self._held: dict[str, Changes] = {}
+        self._written: dict[str, Changes] = {}
+        self._lock = RLock()
+        self._write_at = 0.0
+        link.after_outage.append(self._write_all_again)
+
+    def write_batch(self, values: list[Changes]) -> None:
+        with self._lock:
+            self._held.update((changes.key, changes) for changes in values)
+            if values[-1].live or time.monotonic() >= self._write_at:
+                self._write()
+
+    def snapshot(self) -> None:
+        with self._lock:
+            self._write()
+
+    def _write_all_again(self) -> None:
+        # A server that was away may have come back without its last writes, though
+        # it has the entries that caused them.
+        with self._lock:
+            self._held = {**self._written, **self._held}
+            self._write()
+
+    def _write(self) -> None:
+        """Send what is held."""
+        changes = list(self._held.values())
+        for start in range(0, len(changes), _AT_ONCE):
+            args = list(chain.from_iterable(map(_script_args, changes[start : start + _AT_ONCE])))
+            try:
+                self._link.call(lambda _client: self._write_newer([self._name], args))  # noqa: B023
+            except StoppedError:
+                log.warning("positions not written, as Redis is away: the next start writes them")
+                return
+        self._written.update(self._held)
+        self._held = {}
+        self._write_at = time.monotonic() + WRITE_EVERY_S
+
+
+def _script_args(changes: Changes) -> list[str]:
+    return [
+        changes.key,
+        *changes.stream_id.split("-"),
+        to_json(changes.position, changes.stream_id),
+    ]
+
+
+def to_json(position: PositionSnapshot, stream_id: str) -> str:
+    """Write a position as the hash's value: numbers exact, in the contract's order.
+
+    stream_id: the entry that caused it; the last member, where the server looks for it.
+    """
+    avg_price = "null" if position.avg_price is None else to_text(position.avg_price)
+    last_price = "null" if position.last_price is None else to_text(position.last_price)
+    return (
+        f'{{"account": {dumps(position.account)}, "symbol": {dumps(position.symbol)}, '
+        f'"currency": {dumps(position.currency)}, "multiplier": {to_text(position.multiplier)}, '
+        f'"qty": {to_text(position.qty)}, "avg_price": {avg_price}, '
+        f'"cost_basis": {to_text(position.cost_basis, MONEY_PLACES)}, '
+        f'"realized_pnl": {to_text(position.realized_pnl, MONEY_PLACES)}, '
+        f'"commission": {to_text(position.commission)}, '
+        f'"net_realized_pnl": {to_text(position.net_realized_pnl, MONEY_PLACES)}, '
+        f'"open_lots": {position.open_lots}, "executions": {position.executions}, '
+        f'"last_exec_id": {dumps(position.last_exec_id)}, "last_price": {last_price}, '
+        f'"timestamp": {dumps(position.timestamp)}, "stream_id": "{stream_id}"}}'
+    )

@@ -1,0 +1,166 @@
+"""One process's link to Redis: it waits for what can pass and stops on what cannot.
+
+All parts of a process share one `RedisLink`, so that an outage is logged once
+when it begins and once when it is over. Waiting begins at 0.1 s and doubles to
+5 s, with jitter. What a caller retries here must be safe to repeat: every command
+that this project sends is.
+"""
+
+import logging
+import re
+import ssl
+from collections.abc import Callable
+from threading import Event, Lock
+from typing import Any, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_when_event_set,
+    wait_exponential,
+    wait_random,
+)
+from tenacity.nap import sleep_using_event
+
+T = TypeVar("T")
+log = logging.getLogger("lotstream.redis")
+
+BACKOFF = wait_exponential(multiplier=0.1, max=5) + wait_random(0, 0.1)
+"""Seconds between retries."""
+
+# Error codes of a server that will take the command later. redis-py keeps some of
+# them apart from the error's text; others stand in it, and a script's error on
+# Redis 6.2 has them in the middle.
+_PASSING_CODES = (
+    "LOADING", "READONLY", "OOM", "MISCONF", "MASTERDOWN", "NOREPLICAS",
+    "CLUSTERDOWN", "TRYAGAIN", "BUSY", "UNBLOCKED",
+)  # fmt: skip
+_PASSING_CODE = re.compile(rf"\b(?:{'|'.join(_PASSING_CODES)})\b")
+
+
+class RedisRefusedError(Exception):
+    """Redis answered, and waiting will not change its answer."""
+
+
+class StoppedError(Exception):
+    """The program was told to stop while Redis was away."""
+
+
+class RedisLink:
+    """A Redis client whose calls outlast an outage.
+
+    url: `redis://`, `rediss://` or `unix://`; never logged, as it may hold a password.
+    stop: set by the program's signal handlers; ends the waiting.
+    """
+
+    def __init__(self, url: str, stop: Event) -> None:
+        self.client = redis.Redis.from_url(
+            url,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=5,
+            socket_timeout=10,
+        )
+        self._stop = stop
+        self._lock = Lock()
+        self._retries_before_outage: int | None = None
+        self.retries = 0
+        """Retries since the process began."""
+        self.after_outage: list[Callable[[], None]] = []
+        """Called when Redis is back, by the thread that found it so."""
+
+    def call(self, command: Callable[[redis.Redis], T]) -> T:
+        """Return `command(client)`, retried until Redis takes it.
+
+        Raises RedisRefusedError, saying what to do, if Redis never will, and
+        StoppedError if the program is told to stop first.
+        """
+        try:
+            return command(self.client)
+        except redis.RedisError as error:
+            if not can_pass(error):
+                raise RedisRefusedError(explain(error)) from error
+        return self._outlast(command)
+
+    def _outlast(self, command: Callable[[redis.Redis], T]) -> T:
+        retrying = Retrying(
+            retry=retry_if_exception(can_pass),
+            wait=BACKOFF,
+            sleep=sleep_using_event(self._stop),
+            stop=stop_when_event_set(self._stop),
+            before_sleep=self._note_outage,
+            reraise=True,
+        )
+        try:
+            result = retrying(command, self.client)
+        except redis.RedisError as error:
+            if can_pass(error):
+                raise StoppedError(f"told to stop while Redis is away: {error}") from error
+            raise RedisRefusedError(explain(error)) from error
+        self._note_end()
+        for act in self.after_outage:
+            act()
+        return result
+
+    def _note_outage(self, attempt: RetryCallState) -> None:
+        # A failover may have moved the address, and a kept connection not notice.
+        self.client.connection_pool.disconnect(inuse_connections=False)
+        error = attempt.outcome.exception() if attempt.outcome else None
+        with self._lock:
+            if self._retries_before_outage is None:
+                log.warning("Redis is away, retrying until it is back: %s", error)
+                self._retries_before_outage = self.retries
+            self.retries += 1
+
+    def _note_end(self) -> None:
+        with self._lock:
+            if self._retries_before_outage is not None:
+                retries = self.retries - self._retries_before_outage
+                log.info("Redis is back after %d retries", retries)
+                self._retries_before_outage = None
+
+
+def send(client: redis.Redis, *command: str | int | bytes) -> Any:
+    """Send a command word for word and return the server's answer."""
+    return client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+def can_pass(error: BaseException) -> bool:
+    """Tell whether waiting may cure the error."""
+    if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
+        return False
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        return not _is_tls_refusal(error)
+    if not isinstance(error, redis.RedisError):
+        return False
+    # A pipeline's error quotes the command first, and a symbol may be called OOM.
+    text = str(error).rpartition("of pipeline caused error: ")[2]
+    return error.status_code in _PASSING_CODES or bool(_PASSING_CODE.search(text))
+
+
+def explain(error: BaseException) -> str:
+    """Say in one line what Redis refused and what to do."""
+    if isinstance(error, redis.AuthenticationError):
+        return f"Redis refuses the login: {error}; check user and password in REDIS_URL"
+    if _is_tls_refusal(error):
+        return f"no TLS connection to Redis: {_root(error)}; check REDIS_URL and the certificates"
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return f"the Redis user in REDIS_URL lacks a permission: {error}"
+    return f"Redis refuses a command: {error}"
+
+
+def _is_tls_refusal(error: BaseException) -> bool:
+    # A peer that hangs up is one that restarts.
+    root = _root(error)
+    return isinstance(root, ssl.SSLError) and not isinstance(
+        root, ssl.SSLEOFError | ssl.SSLZeroReturnError
+    )
+
+
+def _root(error: BaseException) -> BaseException:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error

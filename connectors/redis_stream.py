@@ -1,0 +1,269 @@
+"""The source: Redis Streams, one input partition a stream, read in order of entry id.
+
+The resume state is the id of the last entry that was handed on; reading starts
+after it. Two rules make a gap impossible to miss:
+
+- The last entry read stays in the stream (the flow's own trimming keeps it), and
+  every read asks for it again, after the new entries in the same round trip. If it is
+  gone, so may be entries that were never read: the stream was trimmed, deleted,
+  restored from a copy, or its server lost data.
+- A read from the very beginning asks whether the stream still begins there.
+
+Delivery is at least once by itself; the sinks make it exactly once.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from threading import Event
+from typing import Any, NamedTuple
+
+import redis
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from connectors.redis_link import RedisLink, StoppedError, send
+from state.records import FIRST_ID, Entry, id_order
+
+log = logging.getLogger("lotstream.source")
+
+GROUP = "positions"
+"""The consumer group whose last delivered id shows how far the flow is."""
+
+TRIM_EVERY_S = 10.0
+
+ResumeState = tuple[str, int]
+"""The id of the last entry handed on, and how many were before and with it."""
+
+
+class GapError(Exception):
+    """Entries are missing; going on would make positions wrong in silence."""
+
+
+class Read(NamedTuple):
+    """What one read of a stream returned."""
+
+    stream: str
+    entries: list[Entry]
+    live: bool
+    """True if these were all the entries there were: the flow has caught up."""
+
+
+class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
+    """Read streams as one `Read` per round trip.
+
+    streams: the streams' names, one partition each.
+    written: tells the newest entry id of a stream whose rows the sinks have already,
+        0-0 if none; without resume state that entry must still be in the stream.
+    count: most entries a read. block_ms: longest wait in a read, in milliseconds.
+    retention_ms: entries older than this are trimmed, never past the last one that is
+        committed; None keeps all.
+    accept_gap: the last read id behind which to go on although entries are missing.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        streams: list[str],
+        stop: Event,
+        *,
+        written: Callable[[str], str] = lambda _stream: FIRST_ID,
+        count: int = 2000,
+        block_ms: int = 10,
+        retention_ms: int | None = None,
+        accept_gap: str | None = None,
+    ) -> None:
+        self._link, self._streams, self._stop = link, streams, stop
+        self._written, self._accept_gap = written, accept_gap
+        self._count, self._retention_ms = count, retention_ms
+        self._block_ms = max(1, block_ms // len(streams))
+        for command in ("XREAD", "XRANGE"):
+            # redis-py makes a dict of an entry's fields, which loses repeated ones.
+            link.client.set_response_callback(command, lambda reply, **_: reply)
+
+    def list_parts(self) -> list[str]:
+        """Name the streams."""
+        return self._streams
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: ResumeState | None
+    ) -> "_StreamPartition":
+        """Resume a stream after the last entry handed on, or begin at its first."""
+        del step_id
+        reader = _StreamReader(self._link, for_part, self._count, self._block_ms, self._accept_gap)
+        if resume_state is None:
+            reader.must_hold = self._written(for_part)
+        else:
+            reader.last_id, reader.entries_read = resume_state
+        return _StreamPartition(reader, self._stop, self._retention_ms)
+
+
+class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
+    def __init__(self, reader: "_StreamReader", stop: Event, retention_ms: int | None) -> None:
+        self._reader, self._stop, self._retention_ms = reader, stop, retention_ms
+        self._snapshot: ResumeState = (reader.last_id, reader.entries_read)
+        self._committed = self._snapshot
+        self._trim_at = 0.0
+
+    def next_batch(self) -> list[Read]:
+        # Bytewax calls this in a new epoch only when all of the one before is
+        # durable, so that what snapshot() returned last is committed by now.
+        if self._stop.is_set():
+            raise StopIteration
+        try:
+            if self._committed != self._snapshot:
+                self._committed = self._snapshot
+                self._reader.show_progress(*self._committed)
+            self._trim()
+            read = self._reader.read()
+        except StoppedError:
+            raise StopIteration from None
+        except Exception as error:
+            log.critical("stopped: %s", error)
+            raise
+        return [read] if read.entries else []
+
+    def next_awake(self) -> datetime | None:
+        """Ask to be called again at once: the read itself waits for entries."""
+        return None
+
+    def snapshot(self) -> ResumeState:
+        self._snapshot = (self._reader.last_id, self._reader.entries_read)
+        return self._snapshot
+
+    def _trim(self) -> None:
+        if self._retention_ms is None or time.monotonic() < self._trim_at:
+            return
+        self._trim_at = time.monotonic() + TRIM_EVERY_S
+        oldest = int(datetime.now(UTC).timestamp() * 1000) - self._retention_ms
+        self._reader.trim(min(f"{oldest}-0", self._committed[0], key=id_order))
+
+
+class _StreamReader:
+    """The commands that one stream needs, and the check that no entry is missing."""
+
+    def __init__(
+        self, link: RedisLink, stream: str, count: int, block_ms: int, accept_gap: str | None
+    ) -> None:
+        self._link, self._stream = link, stream
+        self._count, self._block_ms, self._accept_gap = count, block_ms, accept_gap
+        self.last_id = FIRST_ID
+        self.entries_read = 0
+        self.must_hold = FIRST_ID
+        """The newest entry that an earlier run has read."""
+        self._warned = False
+
+    def read(self) -> Read:
+        """Return the entries after the last one read, waiting a moment if there is none.
+
+        Raises GapError if an entry may be missing.
+        """
+        reply, kept, info = self._link.call(self._ask)
+        if not kept:
+            self._refuse_gap(f"entry {self._anchor}, which was read before, is gone")
+        if self.last_id == FIRST_ID:
+            self._check_beginning(info)
+        entries = _entries(reply)
+        if entries:
+            self.last_id = entries[-1].id
+            self.entries_read += len(entries)
+        return Read(self._stream, entries, live=len(entries) < self._count)
+
+    @property
+    def _anchor(self) -> str:
+        """The entry that was read before and must still be there; 0-0 if none was."""
+        return self.must_hold if self.last_id == FIRST_ID else self.last_id
+
+    def _ask(self, client: redis.Redis) -> tuple[Any, Any, dict[str, Any]]:
+        pipe = client.pipeline(transaction=False)
+        send(
+            pipe, "XREAD", "COUNT", self._count, "BLOCK", self._block_ms, "STREAMS", self._stream,
+            self.last_id,
+        )  # fmt: skip
+        if (anchor := self._anchor) != FIRST_ID:
+            send(pipe, "XRANGE", self._stream, anchor, anchor)
+        if self.last_id == FIRST_ID:
+            pipe.xinfo_stream(self._stream)
+        answers = pipe.execute(raise_on_error=False)
+        info = answers.pop() if self.last_id == FIRST_ID else {}
+        if _is_no_such_key(info):
+            info = {}
+        for answer in (*answers, info):
+            if isinstance(answer, Exception):
+                raise answer
+        return answers[0], anchor == FIRST_ID or answers[1], info
+
+    def _check_beginning(self, info: dict[str, Any]) -> None:
+        # Redis before 7 does not count what was added: there, only an earlier run's
+        # last entry can tell that the beginning is gone.
+        gone = info.get("entries-added", info.get("length", 0)) - info.get("length", 0)
+        if gone:
+            self._refuse_gap(f"{gone} of its entries are gone")
+            self.entries_read = gone
+
+    def _refuse_gap(self, what: str) -> None:
+        """Raise GapError, unless the user accepts this very gap."""
+        info = self._link.call(self._info)
+        newest = _text(info.get("last-generated-id", FIRST_ID))
+        lost = id_order(newest) < id_order(self._anchor)
+        if self._accept_gap == self.last_id and not lost:
+            if not self._warned:
+                log.warning("going on after %s as ACCEPT_GAP says, although %s", self.last_id, what)
+            self._warned = True
+            return
+        first = _text(info["first-entry"][0]) if info.get("first-entry") else "none"
+        raise GapError(
+            f"stream {self._stream!r}: {what}, so that entries may be missing that this flow "
+            f"needs (it has read up to {self._anchor}; the stream's first entry is "
+            f"now {first}, its newest id {newest}). Restore the stream; or, to go on without them, "
+            + (f"raise its newest id by XSETID to {self._anchor} and then " if lost else "")
+            + f"set ACCEPT_GAP={self.last_id}. See 'Gaps' in the README"
+        )
+
+    def _info(self, client: redis.Redis) -> dict[str, Any]:
+        try:
+            return dict(client.xinfo_stream(self._stream))
+        except redis.ResponseError as error:
+            if _is_no_such_key(error):
+                return {}
+            raise
+
+    def show_progress(self, last_id: str, entries_read: int) -> None:
+        """Put the consumer group at the last committed entry."""
+        self._link.call(lambda client: self._set_group(client, last_id, entries_read))
+
+    def _set_group(self, client: redis.Redis, last_id: str, entries_read: int) -> None:
+        set_id = ("XGROUP", "SETID", self._stream, GROUP, last_id)
+        try:
+            try:
+                send(client, *set_id, "ENTRIESREAD", entries_read)
+            except redis.ResponseError as error:
+                # Redis before 7 knows no ENTRIESREAD, and shows no lag.
+                if "NOGROUP" in str(error) or "syntax" not in str(error).lower():
+                    raise
+                send(client, *set_id)
+        except redis.ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            send(client, "XGROUP", "CREATE", self._stream, GROUP, last_id, "MKSTREAM")
+            self._set_group(client, last_id, entries_read)
+
+    def trim(self, oldest_kept: str) -> None:
+        """Delete the entries before an id."""
+        self._link.call(lambda client: send(client, "XTRIM", self._stream, "MINID", oldest_kept))
+
+
+def _entries(reply: Any) -> list[Entry]:
+    """Return the entries of a reply to XREAD, in the form of RESP2 or of RESP3."""
+    if not reply:
+        return []
+    [[_, entries]] = reply.items() if isinstance(reply, dict) else reply
+    return [Entry(entry_id.decode(), fields) for entry_id, fields in entries]
+
+
+def _is_no_such_key(answer: object) -> bool:
+    return isinstance(answer, redis.ResponseError) and "no such key" in str(answer)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,282 @@
+"""The main job: executions from Redis Streams become positions.
+
+    python -m bytewax.run flows.positions -r data/recovery -s 1 -b 0
+
+The steps, as the README draws them: source, decode, dead letters aside, key,
+position, hash and Parquet. Delivery inside is at least once; each sink passes over
+what it has already, which makes it exactly once (see the sinks).
+"""
+
+import logging
+import signal
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import Any, NamedTuple
+
+import bytewax.operators as op
+import bytewax.run as bytewax_run
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.operators import BranchOut, StatefulBatchLogic
+from bytewax.outputs import Sink
+
+from connectors.book_store import BookStore
+from connectors.codec import decode, key_of
+from connectors.dead_letters import DeadLetterSink
+from connectors.file_lock import FileLock, LockedError
+from connectors.parquet import ParquetSink, StreamFiles
+from connectors.redis_hash import PositionHashSink
+from connectors.redis_link import RedisLink
+from connectors.redis_stream import Read, RedisStreamSource
+from flows import recovery
+from flows.logs import set_up_logging
+from flows.settings import Settings, load_settings, partition_names
+from state.book import Book
+from state.messages import Message, RejectedError
+from state.records import FIRST_ID, Changes, Entry, Rejected, Update, id_order
+from state.snapshot import PositionSnapshot
+
+log = logging.getLogger("lotstream.flow")
+
+_BLOCK_ALONE_MS, _BLOCK_TOGETHER_MS = 10, 1
+"""Longest wait in a read: a worker that waits serves no peer meanwhile."""
+
+
+class Messages(NamedTuple):
+    """What one read brought for one key, in order of arrival."""
+
+    stream: str
+    key: str
+    symbol: str
+    account: str | None
+    arrived: list[tuple[Entry, Message]]
+    live: bool
+
+
+def build_flow(
+    source: Source[Read],
+    *,
+    dead_letters: Sink[tuple[str, Rejected]],
+    position_hash: Sink[tuple[str, Changes]],
+    parquet: Sink[tuple[str, Changes]],
+    store: BookStore | None = None,
+) -> Dataflow:
+    """Wire the parts. Recovery hangs on the names of flow and steps: never rename them."""
+    flow = Dataflow("positions")
+    reads = op.input("executions", flow, source)  # Read
+    decoded = op.flat_map("decode", reads, decode_read)  # Rejected | Messages
+    checked: BranchOut[Rejected, Messages]
+    checked = op.branch("check", decoded, _is_rejected)  # type: ignore[assignment]
+    keyed = op.key_on("key", checked.falses, lambda messages: messages.key)  # (key, Messages)
+    booked = op.stateful_batch("position", keyed, lambda state: PositionLogic(state, store))
+    # (key, Rejected | Changes); the sinks want (stream, ...)
+    results = op.map("by_stream", booked, lambda item: (item[1].stream, item[1]))
+    applied: BranchOut[tuple[str, Rejected], tuple[str, Changes]]
+    applied = op.branch("book_check", results, _holds_rejected)  # type: ignore[assignment]
+    refused = op.key_on("refused_by_stream", checked.trues, lambda rejected: rejected.stream)
+    rejected = op.merge("rejected", refused, applied.trues)  # (stream, Rejected)
+    op.output("dead_letters", rejected, dead_letters)
+    op.output("hash", applied.falses, position_hash)
+    op.output("parquet", applied.falses, parquet)
+    return flow
+
+
+def _is_rejected(item: Messages | Rejected) -> bool:
+    return isinstance(item, Rejected)
+
+
+def _holds_rejected(item: tuple[str, Changes | Rejected]) -> bool:
+    return isinstance(item[1], Rejected)
+
+
+def decode_read(read: Read) -> Iterable[Messages | Rejected]:
+    """Sort a read's entries into messages by key, and entries that cannot be used."""
+    by_key: dict[str, Messages] = {}
+    rejected: list[Messages | Rejected] = []
+    for entry in read.entries:
+        try:
+            symbol, account, message = decode(entry.fields)
+        except RejectedError as error:
+            rejected.append(Rejected(read.stream, entry, str(error)))
+            continue
+        key = key_of(symbol, account)
+        if key not in by_key:
+            by_key[key] = Messages(read.stream, key, symbol, account, [], read.live)
+        by_key[key].arrived.append((entry, message))
+    return rejected + list(by_key.values())
+
+
+_STATE_VERSION = 1
+
+
+class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, ...]]):
+    """Keep one key's book.
+
+    Its recovery snapshot is small: where the book is in the store, and the position last
+    shown. After a restart that is shown once more, since Redis may have come back without
+    its last writes; the book is loaded when its next message comes.
+    """
+
+    def __init__(self, resume_state: tuple[Any, ...] | None, store: BookStore | None) -> None:
+        self._store = store
+        self._book: Book | None = None
+        self._name: tuple[str, str, str, str | None] | None = None
+        """Stream, key, symbol, account."""
+        self._last_id = self._shown_id = FIRST_ID
+        self._shown: PositionSnapshot | None = None
+        if resume_state is not None:
+            version, *name, self._last_id, self._shown_id, shown = resume_state
+            if version != _STATE_VERSION:
+                raise ValueError(
+                    f"expected a snapshot of version {_STATE_VERSION}, found {version}"
+                )
+            self._name = (name[0], name[1], name[2], name[3])
+            self._shown = shown and PositionSnapshot(*shown)
+        self._show_again = self._shown is not None
+
+    def on_batch(self, values: list[Messages]) -> tuple[Iterable[Changes | Rejected], bool]:
+        results: list[Changes | Rejected] = []
+        for messages in values:
+            results += self._take(messages)
+        return results, StatefulBatchLogic.RETAIN
+
+    def on_notify(self) -> tuple[Iterable[Changes | Rejected], bool]:
+        self._show_again = False
+        assert self._name is not None
+        assert self._shown is not None
+        stream, key, _, _ = self._name
+        return [Changes(stream, key, self._shown_id, self._shown, [], live=True)], False
+
+    def notify_at(self) -> datetime | None:
+        return datetime.now(UTC) if self._show_again else None
+
+    def on_eof(self) -> tuple[Iterable[Changes | Rejected], bool]:
+        # The end of input is a stop, not the end of the position.
+        return [], StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> tuple[Any, ...]:
+        # Bytewax asks each key that was awake once an epoch is over; by then the store
+        # has been told of all of it, so the first to be asked makes it durable for all.
+        if self._store is not None:
+            self._store.commit()
+        assert self._name is not None
+        shown = self._shown and tuple(self._shown)
+        return (_STATE_VERSION, *self._name, self._last_id, self._shown_id, shown)
+
+    def _take(self, messages: Messages) -> Iterable[Changes | Rejected]:
+        book = self._book_of(messages)
+        updates: list[Update] = []
+        for entry, message in messages.arrived:
+            try:
+                applied = book.apply(message)
+            except RejectedError as error:
+                yield Rejected(messages.stream, entry, str(error))
+                continue
+            if self._store is not None:
+                self._store.remember(messages.key, book, entry.id, message)
+                self._last_id = entry.id
+            if applied is not None:
+                updates.append(Update(entry.id, message, applied, book.snapshot()))
+        if updates:
+            self._shown_id, self._shown = updates[-1].stream_id, updates[-1].snapshot
+            yield Changes(
+                messages.stream, messages.key, self._shown_id, self._shown, updates, messages.live
+            )
+
+    def _book_of(self, messages: Messages) -> Book:
+        if self._book is None:
+            self._name = (messages.stream, messages.key, messages.symbol, messages.account)
+            if self._store is not None and self._last_id != FIRST_ID:
+                self._book = self._store.load(*self._name[1:], self._last_id)
+            else:
+                self._book = Book(messages.symbol, messages.account)
+        first = messages.arrived[0][0].id
+        if id_order(first) <= id_order(self._last_id):
+            raise RuntimeError(
+                f"{messages.key!r}: expected entries after {self._last_id}, which the book has, "
+                f"found {first}; the recovery store is ahead of the source"
+            )
+        return self._book
+
+
+# --- what `python -m bytewax.run flows.positions` runs -----------------------------------
+
+
+def flow() -> Dataflow:
+    """Read the settings, prepare recovery, and wire the real parts.
+
+    Bytewax's runner calls it, in the main thread, before it opens the recovery store.
+    """
+    settings = load_settings()
+    set_up_logging(settings)
+    run = _run_options()
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if settings.stream_retention_hours and run.recovery_directory is None:
+        raise SystemExit(
+            "lotstream: STREAM_RETENTION_HOURS: expected a recovery directory (-r) with it, "
+            "since a trimmed stream cannot rebuild positions; found none"
+        )
+    store = None
+    if run.recovery_directory is not None:
+        try:
+            _locks.append(recovery.prepare(run.recovery_directory, run.process_id, run.processes))
+        except LockedError as error:
+            raise SystemExit(f"lotstream: the recovery directory is in use: {error}") from None
+        store = BookStore(run.recovery_directory, run.process_id or 0)
+    return _wire(settings, stop, store, together=run.processes * run.workers > 1)
+
+
+_locks: list[FileLock] = []
+"""Held as long as the process lives."""
+
+
+def _wire(settings: Settings, stop: Event, store: BookStore | None, *, together: bool) -> Dataflow:
+    link = RedisLink(settings.redis_url.get_secret_value(), stop)
+    streams, hours = settings.own_streams, settings.stream_retention_hours
+    letters = partition_names(settings.dead_letter_stream, settings.stream_partitions)
+    return build_flow(
+        RedisStreamSource(
+            link,
+            streams,
+            stop,
+            written=lambda stream: StreamFiles(settings.data_dir, stream).last_id(),
+            block_ms=_BLOCK_TOGETHER_MS if together else _BLOCK_ALONE_MS,
+            retention_ms=None if hours is None else int(hours * 3_600_000),
+            accept_gap=settings.accept_gap,
+        ),
+        dead_letters=DeadLetterSink(link, dict(zip(settings.streams, letters, strict=True))),
+        position_hash=PositionHashSink(link, streams, settings.positions_hash),
+        parquet=ParquetSink(settings.data_dir, streams),
+        store=store,
+    )
+
+
+class _RunOptions(NamedTuple):
+    """What of Bytewax's own options matters here."""
+
+    recovery_directory: Path | None = None
+    process_id: int | None = None
+    processes: int = 1
+    workers: int = 1
+
+
+def _run_options() -> _RunOptions:
+    """Read the options of `python -m bytewax.run`, also those in its environment variables."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or spec.name != "bytewax.run":
+        return _RunOptions()
+    # Bytewax has no public way to ask; its version is pinned.
+    given = bytewax_run._parse_args()  # type: ignore[no-untyped-call]  # noqa: SLF001
+    addresses = [address for address in (given.addresses or "").split(";") if address]
+    directory = given.recovery_directory
+    return _RunOptions(
+        directory and Path(directory),
+        None if given.process_id is None else int(given.process_id),
+        max(1, len(addresses)),
+        int(given.workers_per_process or 1),
+    )

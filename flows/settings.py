@@ -1,0 +1,134 @@
+"""Every setting: its environment variable, its default, its unit and its form.
+
+The names and defaults are the public contract. A wrong value stops a program
+at its start with one line that names the variable.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """What a run is told by its environment; immutable once read."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
+    """May carry a password, so it is a secret as a whole."""
+    executions_stream: Annotated[str, Field(min_length=1)] = "executions"
+    stream_partitions: Annotated[int, Field(ge=1)] = 1
+    own_partitions: Annotated[tuple[int, ...], NoDecode] = ()
+    """The partitions this process reads; all of them if not set."""
+    positions_hash: Annotated[str, Field(min_length=1)] = "positions"
+    dead_letter_stream: Annotated[str, Field(min_length=1)] = "executions:dead"
+    data_dir: Path = Path("data")
+    stream_retention_hours: Annotated[float, Field(gt=0)] | None = None
+    accept_gap: Annotated[str, Field(pattern=r"^\d+-\d+$")] | None = None
+    """The last read id that a gap error named: go on behind it deliberately."""
+
+    ibkr_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    ibkr_port: Port = 7497
+    ibkr_client_id: Annotated[int, Field(ge=0)] = 1
+    ibkr_timezone: str = "UTC"
+
+    metrics_port: Port | None = None
+    log_level: str = "INFO"
+    log_format: str = "text"
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("expected an address beginning redis://, rediss:// or unix://")
+        return url
+
+    @field_validator("own_partitions", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(sorted({int(part) for part in value.split(",")}))
+        except ValueError:
+            raise ValueError("expected partition numbers such as 0,2") from None
+
+    @field_validator("ibkr_timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (KeyError, ValueError, OSError):
+            raise ValueError("expected a time zone's name such as America/New_York") from None
+        return name
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, level: str) -> str:
+        if level.upper() not in logging.getLevelNamesMapping():
+            raise ValueError("expected DEBUG, INFO, WARNING, ERROR or CRITICAL")
+        return level.upper()
+
+    @field_validator("log_format")
+    @classmethod
+    def _known_format(cls, form: str) -> str:
+        if form not in ("text", "json"):
+            raise ValueError("expected text or json")
+        return form
+
+    @model_validator(mode="after")
+    def _owns_what_exists(self) -> "Settings":
+        if any(not 0 <= part < self.stream_partitions for part in self.own_partitions):
+            raise ValueError(
+                f"OWN_PARTITIONS: expected numbers from 0 to STREAM_PARTITIONS - 1 = "
+                f"{self.stream_partitions - 1}, found "
+                f"{','.join(map(str, self.own_partitions))}"
+            )
+        return self
+
+    @property
+    def streams(self) -> list[str]:
+        """All streams, in order of partition: one name, or `name:0` to `name:N-1`."""
+        return partition_names(self.executions_stream, self.stream_partitions)
+
+    @property
+    def own_streams(self) -> list[str]:
+        """The streams that this process reads."""
+        own = self.own_partitions or range(self.stream_partitions)
+        return [self.streams[part] for part in own]
+
+
+def partition_names(name: str, partitions: int) -> list[str]:
+    """Name each partition of what `name` stands for: itself if it is the only one."""
+    return [name] if partitions == 1 else [f"{name}:{part}" for part in range(partitions)]
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises SystemExit with one line that names the variable, what was expected
+    and what was found (the value of REDIS_URL is never shown).
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SystemExit(f"lotstream: {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_context=False)[0]
+    text = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return text
+    name = str(problem["loc"][0]).upper()
+    found = "" if name == "REDIS_URL" else f", found {os.environ.get(name)!r}"
+    return f"{name}: {text[0].lower()}{text[1:]}{found}"

@@ -1,0 +1,549 @@
+"""The book of one key: a position as a function of the set of its messages.
+
+Messages are booked in order of time, those of one time in order of first arrival.
+The one idea: the book remembers what booking each of them did, so that it can be
+undone. A message that arrives in order is booked on top. Whatever comes late
+(an execution, a correction, a bust, a commission) is put where it belongs: the
+book is unbooked back to there and booked forward again.
+
+This is the definition of a position. It knows nothing of streams, files or clocks.
+"""
+
+from bisect import bisect_left, insort
+from collections import Counter, deque
+from collections.abc import Hashable, Iterable
+from itertools import chain
+from typing import Any, NamedTuple
+
+from state.exact import LIMIT, MONEY, ONE, divide_half_even, to_text
+from state.lots import Lot, put_back, take
+from state.messages import (
+    CommissionReport,
+    Execution,
+    Instrument,
+    Message,
+    Opening,
+    RejectedError,
+    Split,
+    message_from_state,
+    message_to_state,
+)
+from state.snapshot import ClosedLot, PositionSnapshot
+
+REMEMBERED = 2000
+"""How many messages of a key can still be corrected or told from a duplicate, at least."""
+
+_FORGET_AT_ONCE = 500
+
+_STATE_VERSION = 1
+
+
+class Booked:
+    """One message of the book's history, and what booking it did."""
+
+    __slots__ = ("commission", "message", "net", "parts", "place", "realized")
+
+    def __init__(
+        self, message: Execution | Opening | Split, place: int, commission: int = 0
+    ) -> None:
+        self.message = message
+        self.place = place
+        self.commission = commission
+        self.parts: Iterable[Lot] = ()
+        """The lots it closed, oldest first; of a split, all the lots as they were."""
+        self.realized = 0
+        self.net = 0
+
+
+class Applied(NamedTuple):
+    """What a message that counts did to the position."""
+
+    closed: list[ClosedLot]
+    """Lots taken back first, then lots closed."""
+    realized_change: int
+    net_change: int
+
+
+class Book:
+    """The lots, totals and remembered messages of one key.
+
+    Quantities, prices, commissions and money are whole numbers (see `exact`).
+    """
+
+    def __init__(self, symbol: str, account: str | None = None) -> None:
+        self.symbol = symbol
+        self.account = account
+        self.instrument = Instrument()
+        self._agreed: Instrument | None = None
+        """What the last message said of the instrument: said again, it needs no check."""
+        self.lots: deque[Lot] = deque()
+        self.qty = self.cost = self.realized = self.net = self.commission = 0
+        self.executions = 0
+        self._history: list[Booked] = []
+        self._known: dict[Hashable, Booked] = {}
+        self._reports: dict[str, CommissionReport] = {}
+        self._places = 0
+        self._horizon = -1
+        """The time of the last message that was forgotten."""
+        self._forgotten: set[Hashable] = set()
+        """What was forgotten of the horizon's own time."""
+        self._last_forgotten: Execution | None = None
+
+    def apply(self, message: Message) -> Applied | None:
+        """Take a message in; return what it did, or None if it changes nothing.
+
+        Raises RejectedError if the message cannot be used; the book is then as it was.
+        """
+        instrument, realized, net = self.instrument, self.realized, self.net
+        if message.instrument != self._agreed:
+            self.instrument = self._instrument_with(message)
+        try:
+            closed = self._apply(message)
+        except RejectedError:
+            self.instrument = instrument
+            raise
+        if self.instrument.multiplier is not None:
+            self._agreed = message.instrument
+        if len(self._history) >= REMEMBERED + _FORGET_AT_ONCE:
+            self._forget()
+        if closed is None:
+            return None
+        return Applied(closed, self.realized - realized, self.net - net)
+
+    def snapshot(self) -> PositionSnapshot:
+        """Return the position as it stands."""
+        last = self._last_execution()
+        return PositionSnapshot(
+            account=self.account,
+            symbol=self.symbol,
+            currency=self.instrument.currency or "USD",
+            multiplier=self.multiplier,
+            qty=self.qty,
+            avg_price=self._price(self.cost, self.qty) if self.qty else None,
+            cost_basis=self.cost,
+            realized_pnl=self.realized,
+            commission=self.commission,
+            net_realized_pnl=self.net,
+            open_lots=len(self.lots),
+            executions=self.executions,
+            last_exec_id=last and last.exec_id,
+            last_price=last and last.price,
+            timestamp=last and last.timestamp,
+        )
+
+    @property
+    def multiplier(self) -> int:
+        """Money per point of price per unit."""
+        return ONE if self.instrument.multiplier is None else self.instrument.multiplier
+
+    @property
+    def size(self) -> int:
+        """How many things it holds: open lots and remembered messages."""
+        return len(self.lots) + len(self._history)
+
+    # --- what each type of message does: None if nothing, else the lots it closed ----
+
+    def _apply(self, message: Message) -> list[ClosedLot] | None:
+        match message:
+            case Execution():
+                return self._apply_execution(message)
+            case CommissionReport():
+                return self._apply_commission(message)
+            case Opening():
+                return self._apply_opening(message)
+            case Split():
+                return self._apply_split(message)
+
+    def _apply_execution(self, new: Execution) -> list[ClosedLot] | None:
+        known = self._known.get(new.identity)
+        if known is None:
+            self._refuse_forgotten(new.identity, new.timestamp)
+            return self._put(Booked(new, self._places, self._commission_of(new)))
+        old = known.message
+        assert isinstance(old, Execution)
+        if new.revision < old.revision:
+            return None
+        if new.revision == old.revision:
+            _refuse_different(old, new)
+            if new.commission is None or new.commission == old.commission:
+                return None
+            if self._commission_of(new) == known.commission:
+                known.message = new
+                return None
+        return self._put(Booked(new, known.place, self._commission_of(new)), known)
+
+    def _apply_commission(self, report: CommissionReport) -> list[ClosedLot] | None:
+        best = self._reports.get(report.identity)
+        if best and (report.revision, report.timestamp) < (best.revision, best.timestamp):
+            return None
+        known = self._known.get(report.identity)
+        if known is None:
+            self._refuse_forgotten(report.identity, report.timestamp)
+            if best is None and len(self._reports) >= 2 * REMEMBERED:
+                raise RejectedError(
+                    f"commission: expected the report of a known execution, since "
+                    f"{len(self._reports)} reports are kept already; found exec_id "
+                    f"{report.exec_id!r}"
+                )
+            self._reports[report.identity] = report
+            return None
+        assert isinstance(known.message, Execution)
+        costs = Booked(known.message, known.place, report.commission if known.message.qty else 0)
+        closed = self._put(costs, known) if costs.commission != known.commission else None
+        self._reports[report.identity] = report
+        return closed
+
+    def _apply_opening(self, new: Opening) -> list[ClosedLot] | None:
+        known = self._known.get(_OPENING)
+        if known is not None and known.message[:3] == new[:3]:
+            return None
+        if self._horizon >= 0 or any(not _is_bust(booked) for booked in self._history):
+            raise RejectedError(
+                f"opening: expected an empty book, found one of {self.executions} executions, "
+                f"quantity {to_text(self.qty)}"
+            )
+        return self._put(Booked(new, self._places))
+
+    def _apply_split(self, new: Split) -> list[ClosedLot] | None:
+        known = self._known.get((_SPLIT, new.timestamp))
+        if known is None:
+            self._refuse_forgotten((_SPLIT, new.timestamp), new.timestamp)
+            return self._put(Booked(new, self._places))
+        old = known.message
+        assert isinstance(old, Split)
+        if (old.new, old.old) != (new.new, new.old):
+            raise RejectedError(
+                f"split: expected the ratio {old.new}:{old.old} that this time already has, "
+                f"found {new.new}:{new.old}"
+            )
+        return None
+
+    # --- the history: what was booked, in booking order ---------------------------
+
+    def _put(self, new: Booked, old: Booked | None = None) -> list[ClosedLot]:
+        """Book `new` where it belongs, in place of `old` if there is one."""
+        if old is None and (not self._history or _order(self._history[-1]) < _order(new)):
+            start = len(self._history)
+        else:
+            start = bisect_left(self._history, _order(new), key=_order)
+        if old is not None:
+            start = min(start, bisect_left(self._history, _order(old), key=_order))
+        undone = self._history[start:]
+        redone = [booked for booked in undone if booked is not old]
+        insort(redone, new, key=_order)
+        closed = self._rebook(undone, redone)
+        self._history[start:] = redone
+        self._known[_identity(new.message)] = new
+        self._places = max(self._places, new.place + 1)
+        return closed
+
+    def _rebook(self, undone: list[Booked], redone: list[Booked]) -> list[ClosedLot]:
+        before = self._closed_by(undone)
+        self._unbook_all(undone)
+        try:
+            self._book_all(redone)
+        except RejectedError:
+            self._book_all(undone)
+            raise
+        return _difference(before, self._closed_by(redone))
+
+    def _book_all(self, messages: list[Booked]) -> None:
+        for done, booked in enumerate(messages):
+            try:
+                self._book(booked)
+            except RejectedError:
+                self._unbook_all(messages[:done])
+                raise
+
+    def _unbook_all(self, messages: list[Booked]) -> None:
+        for booked in reversed(messages):
+            self._unbook(booked)
+
+    def _closed_by(self, messages: list[Booked]) -> list[ClosedLot]:
+        return list(chain.from_iterable(map(self._closed_lots, messages)))
+
+    def _closed_lots(self, booked: Booked) -> list[ClosedLot]:
+        """List the lots that a booked execution closed, oldest first."""
+        by = booked.message
+        if not isinstance(by, Execution):
+            return []
+        return [
+            ClosedLot(
+                direction="LONG" if part.qty > 0 else "SHORT",
+                qty=abs(part.qty),
+                open_exec_id=part.exec_id,
+                open_timestamp=part.timestamp,
+                open_price=part.price,
+                close_exec_id=by.exec_id,
+                close_timestamp=by.timestamp,
+                close_price=by.price,
+                realized_pnl=self._money(part.qty, by.price) - part.cost,
+            )
+            for part in booked.parts
+        ]
+
+    # --- booking one message, and its undoing -------------------------------------
+
+    def _book(self, booked: Booked) -> None:
+        if isinstance(booked.message, Split):
+            self._book_split(booked, booked.message)
+        else:
+            self._book_fill(booked, booked.message)
+        if problem := self._figure_out_of_range():
+            self._unbook(booked)
+            raise RejectedError(problem)
+
+    def _book_fill(self, booked: Booked, fill: Execution | Opening) -> None:
+        closing = self.qty * fill.qty < 0
+        parts, opened = take(self.lots, fill.qty) if closing else ([], fill.qty)
+        try:
+            realized = self._money(opened - fill.qty, fill.price) - sum(p.cost for p in parts)
+            cost = self._money(opened, fill.price)
+        except RejectedError:
+            put_back(self.lots, parts)
+            raise
+        # The closing part's share of the execution's commission is due now; the
+        # rest goes with the lot that it opens.
+        later = divide_half_even(booked.commission * opened, fill.qty) if fill.qty else 0
+        due = booked.commission - later + sum(part.commission for part in parts)
+        booked.parts, booked.realized, booked.net = parts, realized, realized - due * ONE
+        if opened:
+            exec_id = fill.exec_id if isinstance(fill, Execution) else None
+            self.lots.append(
+                Lot(booked.place, exec_id, fill.timestamp, fill.price, opened, cost, later)
+            )
+        self._add(booked, fill, 1, cost - sum(part.cost for part in parts))
+
+    def _book_split(self, booked: Booked, split: Split) -> None:
+        lots = [self._split_lot(lot, split) for lot in self.lots]
+        booked.parts = tuple(self.lots)
+        self.lots = deque(lots)
+        self.qty = sum(lot.qty for lot in lots)
+
+    def _unbook(self, booked: Booked) -> None:
+        fill = booked.message
+        if isinstance(fill, Split):
+            self.lots = deque(booked.parts)
+            self.qty = sum(lot.qty for lot in self.lots)
+            return
+        cost = -sum(part.cost for part in booked.parts)
+        if self.lots and self.lots[-1].place == booked.place:
+            cost += self.lots.pop().cost
+        put_back(self.lots, list(booked.parts))
+        self._add(booked, fill, -1, cost)
+
+    def _add(self, booked: Booked, fill: Execution | Opening, sign: int, cost: int) -> None:
+        self.qty += sign * fill.qty
+        self.cost += sign * cost
+        self.realized += sign * booked.realized
+        self.net += sign * booked.net
+        self.commission += sign * booked.commission
+        if isinstance(fill, Execution) and fill.qty:
+            self.executions += sign
+
+    def _split_lot(self, lot: Lot, split: Split) -> Lot:
+        qty, rest = divmod(lot.qty * split.new, split.old)
+        if rest:
+            raise RejectedError(
+                f"split: expected lots of at most 10 decimal places after it, found "
+                f"{to_text(lot.qty)} x {split.new}:{split.old} of execution {lot.exec_id!r}"
+            )
+        price = self._price(lot.cost, qty)
+        if abs(price) >= LIMIT * ONE:
+            raise RejectedError(f"split: expected prices below 1e17 after it, found {price // ONE}")
+        return lot._replace(qty=qty, price=price, was_split=True)
+
+    # --- figures --------------------------------------------------------------------
+
+    def _money(self, qty: int, price: int) -> int:
+        amount, rest = divmod(qty * price * self.multiplier, ONE)
+        if rest:
+            raise RejectedError(
+                f"fill_price: expected quantity x price x multiplier of at most 20 decimal "
+                f"places, found {to_text(qty)} x {to_text(price)} x {to_text(self.multiplier)}"
+            )
+        return amount
+
+    def _price(self, cost: int, qty: int) -> int:
+        return divide_half_even(cost * ONE, qty * self.multiplier)
+
+    def _figure_out_of_range(self) -> str | None:
+        figures = (
+            ("qty", self.qty, ONE), ("commission", self.commission, ONE),
+            ("cost_basis", self.cost, MONEY), ("realized_pnl", self.realized, MONEY),
+            ("net_realized_pnl", self.net, MONEY),
+        )  # fmt: skip
+        for name, value, one in figures:
+            if abs(value) >= LIMIT * one:
+                return f"{name}: expected to stay below 1e17, found {value // one} after this"
+        return None
+
+    def _last_execution(self) -> Execution | None:
+        """Return the execution that is last in booking order, or None if none is left."""
+        for booked in reversed(self._history):
+            if isinstance(booked.message, Execution) and booked.message.qty:
+                return booked.message
+        return self._last_forgotten
+
+    def _commission_of(self, execution: Execution) -> int:
+        """Return what an execution costs: as reported, else as it says itself."""
+        if not execution.qty:
+            return 0
+        report = self._reports.get(execution.identity)
+        return report.commission if report else execution.commission or 0
+
+    def _instrument_with(self, message: Message) -> Instrument:
+        """Return the key's instrument as it is after the message.
+
+        What a message does not say is as the key has it, at first USD and 1. What
+        it says must be what the key has; a contract number may become known later.
+        """
+        has, says = self.instrument, message.instrument
+        for name in Instrument._fields:
+            old, new = getattr(has, name), getattr(says, name)
+            if None not in (old, new) and old != new:
+                shown = [to_text(v) if name == "multiplier" else repr(v) for v in (old, new)]
+                raise RejectedError(f"{name}: expected {shown[0]}, as before, found {shown[1]}")
+        if isinstance(message, CommissionReport):
+            return has._replace(currency=has.currency or says.currency)
+        return Instrument(
+            currency=has.currency or says.currency or "USD",
+            multiplier=has.multiplier or says.multiplier or ONE,
+            con_id=has.con_id if says.con_id is None else says.con_id,
+        )
+
+    # --- forgetting, and what can be said of what was forgotten -----------------------
+
+    def _forget(self) -> None:
+        """Drop the oldest messages; what they did to lots and totals stays."""
+        gone, self._history = self._history[:_FORGET_AT_ONCE], self._history[_FORGET_AT_ONCE:]
+        if gone[-1].message.timestamp > self._horizon:
+            self._horizon = gone[-1].message.timestamp
+            self._forgotten.clear()
+        for booked in gone:
+            identity = _identity(booked.message)
+            del self._known[identity]
+            self._reports.pop(str(identity), None)
+            if booked.message.timestamp == self._horizon:
+                self._forgotten.add(identity)
+            if isinstance(booked.message, Execution) and booked.message.qty:
+                self._last_forgotten = booked.message
+        self._reports = {
+            identity: report
+            for identity, report in self._reports.items()
+            if identity in self._known or report.timestamp > self._horizon
+        }
+
+    def _refuse_forgotten(self, identity: Hashable, timestamp: int) -> None:
+        """Refuse what may be a repetition of a message that is no longer remembered."""
+        if timestamp < self._horizon or identity in self._forgotten:
+            raise RejectedError(
+                f"timestamp: expected a time after {self._horizon}, since which the last "
+                f"{len(self._history)} messages of this key are remembered, found {timestamp}; "
+                f"an older one cannot be told from a duplicate"
+            )
+
+    # --- the book as plain values, for keeping -----------------------------------------
+
+    def to_state(self) -> tuple[Any, ...]:
+        """Return all there is to know as plain tuples, lists, numbers and texts."""
+        return (
+            _STATE_VERSION,
+            (self.symbol, self.account, tuple(self.instrument)),
+            [tuple(lot) for lot in self.lots],
+            (self.qty, self.cost, self.realized, self.net, self.commission, self.executions),
+            [_booked_to_state(booked) for booked in self._history],
+            [message_to_state(report) for report in self._reports.values()],
+            (self._places, self._horizon, list(self._forgotten)),
+            self._last_forgotten and message_to_state(self._last_forgotten),
+        )
+
+    @classmethod
+    def from_state(cls, state: tuple[Any, ...]) -> "Book":
+        """Return the book that `to_state` described.
+
+        Raises ValueError if another version of the program wrote it.
+        """
+        if state[0] != _STATE_VERSION:
+            raise ValueError(f"expected a book of version {_STATE_VERSION}, found {state[0]}")
+        _, (symbol, account, instrument), lots, totals, history, reports, memory, last = state
+        book = cls(symbol, account)
+        book.instrument = Instrument(*instrument)
+        book.lots = deque(Lot(*lot) for lot in lots)
+        book.qty, book.cost, book.realized, book.net, book.commission, book.executions = totals
+        book._history = [_booked_from_state(booked) for booked in history]
+        book._known = {_identity(booked.message): booked for booked in book._history}
+        for report in map(message_from_state, reports):
+            assert isinstance(report, CommissionReport)
+            book._reports[report.identity] = report
+        book._places, book._horizon, forgotten = memory
+        book._forgotten = set(forgotten)
+        if last is not None:
+            forgotten_execution = message_from_state(last)
+            assert isinstance(forgotten_execution, Execution)
+            book._last_forgotten = forgotten_execution
+        return book
+
+
+_OPENING = ("opening",)
+_SPLIT = "split"
+
+
+def _identity(message: Execution | Opening | Split) -> Hashable:
+    """Return what tells a message from others; an execution's is a text, others' are not."""
+    match message:
+        case Execution():
+            return message.identity
+        case Opening():
+            return _OPENING
+        case Split():
+            return (_SPLIT, message.timestamp)
+
+
+def _order(booked: Booked) -> tuple[int, int]:
+    """Return the place in booking order: by time, then by first arrival; openings first."""
+    message = booked.message
+    return (-1 if isinstance(message, Opening) else message.timestamp, booked.place)
+
+
+def _is_bust(booked: Booked) -> bool:
+    return isinstance(booked.message, Execution) and not booked.message.qty
+
+
+def _refuse_different(old: Execution, new: Execution) -> None:
+    """Refuse other figures under the same id and revision."""
+    pairs = [(old.timestamp, new.timestamp, "timestamp"), (old.qty, new.qty, "quantity"),
+             (old.price, new.price, "price")]  # fmt: skip
+    if old.commission is not None and new.commission is not None:
+        pairs.append((old.commission, new.commission, "commission"))
+    for was, is_now, name in pairs:
+        if was != is_now:
+            shown = [str(v) if name == "timestamp" else to_text(v) for v in (was, is_now)]
+            raise RejectedError(
+                f"exec_id: expected {name} {shown[0]}, as {new.exec_id!r} had before, "
+                f"found {shown[1]}"
+            )
+
+
+def _difference(before: list[ClosedLot], after: list[ClosedLot]) -> list[ClosedLot]:
+    """Return what turns one list of closed lots into the other: taken back, then new ones."""
+    if not before:
+        return after
+    gone, new = Counter(before) - Counter(after), Counter(after) - Counter(before)
+    return [lot.taken_back() for lot in gone.elements()] + list(new.elements())
+
+
+def _booked_to_state(booked: Booked) -> tuple[Any, ...]:
+    parts = [tuple(part) for part in booked.parts]
+    state = message_to_state(booked.message)
+    return (state, booked.place, booked.commission, parts, booked.realized, booked.net)
+
+
+def _booked_from_state(state: tuple[Any, ...]) -> Booked:
+    message, place, commission, parts, realized, net = state
+    restored = message_from_state(message)
+    assert not isinstance(restored, CommissionReport)
+    booked = Booked(restored, place, commission)
+    booked.parts = [Lot(*part) for part in parts]
+    booked.realized, booked.net = realized, net
+    return booked

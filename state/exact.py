@@ -1,0 +1,91 @@
+"""Exact figures as whole numbers of a fixed, small unit.
+
+A quantity, price, multiplier or commission is an `int` that counts units of
+10^-10; an amount of money (quantity x price x multiplier) counts units of 10^-20.
+Sums, differences and products of such numbers are exact, whatever the size and
+whatever the thread's Decimal context says. Only `divide_half_even` rounds.
+"""
+
+import re
+
+PLACES = 10
+ONE: int = 10**PLACES
+"""1 as a quantity, price, multiplier or commission."""
+
+MONEY_PLACES = 20
+MONEY: int = 10**MONEY_PLACES
+"""1 as an amount of money."""
+
+_WHOLE_DIGITS = 9
+
+LIMIT: int = 10**17
+"""No figure of a position may reach this."""
+
+
+def divide_half_even(numerator: int, denominator: int) -> int:
+    """Divide and round to the nearest whole number, ties to the even one.
+
+    Raises ZeroDivisionError for a denominator of 0.
+
+    >>> [divide_half_even(n, 2) for n in (1, 3, -1, -3)]
+    [0, 2, 0, -2]
+    """
+    if denominator < 0:
+        numerator, denominator = -numerator, -denominator
+    quotient, rest = divmod(numerator, denominator)
+    if 2 * rest > denominator or (2 * rest == denominator and quotient % 2):
+        quotient += 1
+    return quotient
+
+
+_DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,6}))?", re.ASCII)
+
+
+def from_text(text: str) -> int:
+    """Read a decimal, plain or with an exponent, as a number of units of 10^-10.
+
+    It costs no more than the text is long, whatever the number.
+    Raises ValueError, saying what was expected, for anything that is not a decimal
+    of at most 10 decimal places (zeros at the end do not count) and below 1e9.
+
+    >>> from_text("150.25"), from_text("-1e-10"), from_text("15.0E1")
+    (1502500000000, -1, 1500000000000)
+    """
+    match = _DECIMAL.fullmatch(text)
+    if match is None or not (match[2] or match[3]):
+        raise ValueError("a decimal")
+    sign, whole, fraction, exponent = match[1], match[2], match[3] or "", int(match[4] or 0)
+    digits = (whole + fraction).lstrip("0")
+    if len(digits) - len(fraction) + exponent > _WHOLE_DIGITS and digits:
+        raise ValueError("a decimal below 1e9 in magnitude")
+    shift = PLACES - len(fraction) + exponent
+    if shift < 0:
+        digits, lost = digits[:shift], digits[shift:]
+        if lost.strip("0"):
+            raise ValueError(f"a decimal of at most {PLACES} decimal places")
+    value = int(digits) * 10 ** max(shift, 0) if digits else 0
+    return -value if sign == "-" else value
+
+
+def decimal_places(value: int) -> int:
+    """Count the decimal places that a number of units of 10^-10 needs.
+
+    >>> decimal_places(ONE // 4)
+    2
+    """
+    places = PLACES
+    while places and value % 10 == 0:
+        value //= 10
+        places -= 1
+    return places
+
+
+def to_text(value: int, places: int = PLACES) -> str:
+    """Write a number of units of 10^-places as a plain decimal, no zeros behind.
+
+    >>> to_text(150_2500000000), to_text(-5, places=1), to_text(0)
+    ('150.25', '-0.5', '0')
+    """
+    digits = str(abs(value)).rjust(places + 1, "0")
+    text = f"{digits[:-places]}.{digits[-places:]}".rstrip("0").rstrip(".")
+    return f"-{text}" if value < 0 else text

@@ -1,0 +1,53 @@
+"""What names a position, and what names an execution.
+
+A position's key is `symbol`, or `account:symbol`. An execution's identity is what
+all its revisions share; IBKR marks a correction by raising the last group of the
+execution id (TWS API, class Execution, field execId).
+"""
+
+import re
+import zlib
+from typing import NamedTuple
+
+_IBKR_ID = re.compile(r"([0-9a-fA-F]{8}\.[0-9a-fA-F]{8}\.[0-9]{2})\.([0-9]{2})")
+
+
+def position_key(symbol: str, account: str | None = None) -> str:
+    """Return the key of a position.
+
+    >>> position_key("AAPL"), position_key("AAPL", "U1234567")
+    ('AAPL', 'U1234567:AAPL')
+    """
+    return symbol if account is None else f"{account}:{symbol}"
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """Return which of the partitions, from 0, a key lives in: crc32(key) mod N.
+
+    >>> partition_of("AAPL", 4)
+    0
+    """
+    return zlib.crc32(key.encode()) % partitions
+
+
+class ExecutionId(NamedTuple):
+    """An execution id taken apart."""
+
+    identity: str
+    """What all revisions share; the whole id if it is not of IBKR's shape."""
+    revision: int | None
+    """1 for the first, more for a correction; None if the id has no revision."""
+
+
+def parse_exec_id(text: str) -> ExecutionId:
+    """Take an execution id apart.
+
+    >>> parse_exec_id("0000e0d5.6596b0d2.01.02")
+    ExecutionId(identity='0000e0d5.6596b0d2.01', revision=2)
+    >>> parse_exec_id("my-fill-17")
+    ExecutionId(identity='my-fill-17', revision=None)
+    """
+    match = _IBKR_ID.fullmatch(text)
+    if match is None:
+        return ExecutionId(text, None)
+    return ExecutionId(match[1], int(match[2]))

@@ -1,0 +1,54 @@
+"""The flat records that leave the book: position snapshots and closed lots.
+
+Both sinks write them; the units are those of `exact`.
+"""
+
+from typing import NamedTuple
+
+
+class PositionSnapshot(NamedTuple):
+    """A position after one message."""
+
+    account: str | None
+    symbol: str
+    currency: str
+    multiplier: int
+    qty: int
+    """Signed: above 0 long, below 0 short."""
+    avg_price: int | None
+    """Of the open lots, rounded half-even to 10 places; None when flat."""
+    cost_basis: int
+    """Money: sum of qty x price x multiplier over the open lots, signed."""
+    realized_pnl: int
+    """Money, gross."""
+    commission: int
+    """Of all executions so far, above 0 = cost."""
+    net_realized_pnl: int
+    """Money: gross less the commission of what was closed, on both sides."""
+    open_lots: int
+    executions: int
+    last_exec_id: str | None
+    """This, price and time are those of the execution last in booking order."""
+    last_price: int | None
+    timestamp: int | None
+
+
+class ClosedLot(NamedTuple):
+    """Quantity matched between an opening and a closing execution."""
+
+    direction: str
+    """LONG or SHORT, as the lot was."""
+    qty: int
+    """Above 0; below 0 in a record that takes an earlier one back."""
+    open_exec_id: str | None
+    open_timestamp: int
+    open_price: int
+    close_exec_id: str
+    close_timestamp: int
+    close_price: int
+    realized_pnl: int
+    """Money, gross."""
+
+    def taken_back(self) -> "ClosedLot":
+        """Return the record that undoes this one in every sum."""
+        return self._replace(qty=-self.qty, realized_pnl=-self.realized_pnl)
