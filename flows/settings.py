@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis import ConnectionPool
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -32,7 +33,7 @@ class Settings(BaseSettings):
     positions_hash: Annotated[str, Field(min_length=1)] = "positions"
     dead_letter_stream: Annotated[str, Field(min_length=1)] = "executions:dead"
     data_dir: Path = Path("data")
-    stream_retention_hours: Annotated[float, Field(gt=0)] | None = None
+    stream_retention_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     accept_gap: Annotated[str, Field(pattern=r"^\d+-\d+$")] | None = None
     """The last read id that a gap error named: go on behind it deliberately."""
 
@@ -47,9 +48,16 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _known_scheme(cls, url: SecretStr) -> SecretStr:
-        if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("expected an address beginning redis://, rediss:// or unix://")
+    def _usable_address(cls, url: SecretStr) -> SecretStr:
+        # redis-py judges it itself (this connects to nothing); its own words are kept
+        # back, as they may quote a part of the password.
+        try:
+            ConnectionPool.from_url(url.get_secret_value()).make_connection()
+        except (TypeError, ValueError):
+            raise ValueError(
+                "expected an address such as redis://user:password@host:6379/0, "
+                "rediss:// or unix://, special characters of a password in %XX form"
+            ) from None
         return url
 
     @field_validator("own_partitions", mode="before")

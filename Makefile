@@ -1,0 +1,63 @@
+# Everything a person or CI runs here. `make` alone lists the targets.
+#
+# The tools live in .venv, made from requirements.lock. They are started with
+# `python -m`, so a moved checkout, or one whose path holds spaces, works too.
+
+# The Python that .venv is made from; by default the first of these that fits.
+PYTHON ?=
+CANDIDATES := python3.11 python3.12 python3
+VENV_PYTHON := .venv/bin/python
+
+# A candidate is tried by running it: a version manager's stub may exist and still fail.
+FITS := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench soak lock clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*  ## /  make \1	/p' Makefile | expand -t 14
+
+setup: .venv/.ready  ## make .venv with all that demo, tests and notebooks need
+	@:
+
+# The stamp is written last, so a set-up that was broken off begins anew.
+.venv/.ready: requirements.lock pyproject.toml
+	@for python in $(if $(PYTHON),'$(PYTHON)',$(CANDIDATES)); do \
+	    "$$python" -c '$(FITS)' >/dev/null 2>&1 && break; \
+	    python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "lotstream needs Python 3.11 or 3.12 with pip and venv; none of these is one:" \
+	        "$(or $(PYTHON),$(CANDIDATES)). Install one, or name it: make PYTHON=/path/to/python" >&2; \
+	    exit 1; \
+	fi; \
+	echo "Making .venv with $$("$$python" --version) (about a minute)"; \
+	"$$python" -m venv --clear .venv
+	@$(VENV_PYTHON) -m pip install --quiet --quiet --disable-pip-version-check \
+	    --only-binary :all: --require-hashes --requirement requirements.lock
+	@touch .venv/.ready
+
+demo: setup  ## publish a sample, run the real flow, show the positions
+	@$(VENV_PYTHON) -m flows.demo
+
+test: setup  ## lint, types and all tests but the soak
+	@$(VENV_PYTHON) -m ruff check --quiet
+	@$(VENV_PYTHON) -m ruff format --check --quiet
+	@$(VENV_PYTHON) -m mypy --no-error-summary
+	@$(VENV_PYTHON) -m pytest
+
+bench: setup  ## measure speed and memory
+	@$(VENV_PYTHON) -m flows.bench
+
+soak: setup  ## the long chaos run
+	@$(VENV_PYTHON) -m pytest -m soak
+
+lock: setup  ## pin the newest versions that pyproject.toml allows
+	@$(VENV_PYTHON) -m uv pip compile pyproject.toml --extra dev --upgrade --quiet \
+	    --universal --python-version 3.11 --only-binary :all: --generate-hashes \
+	    --no-annotate --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command 'make lock' --output-file requirements.lock
+
+clean:  ## remove .venv and the tools' caches
+	@rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

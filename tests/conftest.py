@@ -1,0 +1,65 @@
+"""Fixtures: a server that tests share, cleared for each, and servers of a test's own.
+
+Every test that uses one of them carries the marker `server`, so that they can be
+run alone on another server (LOTSTREAM_TEST_SERVER, see tests/servers.py).
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+import redis as redis_py
+
+from tests.servers import RedisServer
+
+
+class OwnServer(Protocol):
+    """What `own_server` gives: start a server of the test's own, configured at will."""
+
+    def __call__(self, *, appendonly: bool = False, **config: str | int) -> RedisServer: ...
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"redis_server", "own_server"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.server)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The server that tests share; ask for `redis` or `redis_url` to have it empty."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator[redis_py.Redis]:
+    """A client of the shared server, which is empty."""
+    with redis_server.client() as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer, redis: redis_py.Redis) -> str:
+    """The address of the shared server, which is empty."""
+    return redis_server.url
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[OwnServer]:
+    """Start servers that the test may stop, kill, fill up and configure."""
+    with ExitStack() as running:
+
+        def start(*, appendonly: bool = False, **config: str | int) -> RedisServer:
+            server = RedisServer(
+                tmp_path / f"redis-{len(servers)}", appendonly=appendonly, **config
+            )
+            servers.append(server)
+            return running.enter_context(server)
+
+        servers: list[RedisServer] = []
+        yield start
