@@ -12,9 +12,11 @@ loading a book as of an entry leaves the later messages out.
 
 import pickle
 import sqlite3
+from collections.abc import Callable, Iterable
 from contextlib import closing
+from itertools import count
 from pathlib import Path
-from threading import Lock
+from threading import local
 from time import perf_counter
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -55,19 +57,38 @@ class _Changed(NamedTuple):
     messages: list[tuple[str, tuple[Any, ...]]]
 
 
-class BookStore:
-    """The books of one process, in a SQLite file of its own in the recovery directory.
+class BookStores:
+    """A store for each of a process's workers, which are threads.
 
-    Other processes' files are read, never written: after a rescaling, a key's book may
-    have begun in another process.
+    A worker's commit writes its own books only: those of another may be in the middle
+    of a message, or of an epoch.
     """
 
     def __init__(self, directory: Path, process: int = 0) -> None:
+        self._directory, self._process = directory, process
+        self._numbers = count()
+        self._of_thread = local()
+
+    def mine(self) -> "BookStore":
+        """Return the store of the worker that asks."""
+        if not hasattr(self._of_thread, "store"):
+            number = next(self._numbers)
+            self._of_thread.store = BookStore(self._directory, self._process, number)
+        store: BookStore = self._of_thread.store
+        return store
+
+
+class BookStore:
+    """The books of one worker, in a SQLite file of its own in the recovery directory.
+
+    Other workers' files are read, never written: after a rescaling, a key's book may
+    have begun with another worker.
+    """
+
+    def __init__(self, directory: Path, process: int = 0, worker: int = 0) -> None:
         self._directory = directory
-        self._lock = Lock()
-        self._db = sqlite3.connect(
-            directory / f"books-{process}.db", check_same_thread=False, isolation_level=None
-        )
+        name = f"books-{process}.{worker}.db" if worker else f"books-{process}.db"
+        self._db = sqlite3.connect(directory / name, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
         # An epoch is durable only if its books are.
         self._db.execute("PRAGMA synchronous = FULL")
@@ -78,22 +99,20 @@ class BookStore:
 
     def remember(self, key: str, book: Book, entry_id: str, message: Message) -> None:
         """Note a message that the book of a key has taken in; `commit` writes it."""
-        with self._lock:
-            changed = self._changed.get(key)
-            if changed is None:
-                changed = self._changed[key] = _Changed(book, [])
-            changed.messages.append((entry_id, message_to_state(message)))
+        changed = self._changed.get(key)
+        if changed is None:
+            changed = self._changed[key] = _Changed(book, [])
+        changed.messages.append((entry_id, message_to_state(message)))
 
     def commit(self) -> None:
         """Make all that was noted durable; does nothing if nothing was."""
-        with self._lock:
-            if not self._changed:
-                return
-            self._db.execute("BEGIN")
-            self._write_whole_books()
-            self._write_messages()
-            self._db.execute("COMMIT")
-            self._changed = {}
+        if not self._changed:
+            return
+        self._db.execute("BEGIN")
+        self._write_whole_books()
+        self._write_messages()
+        self._db.execute("COMMIT")
+        self._changed = {}
 
     def load(self, key: str, symbol: str, account: str | None, entry_id: str) -> Book:
         """Return the book of a key as it was after an entry.
@@ -176,6 +195,22 @@ class BookStore:
             self._committed[key] = last
             self._since_whole[key] = self._since_whole.get(key, 0) + len(changed.messages)
         self._db.executemany("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 0, ?)", rows)
+
+
+def copy_books(directories: Iterable[Path], target: Path, wanted: Callable[[str], bool]) -> None:
+    """Copy what any worker has written of the wanted keys' books to another directory.
+
+    Each file becomes one of its own there: two may each have a part of the same book.
+    """
+    paths = [path for directory in directories for path in sorted(directory.glob("books-*.db"))]
+    for number, path in enumerate(paths):
+        with closing(sqlite3.connect(path)) as old, closing(
+            sqlite3.connect(target / f"books-moved-{number}.db")
+        ) as new, new:  # fmt: skip
+            new.execute(_SCHEMA)
+            for row in old.execute("SELECT key, ms, seq, whole, data FROM books"):
+                if wanted(row[0]):
+                    new.execute("INSERT INTO books VALUES (?, ?, ?, ?, ?)", row)
 
 
 def _loads(data: bytes) -> Any:

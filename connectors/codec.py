@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from typing import NamedTuple
 
 from state.exact import PLACES, decimal_places, from_text
 from state.keys import parse_exec_id, position_key
@@ -35,9 +36,20 @@ PRICED_AROUND_ZERO = frozenset({"FUT", "OPT", "FOP", "WAR"})
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}", re.ASCII)
 _DIGITS = re.compile(r"[0-9]{1,15}", re.ASCII)
 _RATIO = re.compile(r"([1-9][0-9]{0,8}):([1-9][0-9]{0,8})", re.ASCII)
+_SIDES = {b"BUY": "BUY", b"SELL": "SELL"}
 _LONGEST_SHOWN = 80
 
 _Fields = Mapping[bytes, bytes]
+
+HEADING = (b"symbol", b"account", b"currency", b"multiplier", b"con_id")
+
+
+class Heading(NamedTuple):
+    """What an entry says of its position: whose, and of what instrument."""
+
+    symbol: str
+    account: str | None
+    instrument: Instrument
 
 
 def decode(pairs: Sequence[bytes]) -> tuple[str, str | None, Message]:
@@ -53,13 +65,28 @@ def decode(pairs: Sequence[bytes]) -> tuple[str, str | None, Message]:
     read = _READERS.get(kind)
     if read is None:
         raise _expected("type", f"one of {', '.join(_READERS)}", kind)
+    symbol, account = _owner(fields)
+    return symbol, account, read(fields)
+
+
+@lru_cache(maxsize=100_000)
+def check_heading(names: tuple[bytes, ...], values: tuple[bytes, ...]) -> Heading:
+    """Check the fields that nearly all messages of a key say alike, once for all of them.
+
+    names, values: the fields of HEADING that the entry has. Raises RejectedError.
+    """
+    fields = dict(zip(names, values, strict=True))
+    return Heading(*_owner(fields), _instrument(fields))
+
+
+def _owner(fields: _Fields) -> tuple[str, str | None]:
     symbol = _name(fields, b"symbol")
     account = _text(fields, b"account")
     if account is not None and ":" in account:
         raise _expected("account", "a text without colon", account)
     if account is None and ":" in symbol:
         raise _expected("symbol", "no colon, as there is no account", symbol)
-    return symbol, account, read(fields)
+    return symbol, account
 
 
 def key_of(symbol: str, account: str | None) -> str:
@@ -71,15 +98,15 @@ def key_of(symbol: str, account: str | None) -> str:
 
 
 def _execution(fields: _Fields) -> Execution:
-    side = (_text(fields, b"side") or "").upper()
-    if side not in ("BUY", "SELL"):
+    side = _SIDES.get(fields.get(b"side", b"").upper())
+    if side is None:
         raise _expected("side", "BUY or SELL", fields.get(b"side"))
     qty = _decimal(fields, b"fill_qty")
     price = _price(fields, b"fill_price")
     order_id = _integer(fields, b"order_id")
     exec_id = _name(fields, b"exec_id")
-    identity, revision = parse_exec_id(exec_id)
-    if qty < 0 or (qty == 0 and (revision or 1) <= 1):
+    identity, revision = _revision_of(exec_id)
+    if qty < 0 or (qty == 0 and revision <= 1):
         expected = "a decimal above 0 (0 only in a correction, as the bust of an execution)"
         raise _expected("fill_qty", expected, fields[b"fill_qty"])
     timestamp = _timestamp(fields)
@@ -89,17 +116,17 @@ def _execution(fields: _Fields) -> Execution:
     if instrument.multiplier is not None:
         _check_places(qty, price, instrument.multiplier)
     return Execution(
-        exec_id, identity, revision or 1, timestamp, qty if side == "BUY" else -qty, price,
+        exec_id, identity, revision, timestamp, qty if side == "BUY" else -qty, price,
         commission, order_id, side, instrument,
     )  # fmt: skip
 
 
 def _commission(fields: _Fields) -> CommissionReport:
     exec_id = _name(fields, b"exec_id")
-    identity, revision = parse_exec_id(exec_id)
+    identity, revision = _revision_of(exec_id)
     commission = _decimal(fields, b"commission")
     timestamp, instrument = _timestamp(fields), _instrument(fields)
-    return CommissionReport(exec_id, identity, revision or 1, timestamp, commission, instrument)
+    return CommissionReport(exec_id, identity, revision, timestamp, commission, instrument)
 
 
 def _opening(fields: _Fields) -> Opening:
@@ -155,6 +182,11 @@ def _name(fields: _Fields, name: bytes) -> str:
     if len(value) > LONGEST_NAME:
         raise _expected(name.decode(), f"1 to {LONGEST_NAME} characters", value)
     return value
+
+
+def _revision_of(exec_id: str) -> tuple[str, int]:
+    identity, revision = parse_exec_id(exec_id)
+    return identity, 1 if revision is None else revision
 
 
 def _decimal(fields: _Fields, name: bytes) -> int:

@@ -299,7 +299,9 @@ class StreamFiles:
         """Write tables as files that appear whole, all of them or none."""
         files = {}
         for data_set, day, rows in tables:
-            name = f"{data_set}.{date_of(day)}.parquet"
+            # Unlike the names of any other commit: what is left of one that a crash cut
+            # off must not pass for a file of the commit before, at the next start.
+            name = f"{data_set}.{date_of(day)}.{last_id}.parquet"
             files[name] = (
                 f"{data_set}/date={date_of(day)}/{self._name}.{first_id}.{last_id}.parquet"
             )

@@ -10,7 +10,6 @@ import logging
 import time
 from itertools import chain
 from json import dumps
-from threading import RLock
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
@@ -76,31 +75,34 @@ class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
         self._link, self._name = link, name
         self._write_newer = link.client.register_script(_WRITE_NEWER)
         self._held: dict[str, Changes] = {}
-        self._written: dict[str, Changes] = {}
-        self._lock = RLock()
+        self._latest: dict[str, Changes] = {}
+        """Of each key, held or written."""
         self._write_at = 0.0
         link.after_outage.append(self._write_all_again)
 
     def write_batch(self, values: list[Changes]) -> None:
-        with self._lock:
-            self._held.update((changes.key, changes) for changes in values)
-            if values[-1].live or time.monotonic() >= self._write_at:
-                self._write()
+        by_key = {changes.key: changes for changes in values}
+        self._held.update(by_key)
+        self._latest.update(by_key)
+        if values[-1].live or time.monotonic() >= self._write_at:
+            self._write_held()
 
     def snapshot(self) -> None:
-        with self._lock:
-            self._write()
+        self._write_held()
+
+    def _write_held(self) -> None:
+        held, self._held = self._held, {}
+        self._write(list(held.values()))
+        self._write_at = time.monotonic() + WRITE_EVERY_S
 
     def _write_all_again(self) -> None:
-        # A server that was away may have come back without its last writes, though
-        # it has the entries that caused them.
-        with self._lock:
-            self._held = {**self._written, **self._held}
-            self._write()
+        # A server that was away may have come back without its last writes, though it
+        # has the entries that caused them. Another part's thread may call this at any
+        # time; no lock, since two that wait for each other's would wait for ever, and
+        # the server takes what is written twice or late for what it is.
+        self._write(list(self._latest.values()))
 
-    def _write(self) -> None:
-        """Send what is held."""
-        changes = list(self._held.values())
+    def _write(self, changes: list[Changes]) -> None:
         for start in range(0, len(changes), _AT_ONCE):
             args = list(chain.from_iterable(map(_script_args, changes[start : start + _AT_ONCE])))
             try:
@@ -108,9 +110,6 @@ class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
             except StoppedError:
                 log.warning("positions not written, as Redis is away: the next start writes them")
                 return
-        self._written.update(self._held)
-        self._held = {}
-        self._write_at = time.monotonic() + WRITE_EVERY_S
 
 
 def _script_args(changes: Changes) -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import redis
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from connectors.redis_link import RedisLink, StoppedError, send
+from connectors.redis_link import RedisLink, RedisRefusedError, StoppedError, send
 from state.records import FIRST_ID, Entry, id_order
 
 log = logging.getLogger("lotstream.source")
@@ -54,7 +54,7 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
 
     streams: the streams' names, one partition each.
     written: tells the newest entry id of a stream whose rows the sinks have already,
-        0-0 if none; without resume state that entry must still be in the stream.
+        0-0 if none; a start that resumes before that entry needs it to be there still.
     count: most entries a read. block_ms: longest wait in a read, in milliseconds.
     retention_ms: entries older than this are trimmed, never past the last one that is
         committed; None keeps all.
@@ -91,18 +91,20 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
         """Resume a stream after the last entry handed on, or begin at its first."""
         del step_id
         reader = _StreamReader(self._link, for_part, self._count, self._block_ms, self._accept_gap)
-        if resume_state is None:
-            reader.must_hold = self._written(for_part)
-        else:
+        reader.must_hold = self._written(for_part)
+        if resume_state is not None:
             reader.last_id, reader.entries_read = resume_state
-        return _StreamPartition(reader, self._stop, self._retention_ms)
+        part = _StreamPartition(reader, self._stop, self._retention_ms)
+        # A server that was away may have come back without its last writes.
+        self._link.after_outage.append(part.show_progress_again)
+        return part
 
 
 class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
     def __init__(self, reader: "_StreamReader", stop: Event, retention_ms: int | None) -> None:
         self._reader, self._stop, self._retention_ms = reader, stop, retention_ms
         self._snapshot: ResumeState = (reader.last_id, reader.entries_read)
-        self._committed = self._snapshot
+        self._shown: ResumeState | None = None
         self._trim_at = 0.0
 
     def next_batch(self) -> list[Read]:
@@ -111,10 +113,9 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
         if self._stop.is_set():
             raise StopIteration
         try:
-            if self._committed != self._snapshot:
-                self._committed = self._snapshot
-                self._reader.show_progress(*self._committed)
-            self._trim()
+            if self._reader.checked:
+                self._show_progress()
+                self._trim()
             read = self._reader.read()
         except StoppedError:
             raise StopIteration from None
@@ -131,12 +132,20 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
         self._snapshot = (self._reader.last_id, self._reader.entries_read)
         return self._snapshot
 
+    def show_progress_again(self) -> None:
+        self._shown = None
+
+    def _show_progress(self) -> None:
+        if self._shown != self._snapshot:
+            self._reader.show_progress(*self._snapshot)
+            self._shown = self._snapshot
+
     def _trim(self) -> None:
         if self._retention_ms is None or time.monotonic() < self._trim_at:
             return
         self._trim_at = time.monotonic() + TRIM_EVERY_S
         oldest = int(datetime.now(UTC).timestamp() * 1000) - self._retention_ms
-        self._reader.trim(min(f"{oldest}-0", self._committed[0], key=id_order))
+        self._reader.trim(min(f"{oldest}-0", self._snapshot[0], key=id_order))
 
 
 class _StreamReader:
@@ -150,7 +159,9 @@ class _StreamReader:
         self.last_id = FIRST_ID
         self.entries_read = 0
         self.must_hold = FIRST_ID
-        """The newest entry that an earlier run has read."""
+        """The newest entry that an earlier run is known to have read."""
+        self.checked = False
+        """True once a read has found no entry missing."""
         self._warned = False
 
     def read(self) -> Read:
@@ -163,6 +174,7 @@ class _StreamReader:
             self._refuse_gap(f"entry {self._anchor}, which was read before, is gone")
         if self.last_id == FIRST_ID:
             self._check_beginning(info)
+        self.checked = True
         entries = _entries(reply)
         if entries:
             self.last_id = entries[-1].id
@@ -172,7 +184,7 @@ class _StreamReader:
     @property
     def _anchor(self) -> str:
         """The entry that was read before and must still be there; 0-0 if none was."""
-        return self.must_hold if self.last_id == FIRST_ID else self.last_id
+        return max(self.must_hold, self.last_id, key=id_order)
 
     def _ask(self, client: redis.Redis) -> tuple[Any, Any, dict[str, Any]]:
         pipe = client.pipeline(transaction=False)
@@ -210,6 +222,7 @@ class _StreamReader:
             if not self._warned:
                 log.warning("going on after %s as ACCEPT_GAP says, although %s", self.last_id, what)
             self._warned = True
+            self.must_hold = FIRST_ID
             return
         first = _text(info["first-entry"][0]) if info.get("first-entry") else "none"
         raise GapError(
@@ -230,7 +243,12 @@ class _StreamReader:
 
     def show_progress(self, last_id: str, entries_read: int) -> None:
         """Put the consumer group at the last committed entry."""
-        self._link.call(lambda client: self._set_group(client, last_id, entries_read))
+        try:
+            self._link.call(lambda client: self._set_group(client, last_id, entries_read))
+        except RedisRefusedError as error:
+            # The next read tells whether there may be no stream.
+            if "requires the key to exist" not in str(error):
+                raise
 
     def _set_group(self, client: redis.Redis, last_id: str, entries_read: int) -> None:
         set_id = ("XGROUP", "SETID", self._stream, GROUP, last_id)
@@ -245,7 +263,7 @@ class _StreamReader:
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
-            send(client, "XGROUP", "CREATE", self._stream, GROUP, last_id, "MKSTREAM")
+            send(client, "XGROUP", "CREATE", self._stream, GROUP, last_id)
             self._set_group(client, last_id, entries_read)
 
     def trim(self, oldest_kept: str) -> None:

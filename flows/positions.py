@@ -23,7 +23,7 @@ from bytewax.inputs import Source
 from bytewax.operators import BranchOut, StatefulBatchLogic
 from bytewax.outputs import Sink
 
-from connectors.book_store import BookStore
+from connectors.book_store import BookStores
 from connectors.codec import decode, key_of
 from connectors.dead_letters import DeadLetterSink
 from connectors.file_lock import FileLock, LockedError
@@ -62,7 +62,7 @@ def build_flow(
     dead_letters: Sink[tuple[str, Rejected]],
     position_hash: Sink[tuple[str, Changes]],
     parquet: Sink[tuple[str, Changes]],
-    store: BookStore | None = None,
+    stores: BookStores | None = None,
 ) -> Dataflow:
     """Wire the parts. Recovery hangs on the names of flow and steps: never rename them."""
     flow = Dataflow("positions")
@@ -71,7 +71,7 @@ def build_flow(
     checked: BranchOut[Rejected, Messages]
     checked = op.branch("check", decoded, _is_rejected)  # type: ignore[assignment]
     keyed = op.key_on("key", checked.falses, lambda messages: messages.key)  # (key, Messages)
-    booked = op.stateful_batch("position", keyed, lambda state: PositionLogic(state, store))
+    booked = op.stateful_batch("position", keyed, lambda state: PositionLogic(state, stores))
     # (key, Rejected | Changes); the sinks want (stream, ...)
     results = op.map("by_stream", booked, lambda item: (item[1].stream, item[1]))
     applied: BranchOut[tuple[str, Rejected], tuple[str, Changes]]
@@ -120,8 +120,8 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
     its last writes; the book is loaded when its next message comes.
     """
 
-    def __init__(self, resume_state: tuple[Any, ...] | None, store: BookStore | None) -> None:
-        self._store = store
+    def __init__(self, resume_state: tuple[Any, ...] | None, stores: BookStores | None) -> None:
+        self._store = None if stores is None else stores.mine()
         self._book: Book | None = None
         self._name: tuple[str, str, str, str | None] | None = None
         """Stream, key, symbol, account."""
@@ -221,21 +221,23 @@ def flow() -> Dataflow:
             "lotstream: STREAM_RETENTION_HOURS: expected a recovery directory (-r) with it, "
             "since a trimmed stream cannot rebuild positions; found none"
         )
-    store = None
+    stores = None
     if run.recovery_directory is not None:
         try:
             _locks.append(recovery.prepare(run.recovery_directory, run.process_id, run.processes))
         except LockedError as error:
             raise SystemExit(f"lotstream: the recovery directory is in use: {error}") from None
-        store = BookStore(run.recovery_directory, run.process_id or 0)
-    return _wire(settings, stop, store, together=run.processes * run.workers > 1)
+        stores = BookStores(run.recovery_directory, run.process_id or 0)
+    return _wire(settings, stop, stores, together=run.processes * run.workers > 1)
 
 
 _locks: list[FileLock] = []
 """Held as long as the process lives."""
 
 
-def _wire(settings: Settings, stop: Event, store: BookStore | None, *, together: bool) -> Dataflow:
+def _wire(
+    settings: Settings, stop: Event, stores: BookStores | None, *, together: bool
+) -> Dataflow:
     link = RedisLink(settings.redis_url.get_secret_value(), stop)
     streams, hours = settings.own_streams, settings.stream_retention_hours
     letters = partition_names(settings.dead_letter_stream, settings.stream_partitions)
@@ -252,7 +254,7 @@ def _wire(settings: Settings, stop: Event, store: BookStore | None, *, together:
         dead_letters=DeadLetterSink(link, dict(zip(settings.streams, letters, strict=True))),
         position_hash=PositionHashSink(link, streams, settings.positions_hash),
         parquet=ParquetSink(settings.data_dir, streams),
-        store=store,
+        stores=stores,
     )
 
 

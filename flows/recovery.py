@@ -4,8 +4,9 @@ Three things that Bytewax 0.21.1 leaves to its caller:
 
 - **Init.** A directory that does not exist yet is made and initialised.
 - **Lock.** Two runs on one store corrupt it without a word, so a single process holds
-  the directory alone. The processes of a cluster share it, and one that comes back
-  waits until the others of its last run are gone.
+  the directory alone. The processes of a cluster share it: each waits for all to join
+  (with directories of their own they would scrub and resume apart, and wrongly), and
+  one that comes back until the others of its last run are gone.
 - **Scrub.** The recovery snapshots of an epoch that a crash cut off stay in the store,
   and a later resume may load them although their entries are read again. They are
   deleted while no process has the store open.
@@ -13,11 +14,16 @@ Three things that Bytewax 0.21.1 leaves to its caller:
 
 import json
 import logging
+import os
+import shutil
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event, Thread
+from typing import NamedTuple
 
 from bytewax.recovery import init_db_dir
 
@@ -29,12 +35,16 @@ _STARTING_S = 10.0
 """How long another process may take to prepare the same directory."""
 
 _RETRY_S = 0.2
+_LOOK_EVERY_S = 1.0
 
 
-def prepare(directory: Path, process: int | None, processes: int = 1) -> FileLock:
+def prepare(
+    directory: Path, process: int | None, processes: int = 1, stop: Event | None = None
+) -> FileLock:
     """Lock, initialise and scrub a recovery directory.
 
-    process: this one's number in a cluster; None if it runs alone.
+    process: this one's number in a cluster; None if it runs alone. stop: set by the
+    program's signal handlers; ends the wait for the rest of a cluster, and the program.
     Returns the lock, to be kept as long as the process lives.
     Raises LockedError, naming the holder, if another run uses the directory.
     """
@@ -45,37 +55,94 @@ def prepare(directory: Path, process: int | None, processes: int = 1) -> FileLoc
         _init(directory, 1)
         _scrub(directory)
     else:
-        _join(directory, lock, process, processes)
+        _join(directory, lock, process, processes, stop or Event())
     return lock
 
 
-def _join(directory: Path, lock: FileLock, process: int, processes: int) -> None:
+def _join(directory: Path, lock: FileLock, process: int, processes: int, stop: Event) -> None:
     """Share the directory with the other processes of this run of the cluster."""
-    members = directory / "members.json"
-    warned = False
+    FileLock(directory / f"process-{process}.lock").acquire(wait_s=1)  # held until it ends
+    told = ""
     while True:
-        guard = FileLock(directory / "starting.lock")
-        guard.acquire(wait_s=_STARTING_S)
-        try:
-            if _try(lock, shared=False):
-                # Nobody else is here: a new run begins.
-                _init(directory, processes)
-                _scrub(directory)
-                members.write_text("[]")
-            if not _try(lock, shared=True):
-                raise LockedError(f"{lock.path} is held by process {lock.holder()}")
-            joined = json.loads(members.read_text())
-            if process not in joined:
-                members.write_text(json.dumps([*joined, process]))
+        run = _enter(directory, lock, process, processes)
+        waiting = "the other processes of the last run to end"
+        while run is not None:
+            members = _Members.read(directory)
+            if members.run != run or members.over:
+                break
+            if missing := set(range(processes)) - set(members.joined):
+                waiting = f"process {min(missing)} of the cluster to join in {directory}"
+            else:
+                Thread(target=_end_with_run, args=(directory, run), daemon=True).start()
                 return
-            # This one was in the run that is still there, so that run is over.
-            lock.release()
-        finally:
-            guard.close()
-        if not warned:
-            log.info("waiting for the other processes of the last run to end")
-            warned = True
-        time.sleep(_RETRY_S)
+            told = _wait_for(waiting, told, stop)
+        lock.release()
+        told = _wait_for(waiting, told, stop)
+
+
+def _wait_for(whom: str, told: str, stop: Event) -> str:
+    if whom != told:
+        log.info("waiting for %s", whom)
+    if stop.wait(_RETRY_S):
+        raise SystemExit(0)
+    return whom
+
+
+def _enter(directory: Path, lock: FileLock, process: int, processes: int) -> int | None:
+    """Join the run of the cluster that begins, or begin one; return its number.
+
+    Returns None if this process has been in the run that is still there. That run is
+    over then, and the others are told.
+    """
+    guard = FileLock(directory / "starting.lock")
+    guard.acquire(wait_s=_STARTING_S)
+    try:
+        members = _Members.read(directory)
+        if _try(lock, shared=False):
+            # Nobody else is here: a new run begins.
+            _init(directory, processes)
+            _scrub(directory)
+            members = _Members(members.run + 1, processes, [], over=False)
+        if not _try(lock, shared=True):
+            raise LockedError(f"{lock.path} is held by process {lock.holder()}")
+        over = members.over or process in members.joined or members.processes != processes
+        members._replace(joined=[*members.joined, process], over=over).write(directory)
+        return None if over else members.run
+    finally:
+        guard.close()
+
+
+class _Members(NamedTuple):
+    """Who takes part in a run of the cluster."""
+
+    run: int
+    processes: int
+    """How many the run is to have."""
+    joined: list[int]
+    over: bool
+    """True if one of them was started anew: so must all be."""
+
+    @classmethod
+    def read(cls, directory: Path) -> "_Members":
+        try:
+            return cls(*json.loads((directory / "members.json").read_text()))
+        except FileNotFoundError:
+            return cls(0, 0, [], over=False)
+
+    def write(self, directory: Path) -> None:
+        temporary = directory / "members.tmp"
+        temporary.write_text(json.dumps(self))
+        temporary.rename(directory / "members.json")
+
+
+def _end_with_run(directory: Path, run: int) -> None:
+    """End this process when its run is over; Bytewax may wait for ever for one that died."""
+    members = _Members.read(directory)
+    while members.run == run and not members.over:
+        time.sleep(_LOOK_EVERY_S)
+        members = _Members.read(directory)
+    log.error("stopped: another process of the cluster was started anew, so this one must be")
+    os._exit(1)
 
 
 def _try(lock: FileLock, *, shared: bool) -> bool:
@@ -86,9 +153,14 @@ def _try(lock: FileLock, *, shared: bool) -> bool:
     return True
 
 
+def is_initialised(directory: Path) -> bool:
+    """Tell whether a directory has a recovery store."""
+    return (directory / "part-0.sqlite3").exists()
+
+
 def _init(directory: Path, parts: int) -> None:
     """Initialise the store if it is not; part 0, moved last, says that it is."""
-    if (directory / "part-0.sqlite3").exists():
+    if is_initialised(directory):
         return
     with TemporaryDirectory(dir=directory, prefix="init-") as new:
         init_db_dir(Path(new), parts)  # type: ignore[no-untyped-call]
@@ -128,3 +200,57 @@ def _resume_epoch(paths: list[Path]) -> int:
         if of_run == run:
             reached[worker] = max(reached.get(worker, 0), frontier)
     return min(reached.values())
+
+
+# --- moving a store's content, for flows.rescale ------------------------------------------
+
+Snapshot = tuple[str, str, bytes]
+"""Step, key (of a source or sink: the stream), pickled state."""
+
+_MOVED_TO_EPOCH, _RESUME_EPOCH = 1, 2
+
+
+def read_snapshots(directory: Path) -> list[Snapshot]:
+    """Return the last recovery snapshot of each key of each step, of a prepared directory."""
+    newest: dict[tuple[str, str], tuple[int, bytes | None]] = {}
+    for path in directory.glob("part-*.sqlite3"):
+        with closing(sqlite3.connect(path)) as db:
+            rows = db.execute("SELECT step_id, state_key, snap_epoch, ser_change FROM snaps")
+            for step, key, epoch, state in rows:
+                newest[step, key] = max((epoch, state), newest.get((step, key), (-1, None)))
+    return [(*of, state) for of, (_, state) in newest.items() if state is not None]
+
+
+@contextmanager
+def new_store(directory: Path, snapshots: Iterable[Snapshot]) -> Iterator[Path]:
+    """Make a recovery directory from which the first run resumes with these snapshots.
+
+    Gives the directory to put more into; it takes its name when that is done.
+    One that was made before and no run has used is replaced.
+    """
+    making = directory.with_name(f".{directory.name}.making")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(parents=True)
+    _init(making, 1)
+    with closing(sqlite3.connect(making / "part-0.sqlite3")) as db, db:
+        # As if a run had ended before it read anything.
+        db.execute(
+            "INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (0, 1, ?)",
+            (_RESUME_EPOCH,),
+        )
+        db.executemany(
+            "INSERT INTO snaps (step_id, state_key, ser_change, snap_epoch) VALUES (?, ?, ?, ?)",
+            ((*snapshot, _MOVED_TO_EPOCH) for snapshot in snapshots),
+        )
+    yield making
+    shutil.rmtree(directory, ignore_errors=True)
+    making.rename(directory)
+
+
+def is_unused(directory: Path) -> bool:
+    """Tell whether a directory is one that `new_store` made and no run has used since."""
+    if not is_initialised(directory):
+        return False
+    with closing(sqlite3.connect(directory / "part-0.sqlite3")) as db:
+        runs = db.execute("SELECT ex_num, resume_epoch FROM exs").fetchall()
+    return runs == [(0, _RESUME_EPOCH)]

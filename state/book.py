@@ -11,7 +11,7 @@ This is the definition of a position. It knows nothing of streams, files or cloc
 
 from bisect import bisect_left, insort
 from collections import Counter, deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -28,10 +28,12 @@ from state.messages import (
     message_from_state,
     message_to_state,
 )
+from state.run import KeptRun, Run, RunUpdate, book_run, cannot_overflow
 from state.snapshot import ClosedLot, PositionSnapshot
 
-REMEMBERED = 2000
-"""How many messages of a key can still be corrected or told from a duplicate, at least."""
+REMEMBERED = 2100
+"""How many messages of a key can still be corrected or told from a duplicate, at least:
+2,000 executions, and room for splits among them."""
 
 _FORGET_AT_ONCE = 500
 
@@ -49,7 +51,7 @@ class Booked:
         self.message = message
         self.place = place
         self.commission = commission
-        self.parts: Iterable[Lot] = ()
+        self.parts: list[Lot] = []
         """The lots it closed, oldest first; of a split, all the lots as they were."""
         self.realized = 0
         self.net = 0
@@ -83,20 +85,28 @@ class Book:
         self._known: dict[Hashable, Booked] = {}
         self._reports: dict[str, CommissionReport] = {}
         self._places = 0
-        self._horizon = -1
-        """The time of the last message that was forgotten."""
-        self._forgotten: set[Hashable] = set()
-        """What was forgotten of the horizon's own time."""
+        self._horizon = (-1, -1)
+        """The booking order of the last message that was forgotten: its time and place."""
+        self._forgotten: dict[Hashable, None] = {}
+        """What was forgotten of the horizon's own time; a set that keeps its order."""
         self._last_forgotten: Execution | None = None
+        self._runs: deque[KeptRun] = deque()
+        """What came after `_history`, if it was booked in runs."""
+        self._in_runs: set[str] = set()
+        self._plain = True
+        """Whether all lots have a price above 0 and none was split."""
 
     def apply(self, message: Message) -> Applied | None:
         """Take a message in; return what it did, or None if it changes nothing.
 
         Raises RejectedError if the message cannot be used; the book is then as it was.
         """
+        if self._runs:
+            self._unroll()
         instrument, realized, net = self.instrument, self.realized, self.net
         if message.instrument != self._agreed:
-            self.instrument = self._instrument_with(message)
+            report = isinstance(message, CommissionReport)
+            self.instrument = self._instrument_with(message.instrument, of_report=report)
         try:
             closed = self._apply(message)
         except RejectedError:
@@ -104,11 +114,41 @@ class Book:
             raise
         if self.instrument.multiplier is not None:
             self._agreed = message.instrument
-        if len(self._history) >= REMEMBERED + _FORGET_AT_ONCE:
-            self._forget()
+        self._forget()
         if closed is None:
             return None
         return Applied(closed, self.realized - realized, self.net - net)
+
+    def apply_run(self, run: Run) -> RunUpdate | None:
+        """Take in a run of executions at once, as `apply` would one by one.
+
+        Returns None, and does nothing, unless all of it is plain: new executions in
+        order of time that agree with the key, with prices above 0. Then use `apply`.
+        """
+        totals = (self.qty, self.cost, self.realized, self.net)
+        try:
+            instrument = self._instrument_with(run.instrument)
+        except RejectedError:
+            return None
+        factor, fraction = divmod(instrument.multiplier or ONE, ONE)
+        if fraction or not self._is_plain(run) or not cannot_overflow(run, totals, factor):
+            return None
+        self.instrument = self._agreed = instrument
+        result = book_run(run, self._places, self.lots, totals, factor)
+        update = RunUpdate(
+            run, result, self.executions, self.commission, self.account, self.symbol,
+            instrument.currency or "USD", self.multiplier,
+        )  # fmt: skip
+        kept = (result.gains, result.net_gains, result.parts, result.closers)
+        self._runs.append(KeptRun(self._places, run, *kept))
+        self._in_runs.update(run.identities)
+        self.qty, self.cost = result.qtys[-1], result.costs[-1]
+        self.realized, self.net = result.realized[-1], result.nets[-1]
+        self.commission += sum(filter(None, run.commissions))
+        self.executions += len(run.qtys)
+        self._places += len(run.qtys)
+        self._forget()
+        return update
 
     def snapshot(self) -> PositionSnapshot:
         """Return the position as it stands."""
@@ -139,7 +179,11 @@ class Book:
     @property
     def size(self) -> int:
         """How many things it holds: open lots and remembered messages."""
-        return len(self.lots) + len(self._history)
+        return len(self.lots) + self._remembered
+
+    @property
+    def _remembered(self) -> int:
+        return len(self._history) + len(self._in_runs)
 
     # --- what each type of message does: None if nothing, else the lots it closed ----
 
@@ -157,7 +201,7 @@ class Book:
     def _apply_execution(self, new: Execution) -> list[ClosedLot] | None:
         known = self._known.get(new.identity)
         if known is None:
-            self._refuse_forgotten(new.identity, new.timestamp)
+            self._refuse_forgotten(new.identity, new.timestamp, self._places)
             return self._put(Booked(new, self._places, self._commission_of(new)))
         old = known.message
         assert isinstance(old, Execution)
@@ -170,6 +214,8 @@ class Book:
             if self._commission_of(new) == known.commission:
                 known.message = new
                 return None
+        if new.qty:
+            self._refuse_forgotten(new.identity, new.timestamp, known.place)
         return self._put(Booked(new, known.place, self._commission_of(new)), known)
 
     def _apply_commission(self, report: CommissionReport) -> list[ClosedLot] | None:
@@ -178,11 +224,11 @@ class Book:
             return None
         known = self._known.get(report.identity)
         if known is None:
-            self._refuse_forgotten(report.identity, report.timestamp)
-            if best is None and len(self._reports) >= 2 * REMEMBERED:
+            self._refuse_forgotten(report.identity, report.timestamp, self._places)
+            if best is None and len(self._reports) - len(self._known) >= 2 * REMEMBERED:
                 raise RejectedError(
                     f"commission: expected the report of a known execution, since "
-                    f"{len(self._reports)} reports are kept already; found exec_id "
+                    f"{2 * REMEMBERED} reports of others are kept already; found exec_id "
                     f"{report.exec_id!r}"
                 )
             self._reports[report.identity] = report
@@ -197,7 +243,7 @@ class Book:
         known = self._known.get(_OPENING)
         if known is not None and known.message[:3] == new[:3]:
             return None
-        if self._horizon >= 0 or any(not _is_bust(booked) for booked in self._history):
+        if self._horizon[0] >= 0 or self.executions or known is not None:
             raise RejectedError(
                 f"opening: expected an empty book, found one of {self.executions} executions, "
                 f"quantity {to_text(self.qty)}"
@@ -207,7 +253,7 @@ class Book:
     def _apply_split(self, new: Split) -> list[ClosedLot] | None:
         known = self._known.get((_SPLIT, new.timestamp))
         if known is None:
-            self._refuse_forgotten((_SPLIT, new.timestamp), new.timestamp)
+            self._refuse_forgotten((_SPLIT, new.timestamp), new.timestamp, self._places)
             return self._put(Booked(new, self._places))
         old = known.message
         assert isinstance(old, Split)
@@ -219,6 +265,37 @@ class Book:
         return None
 
     # --- the history: what was booked, in booking order ---------------------------
+
+    def _is_plain(self, run: Run) -> bool:
+        """Tell whether a run's executions are all new and belong on top."""
+        identities, times = run.identities, run.timestamps
+        if self._runs:
+            last = self._runs[-1].run.timestamps[-1]
+        else:
+            last = _order(self._history[-1])[0] if self._history else 0
+        seen = (self._known.keys(), self._in_runs, self._reports.keys(), self._forgotten.keys())
+        return (
+            self._plain
+            and times[0] >= last
+            and times == sorted(times)
+            and len(set(identities)) == len(identities)
+            and all(not some or some.isdisjoint(identities) for some in seen)
+        )
+
+    def _unroll(self) -> None:
+        """Turn what was booked in runs into single messages, which can be undone."""
+        for first_place, run, gains, net_gains, parts, closers, forgotten in self._runs:
+            booked = []
+            for at, execution in enumerate(run.executions()):
+                one = Booked(execution, first_place + at, execution.commission or 0)
+                one.realized, one.net, one.parts = gains[at], net_gains[at], []
+                booked.append(one)
+            for part, closer in zip(parts, closers, strict=True):
+                booked[closer].parts.append(part)
+            self._history += booked[forgotten:]
+            self._known.update(zip(run.identities[forgotten:], booked[forgotten:], strict=True))
+        self._runs.clear()
+        self._in_runs.clear()
 
     def _put(self, new: Booked, old: Booked | None = None) -> list[ClosedLot]:
         """Book `new` where it belongs, in place of `old` if there is one."""
@@ -297,7 +374,7 @@ class Book:
         closing = self.qty * fill.qty < 0
         parts, opened = take(self.lots, fill.qty) if closing else ([], fill.qty)
         try:
-            realized = self._money(opened - fill.qty, fill.price) - sum(p.cost for p in parts)
+            realized = sum(self._money(part.qty, fill.price) - part.cost for part in parts)
             cost = self._money(opened, fill.price)
         except RejectedError:
             put_back(self.lots, parts)
@@ -308,6 +385,7 @@ class Book:
         due = booked.commission - later + sum(part.commission for part in parts)
         booked.parts, booked.realized, booked.net = parts, realized, realized - due * ONE
         if opened:
+            self._plain = self._plain and fill.price > 0
             exec_id = fill.exec_id if isinstance(fill, Execution) else None
             self.lots.append(
                 Lot(booked.place, exec_id, fill.timestamp, fill.price, opened, cost, later)
@@ -316,7 +394,8 @@ class Book:
 
     def _book_split(self, booked: Booked, split: Split) -> None:
         lots = [self._split_lot(lot, split) for lot in self.lots]
-        booked.parts = tuple(self.lots)
+        booked.parts = list(self.lots)
+        self._plain = False
         self.lots = deque(lots)
         self.qty = sum(lot.qty for lot in lots)
 
@@ -329,7 +408,7 @@ class Book:
         cost = -sum(part.cost for part in booked.parts)
         if self.lots and self.lots[-1].place == booked.place:
             cost += self.lots.pop().cost
-        put_back(self.lots, list(booked.parts))
+        put_back(self.lots, booked.parts)
         self._add(booked, fill, -1, cost)
 
     def _add(self, booked: Booked, fill: Execution | Opening, sign: int, cost: int) -> None:
@@ -380,6 +459,8 @@ class Book:
 
     def _last_execution(self) -> Execution | None:
         """Return the execution that is last in booking order, or None if none is left."""
+        if self._runs:
+            return self._runs[-1].run.execution(-1)
         for booked in reversed(self._history):
             if isinstance(booked.message, Execution) and booked.message.qty:
                 return booked.message
@@ -392,55 +473,88 @@ class Book:
         report = self._reports.get(execution.identity)
         return report.commission if report else execution.commission or 0
 
-    def _instrument_with(self, message: Message) -> Instrument:
-        """Return the key's instrument as it is after the message.
+    def _instrument_with(self, says: Instrument, *, of_report: bool = False) -> Instrument:
+        """Return the key's instrument as it is after a message that says this of it.
 
         What a message does not say is as the key has it, at first USD and 1. What
         it says must be what the key has; a contract number may become known later.
         """
-        has, says = self.instrument, message.instrument
+        has = self.instrument
         for name in Instrument._fields:
             old, new = getattr(has, name), getattr(says, name)
             if None not in (old, new) and old != new:
                 shown = [to_text(v) if name == "multiplier" else repr(v) for v in (old, new)]
                 raise RejectedError(f"{name}: expected {shown[0]}, as before, found {shown[1]}")
-        if isinstance(message, CommissionReport):
-            return has._replace(currency=has.currency or says.currency)
-        return Instrument(
-            currency=has.currency or says.currency or "USD",
-            multiplier=has.multiplier or says.multiplier or ONE,
-            con_id=has.con_id if says.con_id is None else says.con_id,
-        )
+        currency, multiplier = has.currency or says.currency, has.multiplier or says.multiplier
+        if not of_report:
+            # A report's silence settles nothing: it says little of the instrument anyway.
+            currency, multiplier = currency or "USD", multiplier or ONE
+        return Instrument(currency, multiplier, has.con_id if says.con_id is None else says.con_id)
 
     # --- forgetting, and what can be said of what was forgotten -----------------------
 
     def _forget(self) -> None:
         """Drop the oldest messages; what they did to lots and totals stays."""
-        gone, self._history = self._history[:_FORGET_AT_ONCE], self._history[_FORGET_AT_ONCE:]
-        if gone[-1].message.timestamp > self._horizon:
-            self._horizon = gone[-1].message.timestamp
-            self._forgotten.clear()
-        for booked in gone:
-            identity = _identity(booked.message)
-            del self._known[identity]
-            self._reports.pop(str(identity), None)
-            if booked.message.timestamp == self._horizon:
-                self._forgotten.add(identity)
-            if isinstance(booked.message, Execution) and booked.message.qty:
-                self._last_forgotten = booked.message
+        if self._remembered < REMEMBERED + _FORGET_AT_ONCE:
+            return
+        # Always so many at once, whether they came one by one or in runs: what is
+        # forgotten must not depend on how the stream was read.
+        while self._remembered >= REMEMBERED + _FORGET_AT_ONCE:
+            left = self._forget_messages(_FORGET_AT_ONCE)
+            while left:
+                left -= self._forget_of_run(left)
         self._reports = {
             identity: report
             for identity, report in self._reports.items()
-            if identity in self._known or report.timestamp > self._horizon
+            if identity in self._known or report.timestamp >= self._horizon[0]
         }
 
-    def _refuse_forgotten(self, identity: Hashable, timestamp: int) -> None:
-        """Refuse what may be a repetition of a message that is no longer remembered."""
-        if timestamp < self._horizon or identity in self._forgotten:
+    def _forget_messages(self, most: int) -> int:
+        """Forget the oldest single messages; return how many are still to be forgotten."""
+        gone, self._history = self._history[:most], self._history[most:]
+        if gone:
+            self._advance_horizon(_order(gone[-1]))
+        for booked in gone:
+            self._forget_message(booked)
+        return most - len(gone)
+
+    def _forget_of_run(self, most: int) -> int:
+        """Forget the oldest executions of the oldest run; return how many."""
+        kept = self._runs.popleft()
+        run, start = kept.run, kept.forgotten
+        end = min(start + most, len(run.qtys))
+        self._advance_horizon((run.timestamps[end - 1], kept.first_place + end - 1))
+        self._in_runs.difference_update(run.identities[start:end])
+        self._last_forgotten = run.execution(end - 1)
+        for at in range(start, end):
+            if run.timestamps[at] == self._horizon[0]:
+                self._forgotten[run.identities[at]] = None
+        if end < len(run.qtys):
+            self._runs.appendleft(kept._replace(forgotten=end))
+        return end - start
+
+    def _advance_horizon(self, order: tuple[int, int]) -> None:
+        before, self._horizon = self._horizon, max(self._horizon, order)
+        if self._horizon[0] > before[0]:
+            self._forgotten.clear()
+
+    def _forget_message(self, booked: Booked) -> None:
+        identity = _identity(booked.message)
+        del self._known[identity]
+        if isinstance(booked.message, Execution):
+            self._reports.pop(booked.message.identity, None)
+            if booked.message.qty:
+                self._last_forgotten = booked.message
+        if booked.message.timestamp == self._horizon[0]:
+            self._forgotten[identity] = None
+
+    def _refuse_forgotten(self, identity: Hashable, timestamp: int, place: int) -> None:
+        """Refuse what may repeat a forgotten message, or belongs before one."""
+        if (timestamp, place) < self._horizon or identity in self._forgotten:
             raise RejectedError(
-                f"timestamp: expected a time after {self._horizon}, since which the last "
+                f"timestamp: expected a time after {self._horizon[0]}, since which the last "
                 f"{len(self._history)} messages of this key are remembered, found {timestamp}; "
-                f"an older one cannot be told from a duplicate"
+                f"an older one cannot be told from a duplicate, nor be put in its place"
             )
 
     # --- the book as plain values, for keeping -----------------------------------------
@@ -456,6 +570,7 @@ class Book:
             [message_to_state(report) for report in self._reports.values()],
             (self._places, self._horizon, list(self._forgotten)),
             self._last_forgotten and message_to_state(self._last_forgotten),
+            ([kept.to_state() for kept in self._runs], self._plain),
         )
 
     @classmethod
@@ -466,7 +581,17 @@ class Book:
         """
         if state[0] != _STATE_VERSION:
             raise ValueError(f"expected a book of version {_STATE_VERSION}, found {state[0]}")
-        _, (symbol, account, instrument), lots, totals, history, reports, memory, last = state
+        (
+            _,
+            (symbol, account, instrument),
+            lots,
+            totals,
+            history,
+            reports,
+            memory,
+            last,
+            (runs, plain),
+        ) = state
         book = cls(symbol, account)
         book.instrument = Instrument(*instrument)
         book.lots = deque(Lot(*lot) for lot in lots)
@@ -477,11 +602,15 @@ class Book:
             assert isinstance(report, CommissionReport)
             book._reports[report.identity] = report
         book._places, book._horizon, forgotten = memory
-        book._forgotten = set(forgotten)
+        book._forgotten = dict.fromkeys(forgotten)
         if last is not None:
             forgotten_execution = message_from_state(last)
             assert isinstance(forgotten_execution, Execution)
             book._last_forgotten = forgotten_execution
+        book._runs = deque(map(KeptRun.from_state, runs))
+        for kept in book._runs:
+            book._in_runs.update(kept.run.identities[kept.forgotten :])
+        book._plain = plain
         return book
 
 
@@ -504,10 +633,6 @@ def _order(booked: Booked) -> tuple[int, int]:
     """Return the place in booking order: by time, then by first arrival; openings first."""
     message = booked.message
     return (-1 if isinstance(message, Opening) else message.timestamp, booked.place)
-
-
-def _is_bust(booked: Booked) -> bool:
-    return isinstance(booked.message, Execution) and not booked.message.qty
 
 
 def _refuse_different(old: Execution, new: Execution) -> None:

@@ -38,7 +38,10 @@ def divide_half_even(numerator: int, denominator: int) -> int:
     return quotient
 
 
-_DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,6}))?", re.ASCII)
+_DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d+))?", re.ASCII)
+
+_EXPONENT_DIGITS = 12
+"""As many tell that an exponent is beyond what any text's own digits can make up for."""
 
 
 def from_text(text: str) -> int:
@@ -54,7 +57,8 @@ def from_text(text: str) -> int:
     match = _DECIMAL.fullmatch(text)
     if match is None or not (match[2] or match[3]):
         raise ValueError("a decimal")
-    sign, whole, fraction, exponent = match[1], match[2], match[3] or "", int(match[4] or 0)
+    sign, whole, fraction = match[1], match[2], match[3] or ""
+    exponent = _exponent(match[4]) if match[4] else 0
     digits = (whole + fraction).lstrip("0")
     if len(digits) - len(fraction) + exponent > _WHOLE_DIGITS and digits:
         raise ValueError("a decimal below 1e9 in magnitude")
@@ -65,6 +69,11 @@ def from_text(text: str) -> int:
             raise ValueError(f"a decimal of at most {PLACES} decimal places")
     value = int(digits) * 10 ** max(shift, 0) if digits else 0
     return -value if sign == "-" else value
+
+
+def _exponent(text: str) -> int:
+    value = int(text.lstrip("+-0")[:_EXPONENT_DIGITS] or "0")
+    return -value if text.startswith("-") else value
 
 
 def decimal_places(value: int) -> int:

@@ -9,7 +9,7 @@ import re
 import zlib
 from typing import NamedTuple
 
-_IBKR_ID = re.compile(r"([0-9a-fA-F]{8}\.[0-9a-fA-F]{8}\.[0-9]{2})\.([0-9]{2})")
+_IBKR_ID = re.compile(r"([0-9a-fA-F]{8}\.[0-9a-fA-F]{8}\.[0-9]{2}\.)([0-9]{2})")
 
 
 def position_key(symbol: str, account: str | None = None) -> str:
@@ -34,7 +34,8 @@ class ExecutionId(NamedTuple):
     """An execution id taken apart."""
 
     identity: str
-    """What all revisions share; the whole id if it is not of IBKR's shape."""
+    """What all revisions share: the id of the first; the whole id if it is not of IBKR's
+    shape. So no two executions share it, whatever ids other producers invent."""
     revision: int | None
     """1 for the first, more for a correction; None if the id has no revision."""
 
@@ -43,11 +44,11 @@ def parse_exec_id(text: str) -> ExecutionId:
     """Take an execution id apart.
 
     >>> parse_exec_id("0000e0d5.6596b0d2.01.02")
-    ExecutionId(identity='0000e0d5.6596b0d2.01', revision=2)
+    ExecutionId(identity='0000e0d5.6596b0d2.01.01', revision=2)
     >>> parse_exec_id("my-fill-17")
     ExecutionId(identity='my-fill-17', revision=None)
     """
     match = _IBKR_ID.fullmatch(text)
     if match is None:
         return ExecutionId(text, None)
-    return ExecutionId(match[1], int(match[2]))
+    return ExecutionId(f"{match[1]}01", int(match[2]))

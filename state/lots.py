@@ -47,13 +47,14 @@ def take(lots: deque[Lot], qty: int) -> tuple[list[Lot], int]:
     """
     parts = []
     while lots and qty:
-        lot = lots[0]
-        if abs(lot.qty) <= abs(qty):
-            parts.append(lots.popleft())
-        else:
-            part, lots[0] = divide(lot, -qty)
+        held = lots[0].qty
+        rest = held + qty
+        if rest and (rest > 0) == (held > 0):
+            part, lots[0] = divide(lots[0], -qty)
             parts.append(part)
-        qty += parts[-1].qty
+            return parts, 0
+        parts.append(lots.popleft())
+        qty = rest
     return parts, qty
 
 
@@ -73,16 +74,20 @@ def divide(lot: Lot, qty: int) -> tuple[Lot, Lot]:
     half-even to 10 places, as the commission always is. The rest is what remains,
     so that the parts add up to the whole.
     """
-    if lot.was_split:
-        cost = divide_half_even(lot.cost * qty, lot.qty * ONE) * ONE
+    # Spelled out, since `_replace` takes four times as long.
+    place, exec_id, timestamp, price, whole, cost, commission, was_split = lot
+    if was_split:
+        part_cost = divide_half_even(cost * qty, whole * ONE) * ONE
     else:
-        cost = lot.cost * qty // lot.qty
-    commission = divide_half_even(lot.commission * qty, lot.qty) if lot.commission else 0
-    part = lot._replace(qty=qty, cost=cost, commission=commission)
-    rest = lot._replace(
-        qty=lot.qty - qty, cost=lot.cost - cost, commission=lot.commission - commission
-    )
-    return part, rest
+        part_cost = cost * qty // whole
+    due = divide_half_even(commission * qty, whole) if commission else 0
+    return (
+        Lot(place, exec_id, timestamp, price, qty, part_cost, due, was_split),
+        Lot(
+            place, exec_id, timestamp, price, whole - qty, cost - part_cost, commission - due,
+            was_split,
+        ),
+    )  # fmt: skip
 
 
 def _unite(part: Lot, rest: Lot) -> Lot:
