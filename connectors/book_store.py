@@ -12,6 +12,7 @@ loading a book as of an entry leaves the later messages out.
 
 import pickle
 import sqlite3
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from itertools import count
@@ -24,6 +25,7 @@ from urllib.parse import quote
 from state.book import Book
 from state.messages import Message, message_from_state, message_to_state
 from state.records import FIRST_ID, id_order
+from state.run import Run
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS books (
@@ -54,7 +56,16 @@ class _Changed(NamedTuple):
     """A book and the messages it took in since the last commit."""
 
     book: Book
-    messages: list[tuple[str, tuple[Any, ...]]]
+    batches: list[tuple[list[bytes], tuple[Any, ...] | list[tuple[Any, ...]]]]
+    """Entry ids, and as many messages, or a run, as plain values."""
+
+    @property
+    def last(self) -> tuple[int, int]:
+        return id_order(self.batches[-1][0][-1].decode())
+
+    @property
+    def messages(self) -> int:
+        return sum(len(ids) for ids, _ in self.batches)
 
 
 class BookStores:
@@ -97,12 +108,18 @@ class BookStore:
         self._since_whole: dict[str, int] = {}
         self._committed: dict[str, tuple[int, int]] = {}
 
-    def remember(self, key: str, book: Book, entry_id: str, message: Message) -> None:
-        """Note a message that the book of a key has taken in; `commit` writes it."""
+    def remember(self, key: str, book: Book, ids: list[bytes], taken: list[Message] | Run) -> None:
+        """Note messages that the book of a key has taken in; `commit` writes them.
+
+        ids: of the entries that brought them, as many.
+        """
         changed = self._changed.get(key)
         if changed is None:
             changed = self._changed[key] = _Changed(book, [])
-        changed.messages.append((entry_id, message_to_state(message)))
+        if isinstance(taken, Run):
+            changed.batches.append((ids, taken.to_state()))
+        else:
+            changed.batches.append((ids, list(map(message_to_state, taken))))
 
     def commit(self) -> None:
         """Make all that was noted durable; does nothing if nothing was."""
@@ -129,12 +146,13 @@ class BookStore:
             rows = rows[start + 1 :]
         self._since_whole[key] = 0
         for row in rows:
-            for of_entry, message in _loads(row[3]):
+            for ids, taken in _loads(row[3]):
                 # Rows overlap where a run wrote some, died, and its successor replayed.
-                if id_order(of_entry) > last:
-                    book.apply(message_from_state(message))
-                    last = id_order(of_entry)
-                    self._since_whole[key] += 1
+                start = bisect_right(ids, last, key=lambda entry_id: id_order(entry_id.decode()))
+                if start < len(ids):
+                    _apply(book, taken, start)
+                    last = id_order(ids[-1].decode())
+                    self._since_whole[key] += len(ids) - start
         if last != upto:
             raise BookStoreError(
                 f"{self._directory}: expected the book of {key!r} up to entry {entry_id}, found "
@@ -159,7 +177,7 @@ class BookStore:
         """Write some books whole, so that none needs many messages to load."""
         start = perf_counter()
         for key, changed in list(self._changed.items()):
-            since = self._since_whole.get(key, 0) + len(changed.messages)
+            since = self._since_whole.get(key, 0) + changed.messages
             size = max(changed.book.size, _SMALLEST)
             in_time = perf_counter() - start < _TIME_FOR_WHOLE_S
             if since > _PATIENCE * size or (since > size and in_time):
@@ -167,7 +185,7 @@ class BookStore:
                 del self._changed[key]
 
     def _write_whole(self, key: str, changed: "_Changed") -> None:
-        last = id_order(changed.messages[-1][0])
+        last = changed.last
         data = pickle.dumps(changed.book.to_state(), protocol=5)
         self._db.execute("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 1, ?)", (key, *last, data))
         self._forget_before(key)
@@ -190,11 +208,23 @@ class BookStore:
         """Write the messages of all other books that changed."""
         rows = []
         for key, changed in self._changed.items():
-            last = id_order(changed.messages[-1][0])
-            rows.append((key, *last, pickle.dumps(changed.messages, protocol=5)))
-            self._committed[key] = last
-            self._since_whole[key] = self._since_whole.get(key, 0) + len(changed.messages)
+            rows.append((key, *changed.last, pickle.dumps(changed.batches, protocol=5)))
+            self._committed[key] = changed.last
+            self._since_whole[key] = self._since_whole.get(key, 0) + changed.messages
         self._db.executemany("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 0, ?)", rows)
+
+
+def _apply(book: Book, taken: tuple[Any, ...] | list[tuple[Any, ...]], start: int) -> None:
+    """Let a book take in again what it took in before, from one message on."""
+    if isinstance(taken, tuple):
+        run = Run.from_state(taken).rest(start)
+        if book.apply_run(run) is not None:
+            return
+        messages: Iterable[Message] = run.executions()
+    else:
+        messages = map(message_from_state, taken[start:])
+    for message in messages:
+        book.apply(message)
 
 
 def copy_books(directories: Iterable[Path], target: Path, wanted: Callable[[str], bool]) -> None:

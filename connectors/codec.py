@@ -33,7 +33,7 @@ LAST_TIMESTAMP = 253_402_300_799_999
 PRICED_AROUND_ZERO = frozenset({"FUT", "OPT", "FOP", "WAR"})
 """The security types (IBKR's) whose price may be 0 or negative."""
 
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}", re.ASCII)
+_INTEGER = re.compile(r"([+-]?)0*([0-9]{1,19})", re.ASCII)
 _DIGITS = re.compile(r"[0-9]{1,15}", re.ASCII)
 _RATIO = re.compile(r"([1-9][0-9]{0,8}):([1-9][0-9]{0,8})", re.ASCII)
 _SIDES = {b"BUY": "BUY", b"SELL": "SELL"}
@@ -213,9 +213,11 @@ def _price(fields: _Fields, name: bytes) -> int:
 
 def _integer(fields: _Fields, name: bytes) -> int:
     text = _required(fields, name)
-    if not _INTEGER.fullmatch(text) or not -(2**63) <= int(text) < 2**63:
+    match = _INTEGER.fullmatch(text)
+    value = int(match[1] + match[2]) if match else 2**63
+    if not -(2**63) <= value < 2**63:
         raise _expected(name.decode(), "a whole number of at most 64 bits", text)
-    return int(text)
+    return value
 
 
 def _timestamp(fields: _Fields) -> int:

@@ -23,7 +23,6 @@ from state.run import Run
 # Nine digits before the point: Arrow refuses 1e9 and above, and an eleventh place.
 _DECIMAL = pa.decimal128(9 + PLACES, PLACES)
 _IBKR_ID = r"^[0-9a-fA-F]{8}\.[0-9a-fA-F]{8}\.[0-9]{2}\.[0-9]{2}$"
-_IDENTITY_LENGTH = len("0000e0d5.6596b0d2.01")
 _NEEDED = {b"symbol", b"side", b"fill_qty", b"fill_price", b"order_id", b"exec_id", b"timestamp"}
 _TEXTS = (b"sec_type", b"exchange", b"order_ref")
 _LONGEST_TIMESTAMP = 15
@@ -52,7 +51,7 @@ def decode_runs(entries: Sequence[Sequence[Any]]) -> list[KeyRun] | None:
     except (_UnusualError, RejectedError, pa.ArrowException, UnicodeDecodeError):
         return None
     return [
-        KeyRun(heading, Run(*_pick(parsed, at), heading.instrument), at)
+        KeyRun(heading, Run._make([*_pick(parsed, at), heading.instrument]), at)
         for heading, at in groups.items()
     ]
 
@@ -60,7 +59,7 @@ def decode_runs(entries: Sequence[Sequence[Any]]) -> list[KeyRun] | None:
 def _columns(rows: list[list[bytes]]) -> _Columns:
     """Turn rows of names and values into columns by name."""
     names, width = rows[0][::2], len(rows[0])
-    if set(map(len, rows)) != {width} or len(set(names)) != len(names) or not _NEEDED <= {*names}:
+    if set(map(len, rows)) != {width} or len(set(names)) != len(names) or not {*names} >= _NEEDED:
         raise _UnusualError
     flat = list(chain.from_iterable(rows))
     for place, name in enumerate(names):
@@ -117,7 +116,8 @@ def _timestamps(values: list[bytes]) -> list[int]:
     in_range = timestamps.min() >= 0 and timestamps.max() <= LAST_TIMESTAMP
     if not in_range or max(map(len, values)) > _LONGEST_TIMESTAMP or b"-0" in values:
         raise _UnusualError
-    return timestamps.tolist()
+    listed: list[int] = timestamps.tolist()
+    return listed
 
 
 def _signs(sides: list[bytes]) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -135,13 +135,11 @@ def _exec_ids(values: list[bytes]) -> tuple[list[str], list[str]]:
     lengths = pc.min_max(pc.utf8_length(ids)).as_py()
     if lengths["min"] < 1 or lengths["max"] > LONGEST_NAME:
         raise _UnusualError
-    of_ibkr = pc.match_substring_regex(ids, _IBKR_ID)
-    if not pc.any(of_ibkr).as_py():
-        texts = ids.to_pylist()
-        return texts, texts
-    if not pc.all(of_ibkr).as_py() or not pc.all(pc.ends_with(ids, ".01")).as_py():
+    of_ibkr, first = pc.match_substring_regex(ids, _IBKR_ID), pc.ends_with(ids, ".01")
+    if pc.any(pc.and_not(of_ibkr, first)).as_py():
         raise _UnusualError
-    return ids.to_pylist(), pc.utf8_slice_codeunits(ids, 0, _IDENTITY_LENGTH).to_pylist()
+    texts = ids.to_pylist()
+    return texts, texts  # an execution is known by the id of its first revision
 
 
 def _commissions(values: list[bytes] | None, length: int) -> list[int | None]:
@@ -149,7 +147,8 @@ def _commissions(values: list[bytes] | None, length: int) -> list[int | None]:
         return [None] * length
     if b"" in values:
         raise _UnusualError
-    return _units(values).tolist()
+    units: list[int | None] = _units(values).tolist()
+    return units
 
 
 def _group(columns: _Columns, length: int) -> dict[Heading, list[int]]:

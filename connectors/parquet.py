@@ -19,53 +19,26 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, date, datetime
-from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from connectors.file_lock import FileLock
-from state.exact import MONEY_PLACES, PLACES
-from state.messages import CommissionReport, Execution, Message, Opening, Split
-from state.records import FIRST_ID, Changes, Update, id_order
-from state.snapshot import ClosedLot
+from connectors.file_lock import FileLock, LockedError
+from connectors.rows import tables
+from state.records import FIRST_ID, Changes, id_order
 
 log = logging.getLogger("lotstream.parquet")
 
-QUANTITY = pa.decimal128(38, PLACES)
-MONEY = pa.decimal128(38, MONEY_PLACES)
-TIME = pa.timestamp("ms", tz="UTC")
+_ROWS_AT_ONCE = 20_000
 
-POSITIONS_SCHEMA = pa.schema(
-    {
-        "account": pa.string(), "symbol": pa.string(), "currency": pa.string(),
-        "multiplier": QUANTITY, "qty": QUANTITY, "avg_price": QUANTITY, "cost_basis": MONEY,
-        "realized_pnl": MONEY, "commission": QUANTITY, "net_realized_pnl": MONEY,
-        "open_lots": pa.int64(), "executions": pa.int64(), "last_exec_id": pa.string(),
-        "last_price": QUANTITY, "timestamp": TIME, "stream_id": pa.string(),
-        "type": pa.string(), "message_timestamp": TIME, "side": pa.string(),
-        "fill_qty": QUANTITY, "fill_price": QUANTITY, "exec_id": pa.string(),
-        "order_id": pa.int64(), "realized_pnl_change": MONEY, "net_realized_pnl_change": MONEY,
-    }
-)  # fmt: skip
-CLOSED_LOTS_SCHEMA = pa.schema(
-    {
-        "account": pa.string(), "symbol": pa.string(), "currency": pa.string(),
-        "multiplier": QUANTITY, "direction": pa.string(), "qty": QUANTITY,
-        "open_exec_id": pa.string(), "open_timestamp": TIME, "open_price": QUANTITY,
-        "close_exec_id": pa.string(), "close_timestamp": TIME, "close_price": QUANTITY,
-        "realized_pnl": MONEY, "stream_id": pa.string(),
-    }
-)  # fmt: skip
+# Columns of few values, which a dictionary makes small; in others it costs time only.
+_REPEATING = {"account", "symbol", "currency", "multiplier", "type", "side", "direction"}
 
-DATA_SETS = {"positions": POSITIONS_SCHEMA, "closed_lots": CLOSED_LOTS_SCHEMA}
-
-_DAY_MS = 86_400_000
 _LOCK_WAIT_S = 3.0
 
 
@@ -100,6 +73,13 @@ class ParquetSink(FixedPartitionedSink[Changes, str]):
         if the data directory lacks rows that the recovery store says are written.
         """
         del step_id
+        try:
+            return self._build(for_part, resume_state)
+        except (DataDirError, LockedError, OSError) as error:
+            log.critical("stopped: %s", error)
+            raise
+
+    def _build(self, for_part: str, resume_state: str | None) -> "_ParquetPartition":
         part = _ParquetPartition(StreamFiles(self._data_dir, for_part))
         if id_order(part.last_id) < id_order(resume_state or FIRST_ID):
             raise DataDirError(
@@ -111,150 +91,49 @@ class ParquetSink(FixedPartitionedSink[Changes, str]):
 
 
 class _ParquetPartition(StatefulSinkPartition[Changes, str]):
+    """Rows are written while the epoch runs, in a thread; `snapshot` commits them."""
+
     def __init__(self, files: "StreamFiles") -> None:
         self._files = files
         self._files.lock()
         self.last_id = self._files.recover()
-        self._written = id_order(self.last_id)
-        self._rows: list[Update] = []
+        self._newest = self._written = id_order(self.last_id)
+        self._held: list[Changes] = []
+        self._held_rows = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="parquet")
+        self._writing: list[Future[None]] = []
 
     def write_batch(self, values: list[Changes]) -> None:
         for changes in values:
-            if id_order(changes.stream_id) > self._written:
-                self._rows += [
-                    update
-                    for update in changes.updates
-                    if id_order(update.stream_id) > self._written
-                ]
+            newest = id_order(changes.stream_id)
+            if newest > self._written:
+                # Only a replay brings entries both written and not.
+                replayed = id_order(changes.first_id) <= self._written
+                self._held.append(changes.after(self._written) if replayed else changes)
+                self._held_rows += changes.size
+                self._newest = max(self._newest, newest)
+        if self._held_rows >= _ROWS_AT_ONCE:
+            self._writing.append(self._thread.submit(self._files.write, self._held))
+            self._held, self._held_rows = [], 0
 
     def snapshot(self) -> str:
-        if self._rows:
-            self._rows.sort(key=lambda update: id_order(update.stream_id))
-            self.last_id = self._rows[-1].stream_id
+        if self._newest > self._written:
             try:
-                self._files.commit(_tables(self._rows), self._rows[0].stream_id, self.last_id)
+                for written in self._writing:
+                    written.result()
+                self._files.write(self._held)
+                self.last_id = "{}-{}".format(*self._newest)
+                self._files.commit(self.last_id)
             except OSError as error:
                 log.critical("stopped: cannot write to DATA_DIR: %s", error)
                 raise
-            self._written = id_order(self.last_id)
-            self._rows = []
+            self._written = self._newest
+            self._held, self._held_rows, self._writing = [], 0, []
         return self.last_id
 
     def close(self) -> None:
+        self._thread.shutdown()
         self._files.close()
-
-
-class _Table(NamedTuple):
-    """Rows of one data set and one date."""
-
-    data_set: str
-    day: int
-    """Days since 1970."""
-    rows: pa.Table
-
-
-# --- rows ---------------------------------------------------------------------------
-
-
-def _tables(updates: list[Update]) -> list[_Table]:
-    """Build one table for each data set and date, rows in order of their entries."""
-    closed = [(lot, update) for update in updates for lot in update.applied.closed]
-    return [
-        *_by_day("positions", updates, _position_day, _positions_table),
-        *_by_day("closed_lots", closed, _closed_day, _closed_lots_table),
-    ]
-
-
-def _by_day(
-    data_set: str,
-    rows: list[Any],
-    day_of: Callable[[Any], int],
-    build: Callable[[list[Any]], pa.Table],
-) -> list[_Table]:
-    days = groupby(sorted(rows, key=day_of), key=day_of)
-    return [_Table(data_set, day, build(list(of_day))) for day, of_day in days]
-
-
-def _position_day(update: Update) -> int:
-    # A position without any execution has no time of its own.
-    timestamp = update.snapshot.timestamp
-    return (update.message.timestamp if timestamp is None else timestamp) // _DAY_MS
-
-
-def _closed_day(row: tuple[ClosedLot, Update]) -> int:
-    return row[0].close_timestamp // _DAY_MS
-
-
-def _positions_table(updates: list[Update]) -> pa.Table:
-    return _table(
-        POSITIONS_SCHEMA,
-        (
-            (
-                *update.snapshot,
-                update.stream_id,
-                *_message_fields(update.message),
-                update.applied.realized_change,
-                update.applied.net_change,
-            )
-            for update in updates
-        ),
-    )
-
-
-def _message_fields(message: Message) -> tuple[Any, ...]:
-    """Return the message's own type, time, side, fill_qty, fill_price, exec_id, order_id."""
-    kind, timestamp = _TYPE_NAMES[type(message)], message.timestamp
-    if isinstance(message, Execution):
-        return (
-            kind, timestamp, message.side, abs(message.qty), message.price, message.exec_id,
-            message.order_id,
-        )  # fmt: skip
-    exec_id = message.exec_id if isinstance(message, CommissionReport) else None
-    return (kind, timestamp, None, None, None, exec_id, None)
-
-
-def _closed_lots_table(rows: list[tuple[ClosedLot, Update]]) -> pa.Table:
-    return _table(
-        CLOSED_LOTS_SCHEMA,
-        (
-            (
-                update.snapshot.account,
-                update.snapshot.symbol,
-                update.snapshot.currency,
-                update.snapshot.multiplier,
-                *lot,
-                update.stream_id,
-            )
-            for lot, update in rows
-        ),
-    )
-
-
-def _table(schema: pa.Schema, rows: Iterable[tuple[Any, ...]]) -> pa.Table:
-    columns = zip(*rows, strict=True)
-    return pa.table(
-        [_array(values, field.type) for values, field in zip(columns, schema, strict=True)],
-        schema=schema,
-    )
-
-
-def _array(values: Sequence[Any], of_type: pa.DataType) -> pa.Array:
-    return _decimals(values, of_type) if pa.types.is_decimal(of_type) else pa.array(values, of_type)
-
-
-def _decimals(values: Sequence[int | None], of_type: pa.DataType) -> pa.Array:
-    """Build decimals from whole numbers of their smallest unit, exactly."""
-    data = b"".join((value or 0).to_bytes(16, "little", signed=True) for value in values)
-    known = pa.array([value is not None for value in values], pa.bool_())
-    return pa.Array.from_buffers(of_type, len(values), [known.buffers()[1], pa.py_buffer(data)])
-
-
-_TYPE_NAMES: dict[type, str] = {
-    Execution: "execution",
-    CommissionReport: "commission",
-    Opening: "opening",
-    Split: "split",
-}
 
 
 # --- files ----------------------------------------------------------------------------
@@ -269,6 +148,9 @@ class StreamFiles:
         self._own_dir = own_dir(data_dir) / self._name
         self._manifest = self._own_dir / "manifest.json"
         self._lock: FileLock | None = None
+        self._open: dict[tuple[str, int], _OpenFile] = {}
+        self._after = FIRST_ID
+        """The last commit's `last_id`: the files being written hold what comes after."""
 
     def last_id(self) -> str:
         """Return the newest entry whose rows are committed, 0-0 if there is none."""
@@ -293,29 +175,38 @@ class StreamFiles:
         self._publish(manifest["files"])
         for leftover in self._own_dir.glob("*.parquet*"):
             leftover.unlink()
-        return str(manifest["last_id"])
+        self._after = str(manifest["last_id"])
+        return self._after
 
-    def commit(self, tables: list[_Table], first_id: str, last_id: str) -> None:
-        """Write tables as files that appear whole, all of them or none."""
+    def write(self, changes: list[Changes]) -> None:
+        """Write rows to the files of the next commit, which no reader sees yet."""
+        for data_set, day, rows in tables(changes):
+            if (data_set, day) not in self._open:
+                # Unlike the names of any other commit: what is left of one that a crash
+                # cut off must not pass for a file of the commit before.
+                path = self._own_dir / f"{data_set}.{date_of(day)}.{self._after}.parquet"
+                self._open[data_set, day] = _OpenFile(path, rows.schema)
+            self._open[data_set, day].writer.write_table(rows)
+
+    def commit(self, last_id: str) -> None:
+        """Let all that was written since the last commit appear, or none of it."""
         files = {}
-        for data_set, day, rows in tables:
-            # Unlike the names of any other commit: what is left of one that a crash cut
-            # off must not pass for a file of the commit before, at the next start.
-            name = f"{data_set}.{date_of(day)}.{last_id}.parquet"
-            files[name] = (
-                f"{data_set}/date={date_of(day)}/{self._name}.{first_id}.{last_id}.parquet"
+        for (data_set, day), file in self._open.items():
+            file.finish()
+            files[file.path.name] = (
+                f"{data_set}/date={date_of(day)}/{self._name}.{self._after}.{last_id}.parquet"
             )
-            _write_synced(self._own_dir / name, rows)
         _sync(self._own_dir)
         manifest = {"version": 1, "stream": self._stream, "last_id": last_id, "files": files}
         temporary = self._manifest.with_suffix(".tmp")
-        with temporary.open("w") as file:
-            json.dump(manifest, file)
-            file.flush()
-            os.fsync(file.fileno())
+        with temporary.open("w") as file_:
+            json.dump(manifest, file_)
+            file_.flush()
+            os.fsync(file_.fileno())
         temporary.rename(self._manifest)
         _sync(self._own_dir)
         self._publish(files)
+        self._open, self._after = {}, last_id
 
     def close(self) -> None:
         """Let other processes write the stream's rows."""
@@ -382,11 +273,23 @@ def make_dir(directory: Path) -> None:
         _sync(directory.parent)
 
 
-def _write_synced(path: Path, rows: pa.Table) -> None:
-    with path.open("wb") as file:
-        pq.write_table(rows, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
+class _OpenFile:
+    """A Parquet file that is being written."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        self._file = path.open("wb")
+        repeating = [field.name for field in schema if field.name in _REPEATING]
+        self.writer = pq.ParquetWriter(
+            self._file, schema, compression="zstd", use_dictionary=repeating
+        )
+
+    def finish(self) -> None:
+        """Complete the file and wait until the disk has it."""
+        self.writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
 
 
 def _sync(directory: Path) -> None:

@@ -23,7 +23,7 @@ import redis
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors.redis_link import RedisLink, RedisRefusedError, StoppedError, send
-from state.records import FIRST_ID, Entry, id_order
+from state.records import FIRST_ID, RawEntry, id_order
 
 log = logging.getLogger("lotstream.source")
 
@@ -44,7 +44,7 @@ class Read(NamedTuple):
     """What one read of a stream returned."""
 
     stream: str
-    entries: list[Entry]
+    entries: list[RawEntry]
     live: bool
     """True if these were all the entries there were: the flow has caught up."""
 
@@ -177,7 +177,7 @@ class _StreamReader:
         self.checked = True
         entries = _entries(reply)
         if entries:
-            self.last_id = entries[-1].id
+            self.last_id = entries[-1][0].decode()
             self.entries_read += len(entries)
         return Read(self._stream, entries, live=len(entries) < self._count)
 
@@ -271,12 +271,12 @@ class _StreamReader:
         self._link.call(lambda client: send(client, "XTRIM", self._stream, "MINID", oldest_kept))
 
 
-def _entries(reply: Any) -> list[Entry]:
+def _entries(reply: Any) -> list[RawEntry]:
     """Return the entries of a reply to XREAD, in the form of RESP2 or of RESP3."""
     if not reply:
         return []
     [[_, entries]] = reply.items() if isinstance(reply, dict) else reply
-    return [Entry(entry_id.decode(), fields) for entry_id, fields in entries]
+    return list(entries)
 
 
 def _is_no_such_key(answer: object) -> bool:

@@ -7,10 +7,11 @@ position, hash and Parquet. Delivery inside is at least once; each sink passes o
 what it has already, which makes it exactly once (see the sinks).
 """
 
+import gc
 import logging
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -24,7 +25,8 @@ from bytewax.operators import BranchOut, StatefulBatchLogic
 from bytewax.outputs import Sink
 
 from connectors.book_store import BookStores
-from connectors.codec import decode, key_of
+from connectors.codec import Heading, decode, key_of
+from connectors.columns import decode_runs
 from connectors.dead_letters import DeadLetterSink
 from connectors.file_lock import FileLock, LockedError
 from connectors.parquet import ParquetSink, StreamFiles
@@ -36,10 +38,14 @@ from flows.logs import set_up_logging
 from flows.settings import Settings, load_settings, partition_names
 from state.book import Book
 from state.messages import Message, RejectedError
-from state.records import FIRST_ID, Changes, Entry, Rejected, Update, id_order
+from state.records import FIRST_ID, Changes, Entry, RawEntry, Rejected, RunUpdates, Update, id_order
+from state.run import Run
 from state.snapshot import PositionSnapshot
 
 log = logging.getLogger("lotstream.flow")
+
+_MANY = 8
+"""Entries of a read from which columns are worth their start."""
 
 _BLOCK_ALONE_MS, _BLOCK_TOGETHER_MS = 10, 1
 """Longest wait in a read: a worker that waits serves no peer meanwhile."""
@@ -52,7 +58,9 @@ class Messages(NamedTuple):
     key: str
     symbol: str
     account: str | None
-    arrived: list[tuple[Entry, Message]]
+    entries: list[RawEntry]
+    messages: list[Message] | Run
+    """As many as there are entries."""
     live: bool
 
 
@@ -94,19 +102,28 @@ def _holds_rejected(item: tuple[str, Changes | Rejected]) -> bool:
 
 def decode_read(read: Read) -> Iterable[Messages | Rejected]:
     """Sort a read's entries into messages by key, and entries that cannot be used."""
+    if len(read.entries) >= _MANY and (runs := decode_runs(read.entries)) is not None:
+        return [_run_of(read, *key_run) for key_run in runs]
     by_key: dict[str, Messages] = {}
     rejected: list[Messages | Rejected] = []
-    for entry in read.entries:
+    for raw in read.entries:
         try:
-            symbol, account, message = decode(entry.fields)
+            symbol, account, message = decode(raw[1])
         except RejectedError as error:
-            rejected.append(Rejected(read.stream, entry, str(error)))
+            rejected.append(Rejected(read.stream, Entry.of(raw), str(error)))
             continue
         key = key_of(symbol, account)
         if key not in by_key:
-            by_key[key] = Messages(read.stream, key, symbol, account, [], read.live)
-        by_key[key].arrived.append((entry, message))
+            by_key[key] = Messages(read.stream, key, symbol, account, [], [], read.live)
+        by_key[key].entries.append(raw)
+        by_key[key].messages.append(message)  # type: ignore[union-attr]
     return rejected + list(by_key.values())
+
+
+def _run_of(read: Read, heading: Heading, run: Run, at: Sequence[int]) -> Messages:
+    symbol, account, _ = heading
+    entries = [read.entries[n] for n in at]
+    return Messages(read.stream, key_of(symbol, account), symbol, account, entries, run, read.live)
 
 
 _STATE_VERSION = 1
@@ -166,25 +183,52 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         shown = self._shown and tuple(self._shown)
         return (_STATE_VERSION, *self._name, self._last_id, self._shown_id, shown)
 
-    def _take(self, messages: Messages) -> Iterable[Changes | Rejected]:
+    def _take(self, messages: Messages) -> list[Changes | Rejected]:
         book = self._book_of(messages)
+        if isinstance(messages.messages, Run):
+            update = book.apply_run(messages.messages)
+            if update is not None:
+                ids = [entry_id for entry_id, _ in messages.entries]
+                self._remember(messages, book, ids, messages.messages)
+                return [self._changes(messages, ids[-1].decode(), RunUpdates(ids, update))]
+            messages = messages._replace(messages=list(messages.messages.executions()))
+        return self._take_one_by_one(book, messages)
+
+    def _take_one_by_one(self, book: Book, messages: Messages) -> list[Changes | Rejected]:
+        assert not isinstance(messages.messages, Run)
+        results: list[Changes | Rejected] = []
         updates: list[Update] = []
-        for entry, message in messages.arrived:
+        taken: list[tuple[bytes, Message]] = []
+        for raw, message in zip(messages.entries, messages.messages, strict=True):
             try:
                 applied = book.apply(message)
             except RejectedError as error:
-                yield Rejected(messages.stream, entry, str(error))
+                results.append(Rejected(messages.stream, Entry.of(raw), str(error)))
                 continue
-            if self._store is not None:
-                self._store.remember(messages.key, book, entry.id, message)
-                self._last_id = entry.id
+            taken.append((raw[0], message))
             if applied is not None:
-                updates.append(Update(entry.id, message, applied, book.snapshot()))
+                updates.append(Update(raw[0].decode(), message, applied, book.snapshot()))
+        if taken:
+            ids, accepted = map(list, zip(*taken, strict=True))
+            self._remember(messages, book, ids, accepted)
         if updates:
-            self._shown_id, self._shown = updates[-1].stream_id, updates[-1].snapshot
-            yield Changes(
-                messages.stream, messages.key, self._shown_id, self._shown, updates, messages.live
-            )
+            results.append(self._changes(messages, updates[-1].stream_id, updates))
+        return results
+
+    def _remember(
+        self, messages: Messages, book: Book, ids: list[bytes], taken: list[Message] | Run
+    ) -> None:
+        if self._store is not None:
+            self._store.remember(messages.key, book, ids, taken)
+            self._last_id = ids[-1].decode()
+
+    def _changes(
+        self, messages: Messages, stream_id: str, updates: list[Update] | RunUpdates
+    ) -> Changes:
+        assert self._book is not None
+        position = self._book.snapshot()
+        self._shown_id, self._shown = stream_id, position
+        return Changes(messages.stream, messages.key, stream_id, position, updates, messages.live)
 
     def _book_of(self, messages: Messages) -> Book:
         if self._book is None:
@@ -193,7 +237,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
                 self._book = self._store.load(*self._name[1:], self._last_id)
             else:
                 self._book = Book(messages.symbol, messages.account)
-        first = messages.arrived[0][0].id
+        first = messages.entries[0][0].decode()
         if id_order(first) <= id_order(self._last_id):
             raise RuntimeError(
                 f"{messages.key!r}: expected entries after {self._last_id}, which the book has, "
@@ -212,6 +256,9 @@ def flow() -> Dataflow:
     """
     settings = load_settings()
     set_up_logging(settings)
+    # What is kept has no cycles. Looking for some, each time that some hundred objects
+    # were made, would walk all that the books remember.
+    gc.set_threshold(1_000_000, 20, 100)
     run = _run_options()
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -77,7 +77,7 @@ class Book:
         self.account = account
         self.instrument = Instrument()
         self._agreed: Instrument | None = None
-        """What the last message said of the instrument: said again, it needs no check."""
+        """What the last message but reports said of it: said again, it needs no check."""
         self.lots: deque[Lot] = deque()
         self.qty = self.cost = self.realized = self.net = self.commission = 0
         self.executions = 0
@@ -94,7 +94,7 @@ class Book:
         """What came after `_history`, if it was booked in runs."""
         self._in_runs: set[str] = set()
         self._plain = True
-        """Whether all lots have a price above 0 and none was split."""
+        """Whether all lots have a price above 0 and none was split; False if not sure."""
 
     def apply(self, message: Message) -> Applied | None:
         """Take a message in; return what it did, or None if it changes nothing.
@@ -112,7 +112,7 @@ class Book:
         except RejectedError:
             self.instrument = instrument
             raise
-        if self.instrument.multiplier is not None:
+        if not isinstance(message, CommissionReport):  # which may leave something unsaid
             self._agreed = message.instrument
         self._forget()
         if closed is None:
@@ -126,12 +126,13 @@ class Book:
         order of time that agree with the key, with prices above 0. Then use `apply`.
         """
         totals = (self.qty, self.cost, self.realized, self.net)
+        costs = (self.commission, len(self.lots))
         try:
             instrument = self._instrument_with(run.instrument)
         except RejectedError:
             return None
         factor, fraction = divmod(instrument.multiplier or ONE, ONE)
-        if fraction or not self._is_plain(run) or not cannot_overflow(run, totals, factor):
+        if fraction or not self._is_plain(run) or not cannot_overflow(run, totals, factor, *costs):
             return None
         self.instrument = self._agreed = instrument
         result = book_run(run, self._places, self.lots, totals, factor)
@@ -276,6 +277,7 @@ class Book:
         seen = (self._known.keys(), self._in_runs, self._reports.keys(), self._forgotten.keys())
         return (
             self._plain
+            and min(run.prices) > 0
             and times[0] >= last
             and times == sorted(times)
             and len(set(identities)) == len(identities)
@@ -570,7 +572,7 @@ class Book:
             [message_to_state(report) for report in self._reports.values()],
             (self._places, self._horizon, list(self._forgotten)),
             self._last_forgotten and message_to_state(self._last_forgotten),
-            ([kept.to_state() for kept in self._runs], self._plain),
+            [kept.to_state() for kept in self._runs],
         )
 
     @classmethod
@@ -590,7 +592,7 @@ class Book:
             reports,
             memory,
             last,
-            (runs, plain),
+            runs,
         ) = state
         book = cls(symbol, account)
         book.instrument = Instrument(*instrument)
@@ -610,7 +612,7 @@ class Book:
         book._runs = deque(map(KeptRun.from_state, runs))
         for kept in book._runs:
             book._in_runs.update(kept.run.identities[kept.forgotten :])
-        book._plain = plain
+        book._plain = all(lot.price > 0 and not lot.was_split for lot in book.lots)
         return book
 
 

@@ -1,9 +1,11 @@
 """What travels between the steps of the flow: entries, rejected entries, updates."""
 
-from typing import NamedTuple
+from bisect import bisect_right
+from typing import Any, NamedTuple
 
 from state.book import Applied
 from state.messages import Message
+from state.run import RunUpdate
 from state.snapshot import PositionSnapshot
 
 FIRST_ID = "0-0"
@@ -16,6 +18,15 @@ class Entry(NamedTuple):
     id: str
     fields: list[bytes]
     """Names and values in turn, byte for byte."""
+
+    @classmethod
+    def of(cls, raw: "RawEntry") -> "Entry":
+        """Return an entry as the client library returned it."""
+        return cls(raw[0].decode(), raw[1])
+
+
+RawEntry = list[Any]
+"""An entry as the client library returns it: the id as bytes, the fields."""
 
 
 class Rejected(NamedTuple):
@@ -37,6 +48,14 @@ class Update(NamedTuple):
     snapshot: PositionSnapshot
 
 
+class RunUpdates(NamedTuple):
+    """A position after each execution of a run."""
+
+    ids: list[bytes]
+    """The entries that brought the executions."""
+    update: RunUpdate
+
+
 class Changes(NamedTuple):
     """What one read changed in one position."""
 
@@ -46,11 +65,37 @@ class Changes(NamedTuple):
     """The entry that brought the last change."""
     position: PositionSnapshot
     """After all of it."""
-    updates: list[Update]
+    updates: list[Update] | RunUpdates
     """One for each message that counts, in order of their entries; none if this only
     shows the position again after a restart."""
     live: bool
     """True if the read had caught up with its stream."""
+
+    @property
+    def first_id(self) -> str:
+        """The entry that brought the first update."""
+        if isinstance(self.updates, RunUpdates):
+            first: bytes = self.updates.ids[0]
+            return first.decode()
+        return self.updates[0].stream_id if self.updates else self.stream_id
+
+    @property
+    def size(self) -> int:
+        """How many updates there are."""
+        return len(self.updates.ids if isinstance(self.updates, RunUpdates) else self.updates)
+
+    def after(self, order: tuple[int, int]) -> "Changes":
+        """Return the updates whose entries come after one (see `id_order`)."""
+        if isinstance(self.updates, RunUpdates):
+            ids, update = self.updates
+            start = bisect_right(ids, order, key=lambda entry_id: id_order(entry_id.decode()))
+            return (
+                self._replace(updates=RunUpdates(ids[start:], update.rest(start)))
+                if start
+                else self
+            )
+        later = [update for update in self.updates if id_order(update.stream_id) > order]
+        return self._replace(updates=later)
 
 
 def id_order(entry_id: str) -> tuple[int, int]:

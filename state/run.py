@@ -5,6 +5,7 @@ columns of equal length, without an object for each; `Book.apply_run` decides wh
 it may. Tests hold the two against each other on random input.
 """
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -34,6 +35,20 @@ class Run(NamedTuple):
     def execution(self, at: int) -> Execution:
         """Return one of them."""
         return self._execution(*[column[at] for column in self[:-1]])
+
+    def rest(self, start: int) -> "Run":
+        """Return the run less what precedes one of its executions."""
+        return Run._make([*(column[start:] for column in self[:-1]), self.instrument])
+
+    def to_state(self) -> tuple[Any, ...]:
+        """Return it as plain values."""
+        return (*self[:-1], tuple(self.instrument))
+
+    @classmethod
+    def from_state(cls, state: tuple[Any, ...]) -> "Run":
+        """Return the run that `to_state` described."""
+        *columns, instrument = state
+        return cls._make([*columns, Instrument(*instrument)])
 
     def _execution(self, *row: Any) -> Execution:
         exec_id, identity, timestamp, qty, price, commission, order_id = row
@@ -122,6 +137,24 @@ class RunUpdate(NamedTuple):
     currency: str
     multiplier: int
 
+    def rest(self, start: int) -> "RunUpdate":
+        """Return the update less what precedes one of the run's executions."""
+        run, result = self.run, self.result
+        match = bisect_left(result.closers, start)
+        return self._replace(
+            run=run.rest(start),
+            result=RunResult._make(
+                [
+                    *(column[start:] for column in result[:7]),
+                    result.parts[match:],
+                    [at - start for at in result.closers[match:]],
+                    result.part_gains[match:],
+                ]
+            ),
+            executions=self.executions + start,
+            commission=self.commission + sum(filter(None, run.commissions[:start])),
+        )
+
 
 class KeptRun(NamedTuple):
     """What a book remembers of a run: enough to undo it one by one."""
@@ -137,19 +170,24 @@ class KeptRun(NamedTuple):
 
     def to_state(self) -> tuple[Any, ...]:
         """Return it as plain values."""
-        run, parts = self.run, [tuple(part) for part in self.parts]
-        return (*self._replace(run=(*run[:-1], tuple(run.instrument)), parts=parts),)  # type: ignore[arg-type]
+        parts = [tuple(part) for part in self.parts]
+        return (self.first_place, self.run.to_state(), *self[2:4], parts, *self[5:])
 
     @classmethod
     def from_state(cls, state: tuple[Any, ...]) -> "KeptRun":
         """Return what `to_state` described."""
         kept = cls(*state)
-        *columns, instrument = kept.run
-        run = Run._make([*columns, Instrument(*instrument)])
-        return kept._replace(run=run, parts=[Lot(*part) for part in kept.parts])
+        parts = [Lot(*part) for part in kept.parts]
+        return kept._replace(run=Run.from_state(kept.run), parts=parts)
 
 
-def cannot_overflow(run: Run, totals: tuple[int, int, int, int], factor: int) -> bool:
+_DEAREST = 10**9 * ONE
+"""No message's commission reaches this, so neither does what is left of it in a lot."""
+
+
+def cannot_overflow(
+    run: Run, totals: tuple[int, int, int, int], factor: int, commission: int, open_lots: int
+) -> bool:
     """Tell whether no figure can reach the limit, however the run is matched.
 
     All prices, also those of the lots, must be above 0: then what the lots and the
@@ -158,8 +196,9 @@ def cannot_overflow(run: Run, totals: tuple[int, int, int, int], factor: int) ->
     held, cost, realized, net = map(abs, totals)
     qty = sum(map(abs, run.qtys))
     worth = qty * max(run.prices) * factor + cost
-    fees = sum(abs(commission) for commission in run.commissions if commission)
+    fees = sum(abs(fee) for fee in run.commissions if fee) + open_lots * _DEAREST
     return (
         held + qty < LIMIT * ONE
-        and max(realized, net) + 2 * worth + (fees + LIMIT) * ONE < LIMIT * MONEY
+        and abs(commission) + fees < LIMIT * ONE
+        and max(realized, net) + 2 * worth + fees * ONE < LIMIT * MONEY
     )

@@ -100,7 +100,13 @@ def _problems(path: Path, tree: ast.Module) -> Iterator[str]:
         yield from (f"state must not use {name}" for name in _impure_names(tree))
 
 
-SHARED_BY_CONNECTORS = ("connectors.redis_link", "connectors.file_lock", "connectors.metrics", "connectors.codec")
+SHARED_BY_CONNECTORS = (
+    "connectors.redis_link",
+    "connectors.file_lock",
+    "connectors.metrics",
+    "connectors.codec",
+    "connectors.rows",
+)
 
 
 def _may_import(part: str, module: str) -> bool:
