@@ -289,9 +289,11 @@ def _array(values: Sequence[Any], of_type: pa.DataType) -> pa.Array:
 
 def _decimals(values: Sequence[int | None], of_type: pa.DataType) -> pa.Array:
     """Build decimals from whole numbers of their smallest unit, exactly."""
-    data = b"".join((value or 0).to_bytes(16, "little", signed=True) for value in values)
-    known = pa.array([value is not None for value in values], pa.bool_())
-    return pa.Array.from_buffers(of_type, len(values), [known.buffers()[1], pa.py_buffer(data)])
+    data = b"".join([(value or 0).to_bytes(16, "little", signed=True) for value in values])
+    known = None
+    if None in values:
+        known = pa.array([value is not None for value in values], pa.bool_()).buffers()[1]
+    return pa.Array.from_buffers(of_type, len(values), [known, pa.py_buffer(data)])
 
 
 _TYPE_NAMES: dict[type, str] = {

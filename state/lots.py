@@ -7,7 +7,9 @@ above 0 and is closed by a sale, a short one is below 0 and is closed by a purch
 """
 
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 from state.exact import ONE, divide_half_even
 
@@ -28,6 +30,10 @@ class Lot(NamedTuple):
     commission: int
     """What is left of the opening execution's commission, above 0 = cost."""
     was_split: bool = False
+
+
+new_lot: Callable[[tuple[Any, ...]], Lot] = partial(tuple.__new__, Lot)
+"""Make a lot from its values in order, three times as fast as `Lot(...)`."""
 
 
 def take(lots: deque[Lot], qty: int) -> tuple[list[Lot], int]:
@@ -81,13 +87,11 @@ def divide(lot: Lot, qty: int) -> tuple[Lot, Lot]:
     else:
         part_cost = cost * qty // whole
     due = divide_half_even(commission * qty, whole) if commission else 0
+    rest, rest_cost, rest_due = whole - qty, cost - part_cost, commission - due
     return (
-        Lot(place, exec_id, timestamp, price, qty, part_cost, due, was_split),
-        Lot(
-            place, exec_id, timestamp, price, whole - qty, cost - part_cost, commission - due,
-            was_split,
-        ),
-    )  # fmt: skip
+        new_lot((place, exec_id, timestamp, price, qty, part_cost, due, was_split)),
+        new_lot((place, exec_id, timestamp, price, rest, rest_cost, rest_due, was_split)),
+    )
 
 
 def _unite(part: Lot, rest: Lot) -> Lot:

@@ -8,10 +8,11 @@ it may. Tests hold the two against each other on random input.
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
+from itertools import accumulate, count
 from typing import Any, NamedTuple
 
 from state.exact import LIMIT, MONEY, ONE, divide_half_even
-from state.lots import Lot, take
+from state.lots import Lot, new_lot, take
 from state.messages import Execution, Instrument
 
 
@@ -86,42 +87,54 @@ def book_run(  # noqa: PLR0915 - one loop, spelled out for speed
     lots: changed in place. totals: quantity, cost, realized and net before.
     factor: the multiplier, which must be whole.
     """
-    booked = RunResult([], [], [], [], [], [], [], [], [], [])
+    gains, dues, costs, open_lots = [], [], [], []
+    closed: list[Lot] = []
+    closers, closed_gains = [], []
     held, cost, realized, net = totals
-    rows = zip(run.qtys, run.prices, run.commissions, run.timestamps, run.exec_ids, strict=True)
-    for at, (qty, price, commission, timestamp, exec_id) in enumerate(rows):
-        opened, due, later, gain = qty, 0, commission or 0, 0
+    worths = [qty * price * factor for qty, price in zip(run.qtys, run.prices, strict=True)]
+    rows = zip(
+        count(first_place), run.exec_ids, run.timestamps, run.prices, run.qtys, worths,
+        run.commissions,
+    )  # fmt: skip
+    for place, exec_id, timestamp, price, qty, worth, commission in rows:
+        fee = commission or 0
+        gain = due = 0
         if held and (held > 0) != (qty > 0):
             parts, opened = take(lots, qty)
-            if later:
-                later = divide_half_even(later * opened, qty) if opened else 0
-                due = (commission or 0) - later
+            later = divide_half_even(fee * opened, qty) if fee and opened else 0
+            due = fee - later
             for part in parts:
                 part_gain = part.qty * price * factor - part.cost
-                booked.part_gains.append(part_gain)
-                booked.closers.append(at)
-                cost -= part.cost
-                due += part.commission
                 gain += part_gain
-            booked.parts.extend(parts)
-        if opened:
-            opened_cost = opened * price * factor
-            cost += opened_cost
-            lots.append(
-                Lot(first_place + at, exec_id, timestamp, price, opened, opened_cost, later)
-            )
+                due += part.commission
+                cost -= part.cost
+                closed_gains.append(part_gain)
+                closers.append(place - first_place)
+            closed += parts
+            if opened:
+                rest = opened * price * factor
+                lots.append(
+                    new_lot((place, exec_id, timestamp, price, opened, rest, later, False))
+                )
+                cost += rest
+        else:
+            lots.append(new_lot((place, exec_id, timestamp, price, qty, worth, fee, False)))
+            cost += worth
         held += qty
-        realized += gain
-        net_gain = gain - due * ONE
-        net += net_gain
-        booked.qtys.append(held)
-        booked.costs.append(cost)
-        booked.realized.append(realized)
-        booked.nets.append(net)
-        booked.open_lots.append(len(lots))
-        booked.gains.append(gain)
-        booked.net_gains.append(net_gain)
-    return booked
+        gains.append(gain)
+        dues.append(due)
+        costs.append(cost)
+        open_lots.append(len(lots))
+    net_gains = [gain - due * ONE for gain, due in zip(gains, dues, strict=True)]
+    return RunResult(
+        _running(totals[0], run.qtys), costs, _running(realized, gains), _running(net, net_gains),
+        open_lots, gains, net_gains, closed, closers, closed_gains,
+    )  # fmt: skip
+
+
+def _running(start: int, changes: list[int]) -> list[int]:
+    """Return the total after each change."""
+    return list(accumulate(changes, initial=start))[1:]
 
 
 class RunUpdate(NamedTuple):
