@@ -26,6 +26,7 @@ _IBKR_ID = r"^[0-9a-fA-F]{8}\.[0-9a-fA-F]{8}\.[0-9]{2}\.[0-9]{2}$"
 _NEEDED = {b"symbol", b"side", b"fill_qty", b"fill_price", b"order_id", b"exec_id", b"timestamp"}
 _TEXTS = (b"sec_type", b"exchange", b"order_ref")
 _LONGEST_TIMESTAMP = 15
+_LONGEST_DECIMAL = len("-999999999.9999999999")
 
 _Columns = dict[bytes, list[bytes]]
 
@@ -95,6 +96,9 @@ def _text(values: list[bytes]) -> pa.Array:
 
 def _units(values: list[bytes]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Parse decimals to whole numbers of 10^-10."""
+    together = b"".join(values)
+    if max(map(len, values)) > _LONGEST_DECIMAL or b"e" in together or b"E" in together:
+        raise _UnusualError  # which Arrow may read as another number, or crash on
     decimals = _text(values).cast(_DECIMAL)
     halves = np.frombuffer(decimals.buffers()[1], np.int64)[: 2 * len(values)]
     low: np.ndarray[Any, np.dtype[np.int64]] = halves[0::2]

@@ -112,6 +112,9 @@ class _ParquetPartition(StatefulSinkPartition[Changes, str]):
                 self._held.append(changes.after(self._written) if replayed else changes)
                 self._held_rows += changes.size
                 self._newest = max(self._newest, newest)
+                if self._written == id_order(FIRST_ID):
+                    earliest = (changes.first_id, self._files.first_id)
+                    self._files.first_id = min(set(earliest) - {FIRST_ID}, key=id_order)
         if self._held_rows >= _ROWS_AT_ONCE:
             self._writing.append(self._thread.submit(self._files.write, self._held))
             self._held, self._held_rows = [], 0
@@ -149,13 +152,14 @@ class StreamFiles:
         self._manifest = self._own_dir / "manifest.json"
         self._lock: FileLock | None = None
         self._open: dict[tuple[str, int], _OpenFile] = {}
+        self.first_id = FIRST_ID
         self._after = FIRST_ID
         """The last commit's `last_id`: the files being written hold what comes after."""
 
-    def last_id(self) -> str:
-        """Return the newest entry whose rows are committed, 0-0 if there is none."""
-        last_id: str = self._read_manifest()["last_id"]
-        return last_id
+    def written(self) -> tuple[str, str]:
+        """Return the first and the newest entry whose rows are committed, 0-0 if none is."""
+        manifest = self._read_manifest()
+        return manifest["first_id"], manifest["last_id"]
 
     def lock(self) -> None:
         """Make this process the only one to write the stream's rows.
@@ -175,6 +179,7 @@ class StreamFiles:
         self._publish(manifest["files"])
         for leftover in self._own_dir.glob("*.parquet*"):
             leftover.unlink()
+        self.first_id = str(manifest["first_id"])
         self._after = str(manifest["last_id"])
         return self._after
 
@@ -197,7 +202,10 @@ class StreamFiles:
                 f"{data_set}/date={date_of(day)}/{self._name}.{self._after}.{last_id}.parquet"
             )
         _sync(self._own_dir)
-        manifest = {"version": 1, "stream": self._stream, "last_id": last_id, "files": files}
+        manifest = {
+            "version": 1, "stream": self._stream, "first_id": self.first_id, "last_id": last_id,
+            "files": files,
+        }  # fmt: skip
         temporary = self._manifest.with_suffix(".tmp")
         with temporary.open("w") as file_:
             json.dump(manifest, file_)
@@ -230,7 +238,7 @@ class StreamFiles:
         try:
             manifest: dict[str, Any] = json.loads(self._manifest.read_text())
         except FileNotFoundError:
-            return {"last_id": FIRST_ID, "files": {}}
+            return {"first_id": FIRST_ID, "last_id": FIRST_ID, "files": {}}
         if manifest["stream"] != self._stream:
             raise DataDirError(
                 f"{self._manifest}: expected the manifest of stream {self._stream!r}, "

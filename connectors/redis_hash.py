@@ -8,7 +8,7 @@ twice a second; once it is live, each one at once.
 
 import logging
 import time
-from itertools import chain
+from itertools import chain, starmap
 from json import dumps
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
@@ -24,6 +24,9 @@ WRITE_EVERY_S = 0.5
 """While catching up."""
 
 _AT_ONCE = 1000
+
+_Shown = tuple[str, PositionSnapshot]
+"""A position and the entry that caused it."""
 
 # The stream_id is the value's last member. An id is two whole numbers, so of two
 # the longer is the larger, and of equally long ones the later in text order.
@@ -74,14 +77,14 @@ class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
     def __init__(self, link: RedisLink, name: str) -> None:
         self._link, self._name = link, name
         self._write_newer = link.client.register_script(_WRITE_NEWER)
-        self._held: dict[str, Changes] = {}
-        self._latest: dict[str, Changes] = {}
+        self._held: dict[str, _Shown] = {}
+        self._latest: dict[str, _Shown] = {}
         """Of each key, held or written."""
         self._write_at = 0.0
         link.after_outage.append(self._write_all_again)
 
     def write_batch(self, values: list[Changes]) -> None:
-        by_key = {changes.key: changes for changes in values}
+        by_key = {changes.key: (changes.stream_id, changes.position) for changes in values}
         self._held.update(by_key)
         self._latest.update(by_key)
         if values[-1].live or time.monotonic() >= self._write_at:
@@ -92,7 +95,7 @@ class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
 
     def _write_held(self) -> None:
         held, self._held = self._held, {}
-        self._write(list(held.values()))
+        self._write(list(held.items()))
         self._write_at = time.monotonic() + WRITE_EVERY_S
 
     def _write_all_again(self) -> None:
@@ -100,11 +103,11 @@ class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
         # has the entries that caused them. Another part's thread may call this at any
         # time; no lock, since two that wait for each other's would wait for ever, and
         # the server takes what is written twice or late for what it is.
-        self._write(list(self._latest.values()))
+        self._write(list(self._latest.items()))
 
-    def _write(self, changes: list[Changes]) -> None:
-        for start in range(0, len(changes), _AT_ONCE):
-            args = list(chain.from_iterable(map(_script_args, changes[start : start + _AT_ONCE])))
+    def _write(self, shown: list[tuple[str, _Shown]]) -> None:
+        for start in range(0, len(shown), _AT_ONCE):
+            args = list(chain.from_iterable(starmap(_script_args, shown[start : start + _AT_ONCE])))
             try:
                 self._link.call(lambda _client: self._write_newer([self._name], args))  # noqa: B023
             except StoppedError:
@@ -112,12 +115,9 @@ class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
                 return
 
 
-def _script_args(changes: Changes) -> list[str]:
-    return [
-        changes.key,
-        *changes.stream_id.split("-"),
-        to_json(changes.position, changes.stream_id),
-    ]
+def _script_args(key: str, shown: _Shown) -> list[str]:
+    stream_id, position = shown
+    return [key, *stream_id.split("-"), to_json(position, stream_id)]
 
 
 def to_json(position: PositionSnapshot, stream_id: str) -> str:

@@ -53,8 +53,8 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
     """Read streams as one `Read` per round trip.
 
     streams: the streams' names, one partition each.
-    written: tells the newest entry id of a stream whose rows the sinks have already,
-        0-0 if none; a start that resumes before that entry needs it to be there still.
+    written: tells the first and the newest entry of a stream whose rows the sinks have
+        already, 0-0 if none; a start that reads them again needs them to be there still.
     count: most entries a read. block_ms: longest wait in a read, in milliseconds.
     retention_ms: entries older than this are trimmed, never past the last one that is
         committed; None keeps all.
@@ -67,7 +67,7 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
         streams: list[str],
         stop: Event,
         *,
-        written: Callable[[str], str] = lambda _stream: FIRST_ID,
+        written: Callable[[str], tuple[str, str]] = lambda _stream: (FIRST_ID, FIRST_ID),
         count: int = 2000,
         block_ms: int = 10,
         retention_ms: int | None = None,
@@ -91,7 +91,7 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
         """Resume a stream after the last entry handed on, or begin at its first."""
         del step_id
         reader = _StreamReader(self._link, for_part, self._count, self._block_ms, self._accept_gap)
-        reader.must_hold = self._written(for_part)
+        reader.began_at, reader.must_hold = self._written(for_part)
         if resume_state is not None:
             reader.last_id, reader.entries_read = resume_state
         part = _StreamPartition(reader, self._stop, self._retention_ms)
@@ -160,6 +160,8 @@ class _StreamReader:
         self.entries_read = 0
         self.must_hold = FIRST_ID
         """The newest entry that an earlier run is known to have read."""
+        self.began_at = FIRST_ID
+        """An early entry that an earlier run has read; matters to a read from the start."""
         self.checked = False
         """True once a read has found no entry missing."""
         self._warned = False
@@ -169,9 +171,9 @@ class _StreamReader:
 
         Raises GapError if an entry may be missing.
         """
-        reply, kept, info = self._link.call(self._ask)
-        if not kept:
-            self._refuse_gap(f"entry {self._anchor}, which was read before, is gone")
+        reply, gone, info = self._link.call(self._ask)
+        if gone:
+            self._refuse_gap(f"entry {gone[0]}, which was read before, is gone")
         if self.last_id == FIRST_ID:
             self._check_beginning(info)
         self.checked = True
@@ -186,28 +188,33 @@ class _StreamReader:
         """The entry that was read before and must still be there; 0-0 if none was."""
         return max(self.must_hold, self.last_id, key=id_order)
 
-    def _ask(self, client: redis.Redis) -> tuple[Any, Any, dict[str, Any]]:
+    def _ask(self, client: redis.Redis) -> tuple[Any, list[str], dict[str, Any]]:
+        """Return the reply to XREAD, entries that should be there and are not, and XINFO."""
+        at_start = self.last_id == FIRST_ID
+        anchors = {self._anchor, self.began_at} if at_start else {self._anchor}
+        anchors.discard(FIRST_ID)
         pipe = client.pipeline(transaction=False)
         send(
             pipe, "XREAD", "COUNT", self._count, "BLOCK", self._block_ms, "STREAMS", self._stream,
             self.last_id,
         )  # fmt: skip
-        if (anchor := self._anchor) != FIRST_ID:
+        for anchor in anchors:
             send(pipe, "XRANGE", self._stream, anchor, anchor)
-        if self.last_id == FIRST_ID:
+        if at_start:
             pipe.xinfo_stream(self._stream)
         answers = pipe.execute(raise_on_error=False)
-        info = answers.pop() if self.last_id == FIRST_ID else {}
+        info = answers.pop() if at_start else {}
         if _is_no_such_key(info):
             info = {}
         for answer in (*answers, info):
             if isinstance(answer, Exception):
                 raise answer
-        return answers[0], anchor == FIRST_ID or answers[1], info
+        gone = [anchor for anchor, found in zip(anchors, answers[1:], strict=True) if not found]
+        return answers[0], gone, info
 
     def _check_beginning(self, info: dict[str, Any]) -> None:
-        # Redis before 7 does not count what was added: there, only an earlier run's
-        # last entry can tell that the beginning is gone.
+        # Redis before 7 does not count what was added: there, only what an earlier run
+        # has read can tell that the beginning is gone.
         gone = info.get("entries-added", info.get("length", 0)) - info.get("length", 0)
         if gone:
             self._refuse_gap(f"{gone} of its entries are gone")
@@ -222,13 +229,14 @@ class _StreamReader:
             if not self._warned:
                 log.warning("going on after %s as ACCEPT_GAP says, although %s", self.last_id, what)
             self._warned = True
-            self.must_hold = FIRST_ID
+            self.must_hold = self.began_at = FIRST_ID
             return
         first = _text(info["first-entry"][0]) if info.get("first-entry") else "none"
         raise GapError(
             f"stream {self._stream!r}: {what}, so that entries may be missing that this flow "
             f"needs (it has read up to {self._anchor}; the stream's first entry is "
             f"now {first}, its newest id {newest}). Restore the stream; or, to go on without them, "
+            + ("" if info else "make it anew (XGROUP CREATE ... MKSTREAM), ")
             + (f"raise its newest id by XSETID to {self._anchor} and then " if lost else "")
             + f"set ACCEPT_GAP={self.last_id}. See 'Gaps' in the README"
         )

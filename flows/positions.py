@@ -293,7 +293,7 @@ def _wire(
             link,
             streams,
             stop,
-            written=lambda stream: StreamFiles(settings.data_dir, stream).last_id(),
+            written=lambda stream: StreamFiles(settings.data_dir, stream).written(),
             block_ms=_BLOCK_TOGETHER_MS if together else _BLOCK_ALONE_MS,
             retention_ms=None if hours is None else int(hours * 3_600_000),
             accept_gap=settings.accept_gap,

@@ -113,9 +113,7 @@ def book_run(  # noqa: PLR0915 - one loop, spelled out for speed
             closed += parts
             if opened:
                 rest = opened * price * factor
-                lots.append(
-                    new_lot((place, exec_id, timestamp, price, opened, rest, later, False))
-                )
+                lots.append(new_lot((place, exec_id, timestamp, price, opened, rest, later, False)))
                 cost += rest
         else:
             lots.append(new_lot((place, exec_id, timestamp, price, qty, worth, fee, False)))
