@@ -1,0 +1,579 @@
+"""The notebooks' queries: on small frames with known answers, and on what the flow wrote.
+
+The small frames are files under a temporary DATA_DIR, so that reading is tested too.
+What the flow wrote is checked against the hash, and against the book itself: the
+position as booked at a moment is that of a book which was told nothing later.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from connectors.codec import decode, key_of
+from notebooks import history
+from notebooks.history import History
+from state.book import Book
+from state.exact import MONEY_PLACES, PLACES
+from state.snapshot import PositionSnapshot
+from tests.flow_process import Row
+from tests.notebooks.flow_data import Fields, Written
+
+IBKR = "0000e0d5.6596b0d2.01."
+"""An execution id without its revision."""
+
+
+# --- hand-made histories ---------------------------------------------------------------
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(f"{text}+00:00")
+
+
+def told(
+    stream_id: str,
+    happened: str = "2024-01-02 15:00",
+    *,
+    symbol: str = "AAPL",
+    type: str = "execution",  # noqa: A002  # the column's name
+    exec_id: str | None = None,
+    fill: str | None = None,
+    qty: str = "0",
+    cost: str = "0",
+    pnl: str = "0",
+    commission: str = "0",
+    **members: Any,
+) -> Row:
+    """Return a row of `positions`; fill such as "BUY 10 @ 100", the rest as after it."""
+    side, fill_qty, _, price = fill.split() if fill else (None, None, None, None)
+    return {
+        "symbol": symbol, "currency": "USD", "multiplier": Decimal(1), "qty": Decimal(qty),
+        "cost_basis": Decimal(cost), "realized_pnl": Decimal(pnl),
+        "net_realized_pnl": Decimal(pnl), "commission": Decimal(commission),
+        "stream_id": stream_id, "type": type, "message_timestamp": at(happened),
+        "timestamp": at(happened), "exec_id": exec_id, "side": side,
+        "fill_qty": fill_qty and Decimal(fill_qty), "fill_price": price and Decimal(price),
+        **members,
+    }  # fmt: skip
+
+
+def matched(
+    stream_id: str,
+    qty: str,
+    opened: str,
+    closed: str,
+    pnl: str,
+    *,
+    symbol: str = "AAPL",
+    direction: str = "LONG",
+    **members: Any,
+) -> Row:
+    """Return a row of `closed_lots`; opened and closed such as "id 2024-01-02T15:00 @ 100"."""
+    (open_id, opened_at, _, open_price), (close_id, closed_at, _, close_price) = (
+        end.split() for end in (opened, closed)
+    )
+    return {
+        "symbol": symbol, "currency": "USD", "multiplier": Decimal(1), "direction": direction,
+        "qty": Decimal(qty), "open_exec_id": None if open_id == "-" else open_id,
+        "open_timestamp": at(opened_at), "open_price": Decimal(open_price),
+        "close_exec_id": close_id, "close_timestamp": at(closed_at),
+        "close_price": Decimal(close_price), "realized_pnl": Decimal(pnl),
+        "stream_id": stream_id, **members,
+    }  # fmt: skip
+
+
+def history_of(
+    data_dir: Path, messages: Iterable[Row] = (), matches: Iterable[Row] = ()
+) -> History:
+    """Write rows as the flow does, each data set under one date, and read them."""
+    for name, schema, rows in (
+        ("positions", history.POSITIONS, messages),
+        ("closed_lots", history.CLOSED_LOTS, matches),
+    ):
+        frame = pl.DataFrame(list(rows), schema=schema).drop("date")
+        if len(frame):
+            (data_dir / name / "date=2024-01-02").mkdir(parents=True)
+            frame.write_parquet(data_dir / name / "date=2024-01-02" / "part.parquet")
+    return history.read(data_dir)
+
+
+def rows_of(frame: pl.LazyFrame, *columns: str) -> list[tuple[Any, ...]]:
+    return frame.select(columns).collect().rows()
+
+
+def lots_with_net(*nets: str, currency: str = "USD") -> pl.LazyFrame:
+    """Return closed lots a minute apart, of one key, that made so much net of 1 commission."""
+    start = at("2024-01-02 15:00")
+    closing = [start + timedelta(minutes=n) for n in range(len(nets))]
+    net = pl.Series(list(map(Decimal, nets)), dtype=history.MONEY)
+    return pl.LazyFrame({"close_timestamp": closing, "net_realized_pnl": net}).with_columns(
+        key=pl.lit("AAPL"),
+        currency=pl.lit(currency),
+        realized_pnl=pl.col("net_realized_pnl") + 1,
+        open_commission=pl.lit(Decimal("0.4"), history.QUANTITY),
+        close_commission=pl.lit(Decimal("0.6"), history.QUANTITY),
+    )
+
+
+# --- reading ----------------------------------------------------------------------------
+
+
+def test_a_directory_without_files_is_a_history_without_rows(tmp_path: Path) -> None:
+    nothing = history.read(tmp_path / "no such directory")
+    assert nothing.positions.collect().is_empty()
+    assert history.closed_lots(nothing).collect().is_empty()
+    assert history.as_booked(nothing, at("2024-01-02 15:00")).collect().is_empty()
+    assert history.entry_at(nothing, at("2024-01-02 15:00")) == "0-0"
+    assert history.telling_moment(nothing) == at("1970-01-01 00:00")
+    assert history.telling_execution(nothing) is None
+
+
+def test_a_directory_may_be_named_with_signs_that_a_pattern_gives_a_meaning(
+    tmp_path: Path,
+) -> None:
+    rows = history_of(tmp_path / "env=prod [x]*", [told("5-0")])
+    assert rows.positions.collect_schema().names()[:26] == list(history.POSITIONS)
+    assert rows_of(rows.positions, "key", "date") == [("AAPL", date(2024, 1, 2))]
+
+
+def test_a_key_names_account_and_symbol(tmp_path: Path) -> None:
+    rows = history_of(tmp_path, [told("5-0", account="DU1"), told("6-0")])
+    assert rows_of(history.latest(rows), "key") == [("AAPL",), ("DU1:AAPL",)]
+
+
+def test_the_schemas_are_those_of_the_files_that_the_flow_writes(data_dir: Path) -> None:
+    for name, schema in (
+        ("positions", history.POSITIONS),
+        ("closed_lots", history.CLOSED_LOTS),
+    ):
+        found = pl.scan_parquet(data_dir / name, hive_partitioning=True).collect_schema()
+        assert dict(found) == schema
+
+
+# --- as known --------------------------------------------------------------------------
+
+
+def test_the_latest_row_is_that_of_the_highest_entry_id_as_a_number(tmp_path: Path) -> None:
+    rows = history_of(tmp_path, [told("9-10", qty="3"), told("9-9", qty="2"), told("8-99")])
+    assert rows_of(history.latest(rows), "stream_id", "qty") == [("9-10", 3)]
+
+
+@pytest.mark.parametrize(
+    ("until", "known"),
+    [
+        ("2000-5", ["2000-5"]),
+        ("2000-4", ["1000-0"]),
+        ("999-9", []),
+        (datetime.fromtimestamp(2, UTC), ["2000-6"]),
+        (datetime.fromtimestamp(1.999, UTC), ["1000-0"]),
+    ],
+)
+def test_what_was_known_is_what_had_arrived(
+    tmp_path: Path, until: datetime | str, known: list[str]
+) -> None:
+    rows = history_of(tmp_path, [told("1000-0"), told("2000-5"), told("2000-6")])
+    assert rows_of(history.latest(history.known_at(rows, until)), "stream_id") == [
+        (entry,) for entry in known
+    ]
+
+
+def test_the_entry_at_a_moment_is_the_last_before_the_stream_told_of_later_ones(
+    tmp_path: Path,
+) -> None:
+    # All arrive at once, as when a stream is filled afterwards; the third is late.
+    times = ["15:00", "15:10", "15:05", "15:20"]
+    rows = history_of(
+        tmp_path, [told(f"7-{n}", f"2024-01-02 {time}") for n, time in enumerate(times)]
+    )
+    assert history.entry_at(rows, at("2024-01-02 15:07")) == "7-0"
+    assert history.entry_at(rows, at("2024-01-02 15:10")) == "7-2"
+    assert history.entry_at(rows, at("2024-01-02 14:00")) == "0-0"
+
+
+# --- as booked -------------------------------------------------------------------------
+
+
+def test_an_execution_is_what_its_last_revision_says(tmp_path: Path) -> None:
+    rows = history_of(
+        tmp_path,
+        [
+            told("1-0", exec_id=f"{IBKR}01", fill="BUY 10 @ 100", qty="10", cost="1000"),
+            told("2-0", type="commission", exec_id=f"{IBKR}01", qty="10", cost="1000",
+                 commission="1.5"),
+            told("3-0", exec_id=f"{IBKR}02", fill="BUY 8 @ 101", qty="8", cost="808",
+                 commission="1.5"),
+        ],
+    )  # fmt: skip
+    columns = ("exec_id", "fill_qty", "revisions", "qty_change", "paid", "commission")
+    assert rows_of(history.executions(rows), *columns) == [
+        (f"{IBKR}02", 8, 2, 8, 808, Decimal("1.5"))
+    ]
+
+
+def test_ids_of_another_shape_have_no_revisions(tmp_path: Path) -> None:
+    fills = [told(f"{n}-0", exec_id=f"mine.0{n}", fill="BUY 1 @ 1") for n in (1, 2)]
+    assert len(history.executions(history_of(tmp_path, fills)).collect()) == 2
+
+
+def test_an_opening_comes_before_all_others_whatever_its_time(tmp_path: Path) -> None:
+    rows = history_of(
+        tmp_path,
+        [
+            told("1-0", "2024-01-09 00:00", type="opening", qty="5", cost="50"),
+            told("2-0", "2024-01-02 15:00", exec_id="a", fill="BUY 1 @ 11", qty="6", cost="61"),
+        ],
+    )
+    (position,) = history.as_booked(rows, at("2024-01-02 15:00")).collect().to_dicts()
+    assert (position["qty"], position["cost_basis"], position["executions"]) == (6, 61, 1)
+
+
+def test_what_came_late_counts_from_when_it_happened(tmp_path: Path) -> None:
+    rows = history_of(
+        tmp_path,
+        [
+            told("1-0", "2024-01-02 15:10", exec_id="sold", fill="SELL 10 @ 110",
+                 qty="-10", cost="-1100"),
+            told("2-0", "2024-01-02 15:00", exec_id="bought", fill="BUY 10 @ 100", pnl="100"),
+        ],
+        [matched("2-0", "10", "bought 2024-01-02T15:00 @ 100", "sold 2024-01-02T15:10 @ 110",
+                 "100")],
+    )  # fmt: skip
+    figures = ("qty", "cost_basis", "realized_pnl", "avg_price")
+    before, after = (history.as_booked(rows, at(f"2024-01-02 {t}")) for t in ("15:05", "15:10"))
+    assert rows_of(before, *figures) == [(10, 1000, 0, 100)]
+    assert rows_of(after, *figures) == [(0, 0, 100, None)]
+    assert rows_of(history.late(rows), "exec_id", "behind", "corrects") == [
+        ("bought", timedelta(minutes=10), False)
+    ]
+    assert history.telling_moment(rows) == at("2024-01-02 15:00")
+    compared = rows_of(
+        history.compare(rows, at("2024-01-02 15:00")), "key", "qty_known", "qty_booked"
+    )
+    assert compared == [("AAPL", 0, 10)]
+    assert rows_of(history.two_clocks(rows, "AAPL"), "time", "qty", "clock") == [
+        (at("2024-01-02 15:00"), 10, "booked"),
+        (at("2024-01-02 15:10"), 0, "booked"),
+        (at("2024-01-02 15:10"), -10, "known"),
+        (at("2024-01-02 15:10"), 0, "known"),
+    ]
+
+
+# --- closed lots ------------------------------------------------------------------------
+
+OPENED, CLOSED = "o 2024-01-02T15:00 @ 100", "c 2024-01-02T16:00 @ 110"
+
+
+def test_what_was_taken_back_has_cancelled_out(tmp_path: Path) -> None:
+    rows = history_of(
+        tmp_path,
+        matches=[
+            matched("3-0", "10", OPENED, CLOSED, "100"),
+            matched("4-0", "-10", OPENED, CLOSED, "-100"),
+            matched("4-0", "6", OPENED, CLOSED, "60"),
+            matched("1-0", "2", OPENED, "d 2024-01-02T17:00 @ 90", "-20"),
+            matched("2-0", "-2", OPENED, "d 2024-01-02T17:00 @ 90", "20"),
+        ],
+    )
+    figures = ("qty", "realized_pnl", "stream_id", "held")
+    assert rows_of(history.closed_lots(rows), *figures) == [(6, 60, "4-0", timedelta(hours=1))]
+
+
+def test_each_side_bears_its_executions_commission_by_quantity(tmp_path: Path) -> None:
+    rows = history_of(
+        tmp_path,
+        [
+            told("1-0", exec_id="o", fill="BUY 10 @ 100", qty="10", cost="1000", commission="1"),
+            told("2-0", exec_id="c", fill="SELL 12 @ 110", qty="-2", cost="-220", pnl="100",
+                 commission="7"),
+        ],
+        [matched("2-0", "10", OPENED, CLOSED, "100")],
+    )  # fmt: skip
+    figures = ("open_commission", "close_commission", "net_realized_pnl", "bought", "sold")
+    assert rows_of(history.closed_lots(rows), *figures) == [(1, 5, 94, 1000, 1100)]
+
+
+def test_commissions_follow_a_lot_through_a_split(tmp_path: Path) -> None:
+    # 3 of 10 units became 12 of 40; they are closed for 30 each.
+    rows = history_of(
+        tmp_path,
+        [told("1-0", exec_id="o", fill="BUY 10 @ 100", qty="10", cost="1000", commission="2")],
+        [matched("2-0", "12", "o 2024-01-02T15:00 @ 25", "c 2024-01-02T16:00 @ 30", "60")],
+    )
+    figures = ("open_commission", "bought", "sold")
+    assert rows_of(history.closed_lots(rows), *figures) == [(Decimal("0.6"), 300, 360)]
+
+
+def test_a_short_lot_is_sold_first_and_bought_for_the_closing_price(tmp_path: Path) -> None:
+    rows = history_of(
+        tmp_path,
+        matches=[
+            matched("1-0", "2", OPENED, CLOSED, "-1000", direction="SHORT", multiplier=Decimal(50))
+        ],
+    )
+    assert rows_of(history.closed_lots(rows), "bought", "sold") == [(11_000, 10_000)]
+
+
+def test_the_age_of_an_opening_position_is_not_known(tmp_path: Path) -> None:
+    rows = history_of(
+        tmp_path, matches=[matched("1-0", "2", "- 2024-01-02T15:00 @ 1", CLOSED, "218")]
+    )
+    lots = history.closed_lots(rows)
+    assert rows_of(lots, "held", "open_commission") == [(None, 0)]
+    assert history.with_holding_time(lots).collect().is_empty()
+    assert rows_of(history.tax_lots(lots, "UTC"), "term") == [("unknown",)]
+
+
+def test_sums_are_exact_to_the_last_place(tmp_path: Path) -> None:
+    tiny, large = "0.00000000000000000001", "99999999999999999"
+    rows = history_of(
+        tmp_path,
+        matches=[
+            matched(f"{n}-0", "1", OPENED, f"c{n} 2024-01-02T16:00 @ 1", pnl)
+            for n, pnl in enumerate([large, tiny, f"-{large}"])
+        ],
+    )
+    assert rows_of(history.statistics(history.closed_lots(rows)), "gross") == [(Decimal(tiny),)]
+
+
+# --- what closed lots add up to -----------------------------------------------------------
+
+
+def test_drawdown_is_counted_from_the_highest_point_or_from_nothing() -> None:
+    running = history.pnl_over_time(lots_with_net("-5", "15", "-30", "4", "40"), "currency")
+    assert rows_of(running, "net_realized_pnl", "realized_pnl", "drawdown") == [
+        (-5, -4, -5), (10, 12, 0), (-20, -17, -30), (-16, -12, -26), (24, 29, 0),
+    ]  # fmt: skip
+
+
+def test_currencies_run_apart() -> None:
+    both = pl.concat([lots_with_net("5", "-1"), lots_with_net("7", currency="EUR")])
+    running = history.pnl_over_time(both, "currency")
+    assert rows_of(running, "currency", "net_realized_pnl") == [("EUR", 7), ("USD", 5), ("USD", 4)]
+    assert rows_of(history.statistics(both), "currency", "net") == [("EUR", 7), ("USD", 4)]
+
+
+def test_win_rate_and_profit_factor_go_by_net_profit() -> None:
+    figures = (
+        "lots", "wins", "losses", "win_rate", "profit_factor", "average_win", "average_loss",
+        "gross", "commission", "net", "commission_share",
+    )  # fmt: skip
+    statistics = history.statistics(lots_with_net("30", "10", "-8", "0"))
+    assert rows_of(statistics, *figures) == [(4, 2, 1, 0.5, 5.0, 20, 8, 36, 4, 32, 4 / 36)]
+
+
+def test_a_ratio_to_nothing_is_left_out() -> None:
+    ratios = ("profit_factor", "average_loss", "commission_share")
+    assert rows_of(history.statistics(lots_with_net("3")), *ratios[:2]) == [(None, None)]
+    assert rows_of(history.statistics(lots_with_net("-3")), *ratios) == [(0.0, 3, None)]
+
+
+def test_hours_weekdays_and_months_are_those_of_the_time_zone() -> None:
+    lots = pl.LazyFrame({"close_timestamp": [at("2024-03-01 03:30"), at("2024-07-05 20:00")]})
+    clock = history.with_clock(lots, "America/New_York")
+    assert rows_of(clock, "hour", "weekday", "month") == [
+        (22, 4, date(2024, 2, 1)),
+        (16, 5, date(2024, 7, 1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("held", "name"),
+    [
+        (timedelta(0), "under 1 min"),
+        (timedelta(minutes=1), "1–10 min"),
+        (timedelta(hours=23, minutes=59), "1–24 h"),
+        (timedelta(days=30), "30–365 days"),
+        (timedelta(days=365), "over 365 days"),
+    ],
+)
+def test_holding_times_fall_into_ranges(held: timedelta, name: str) -> None:
+    lots = pl.LazyFrame({"held": [held]})
+    assert rows_of(history.with_holding_time(lots), "holding_time") == [(name,)]
+
+
+@pytest.mark.parametrize(
+    ("direction", "opened", "closed", "term", "year"),
+    [
+        ("LONG", "2023-03-01T15:00", "2024-03-01T15:01", "short", 2024),
+        ("LONG", "2023-03-01T15:00", "2024-03-02T05:00", "long", 2024),
+        ("LONG", "2023-03-01T15:00", "2024-03-02T04:59", "short", 2024),
+        ("LONG", "2024-02-29T15:00", "2025-03-01T15:00", "long", 2025),
+        ("SHORT", "2022-03-01T15:00", "2024-03-02T15:00", "short", 2024),
+        ("LONG", "2023-03-01T15:00", "2025-01-01T04:00", "long", 2024),
+    ],
+)
+def test_a_long_lot_is_long_term_the_day_after_a_year(
+    tmp_path: Path, direction: str, opened: str, closed: str, term: str, year: int
+) -> None:
+    rows = history_of(
+        tmp_path,
+        matches=[
+            matched("1-0", "1", f"o {opened} @ 1", f"c {closed} @ 2", "1", direction=direction)
+        ],
+    )
+    report = history.tax_lots(history.closed_lots(rows), "America/New_York")
+    assert rows_of(report, "term", "year") == [(term, year)]
+
+
+@pytest.mark.parametrize(
+    ("direction", "pnl", "proceeds", "cost"),
+    [("LONG", 100, 1097, 1001), ("SHORT", -100, 999, 1103)],
+)
+def test_the_tax_report_puts_commissions_into_cost_and_proceeds(
+    tmp_path: Path, direction: str, pnl: int, proceeds: int, cost: int
+) -> None:
+    messages = [
+        told("1-0", exec_id="o", fill="BUY 10 @ 100", commission="1"),
+        told("2-0", exec_id="c", fill="SELL 10 @ 110", commission="4"),
+    ]
+    matches = [matched("2-0", "10", OPENED, CLOSED, str(pnl), direction=direction)]
+    lots = history.closed_lots(history_of(tmp_path, messages, matches))
+    figures = ("proceeds", "cost", "gain", "acquired", "disposed")
+    day = date(2024, 1, 2)
+    assert rows_of(history.tax_lots(lots, "UTC"), *figures) == [(proceeds, cost, pnl - 4, day, day)]
+
+
+def test_an_exported_figure_has_no_idle_zeros() -> None:
+    values = [Decimal("1200.50"), Decimal(100), Decimal("-0.00000001"), Decimal(0), None]
+    frame = pl.LazyFrame({"x": pl.Series(values, dtype=history.MONEY)})
+    assert rows_of(history.plain(frame), "x") == [
+        ("1200.5",), ("100",), ("-0.00000001",), ("0",), (None,),
+    ]  # fmt: skip
+
+
+# --- one execution's story -----------------------------------------------------------------
+
+
+def test_a_story_has_all_revisions_and_what_they_did(tmp_path: Path) -> None:
+    rows = history_of(
+        tmp_path,
+        [
+            told("1-0", exec_id="o", fill="BUY 10 @ 100", qty="10", cost="1000"),
+            told("2-0", exec_id=f"{IBKR}01", fill="SELL 4 @ 90", qty="6", cost="600", pnl="-40"),
+            told("3-0", exec_id="x", fill="BUY 1 @ 100", qty="7", cost="700", pnl="-40"),
+            told("4-0", exec_id=f"{IBKR}02", fill="SELL 5 @ 90", qty="6", cost="600", pnl="-50"),
+            told("5-0", exec_id=f"{IBKR}01", fill="BUY 1 @ 1", symbol="MSFT", qty="1", cost="1"),
+        ],
+        [
+            matched("2-0", "4", OPENED, f"{IBKR}01 2024-01-02T16:00 @ 90", "-40"),
+            matched("4-0", "-4", OPENED, f"{IBKR}01 2024-01-02T16:00 @ 90", "40"),
+            matched("4-0", "5", OPENED, f"{IBKR}02 2024-01-02T16:00 @ 90", "-50"),
+            matched("5-0", "5", OPENED, CLOSED, "50", symbol="MSFT"),
+        ],
+    )
+    assert history.telling_execution(rows) == ("AAPL", f"{IBKR}02")
+    entries = history.entries_of(rows, "AAPL", f"{IBKR}02")
+    assert rows_of(entries, "stream_id", "qty_before", "qty") == [("2-0", 10, 6), ("4-0", 7, 6)]
+    as_closing = history.matches_of(rows, "AAPL", f"{IBKR}01")
+    assert rows_of(as_closing, "stream_id", "qty") == [("2-0", 4), ("4-0", -4), ("4-0", 5)]
+    assert rows_of(history.matches_of(rows, "AAPL", "o"), "qty") == [(4,), (-4,), (5,)]
+
+
+# --- on what the flow wrote -----------------------------------------------------------------
+
+FIGURES = ("qty", "cost_basis", "realized_pnl", "net_realized_pnl", "commission", "executions")
+THE_END = at("9999-12-31 00:00")
+
+
+@pytest.fixture
+def a_year(written: dict[str, Written]) -> Written:
+    return written["a year"]
+
+
+def test_the_year_has_all_that_a_brokers_reports_bring(a_year: Written) -> None:
+    """Else the tests below would prove less than they seem to."""
+    rows = history.read(a_year.data_dir)
+    held = dict(rows_of(history.contents(rows), "row", "rows"))
+    assert held["execution"] > 400
+    assert held["commission"] > 100
+    assert held["opening"] == 2
+    assert held["split"] == 1
+    assert history.latest(rows).filter(pl.col("timestamp").is_null()).collect().height == 2
+    assert held["match taken back"] > 10
+    assert history.late(rows).filter(~pl.col("corrects")).collect().height > 5
+    assert history.executions(rows).filter(pl.col("fill_qty") == 0).collect().height > 0
+    terms = history.tax_lots(history.closed_lots(rows), "America/New_York")
+    assert set(rows_of(terms, "term", "currency")) >= {
+        ("long", "USD"), ("short", "EUR"), ("unknown", "USD"),
+    }  # fmt: skip
+
+
+def test_the_latest_rows_are_what_the_hash_shows(a_year: Written) -> None:
+    latest = history.latest(history.read(a_year.data_dir)).collect().to_dicts()
+    assert {row["key"]: [row[name] for name in FIGURES] for row in latest} == {
+        key: [position[name] for name in FIGURES] for key, position in a_year.positions.items()
+    }
+
+
+def test_closed_lots_add_up_to_the_hash_gross_and_net(a_year: Written) -> None:
+    lots = history.closed_lots(history.read(a_year.data_dir))
+    totals = history.statistics(lots, ["key"]).collect()
+    sums = {row["key"]: row for row in totals.to_dicts()}
+    assert set(sums) == set(a_year.positions) - {"T", "VZ"}
+    for key, row in sums.items():
+        position = a_year.positions[key]
+        assert row["gross"] == position["realized_pnl"]
+        assert abs(row["net"] - position["net_realized_pnl"]) < Decimal("1e-8")
+    report = history.tax_lots(lots, "America/New_York").collect()
+    assert report["gain"].sum() == totals["net"].sum()
+    assert (report["proceeds"] - report["cost"]).sum() == report["gain"].sum()
+
+
+def booked_until(
+    messages: list[tuple[int, Fields]], moment: datetime
+) -> dict[str, PositionSnapshot]:
+    """Return the positions of books that are told of nothing later than a moment."""
+    books: dict[str, Book] = {}
+    ends = moment.timestamp() * 1000
+    happened = {fields["exec_id"]: fields["timestamp"] for _, fields in messages
+                if "side" in fields}  # fmt: skip
+    for _, fields in messages:
+        # A report of costs says when it was made, but costs count with their execution.
+        counts_from = happened.get(fields.get("exec_id", ""), fields["timestamp"])
+        if int(counts_from) <= ends or fields.get("type") == "opening":
+            pairs = [str(text).encode() for pair in fields.items() for text in pair]
+            symbol, account, message = decode(pairs)
+            key = key_of(symbol, account)
+            books.setdefault(key, Book(symbol, account)).apply(message)
+    return {key: book.snapshot() for key, book in books.items()}
+
+
+@pytest.mark.parametrize("days", [3, 60, 157, 160, 300, 420])
+def test_a_position_as_booked_is_that_of_a_book_told_nothing_later(
+    a_year: Written, days: int
+) -> None:
+    moment = at("2024-01-02 17:00") + timedelta(days=days)
+    found = history.as_booked(history.read(a_year.data_dir), moment).collect().to_dicts()
+    expected = booked_until(a_year.messages, moment)
+    assert {row["key"] for row in found} == set(expected)
+    for row in found:
+        snapshot = expected[row["key"]]
+        assert row["qty"] == Decimal(snapshot.qty).scaleb(-PLACES)
+        assert row["commission"] == Decimal(snapshot.commission).scaleb(-PLACES)
+        assert row["cost_basis"] == Decimal(snapshot.cost_basis).scaleb(-MONEY_PLACES)
+        assert row["realized_pnl"] == Decimal(snapshot.realized_pnl).scaleb(-MONEY_PLACES)
+        net = Decimal(snapshot.net_realized_pnl).scaleb(-MONEY_PLACES)
+        assert abs(row["net_realized_pnl"] - net) < Decimal("1e-8")
+        assert row["executions"] == snapshot.executions
+
+
+def test_in_the_end_the_two_clocks_agree(a_year: Written) -> None:
+    rows = history.read(a_year.data_dir)
+    both = history.compare(rows, THE_END).collect()
+    assert both["qty_known"].to_list() == both["qty_booked"].to_list()
+    assert both["realized_pnl_known"].to_list() == both["realized_pnl_booked"].to_list()
+    last: defaultdict[str, Any] = defaultdict(Decimal)
+    for key, qty in rows_of(history.position_over_time(rows), "key", "qty"):
+        last[key] = qty
+    assert last == {key: position["qty"] for key, position in a_year.positions.items()}
+
+
+def test_the_telling_moment_is_one_at_which_the_clocks_differ(a_year: Written) -> None:
+    rows = history.read(a_year.data_dir)
+    both = history.compare(rows, history.telling_moment(rows)).collect()
+    assert both["qty_known"].to_list() != both["qty_booked"].to_list()
