@@ -1,0 +1,233 @@
+"""How much a book remembers, and what becomes of what is older than that."""
+
+import pickle
+
+import pytest
+from hypothesis import event, given
+
+from state import book as book_module
+from state.book import REMEMBERED, Book
+from state.messages import Message, RejectedError
+from tests.notation import average, exec_id, fees, lots, message, net
+from tests.strategies import SETTINGS, sessions
+
+MANY = 3000
+"""Executions, enough for the oldest to be forgotten."""
+
+FORGOTTEN = r"^timestamp: expected a time after \d+, .* found \d+; .* told from a duplicate"
+
+
+def filled(number: int, first: int = 1) -> Book:
+    """Return a book of so many purchases, one a second, the n-th at second n."""
+    book = Book("XYZ")
+    for n in range(first, first + number):
+        book.apply(message(f"#{n} BUY 1 @ {n} at {n}"))
+    return book
+
+
+def refuse(book: Book, line: str, reason: str = FORGOTTEN) -> None:
+    """Check that a message is refused with a reason and leaves no trace."""
+    state = book.to_state()
+    with pytest.raises(RejectedError, match=reason):
+        book.apply(message(line))
+    assert book.to_state() == state
+
+
+def test_at_least_the_last_two_thousand_executions_can_be_corrected_at_any_time() -> None:
+    book = filled(2000)
+    for n in range(2001, 5200):
+        book.apply(message(f"#{n} BUY 1 @ {n} at {n}"))
+        oldest = n - 1999
+        again = f"#{oldest} BUY 1 @ {oldest} at {oldest}"
+        assert book.apply(message(again)) is None
+        if n % 400 == 0:
+            assert book.apply(message(f"#{oldest}.2 BUY 1 @ {oldest} at {oldest}"))
+
+
+def test_splits_do_not_shorten_the_memory_of_executions() -> None:
+    book = Book("XYZ")
+    for n in range(1, MANY + 1):
+        book.apply(message(f"#{n} BUY 1 @ 5 at {n}"))
+        if n % 50 == 0:
+            book.apply(message(f"SPLIT 1:1 at {n}"))
+        if n >= 2000:
+            assert book.apply(message(f"#{n - 1999} BUY 1 @ 5 at {n - 1999}")) is None
+
+
+def test_memory_is_bounded_however_many_executions_there_are() -> None:
+    book = Book("XYZ")
+    most, sizes = 0, set()
+    for n in range(1, 12_001):
+        line = f"#{n} {'BUY' if n % 2 else 'SELL'} 1 @ 5 at {n}"
+        book.apply(message(f"#{n} COST 1 at {n}"))
+        book.apply(message(line))
+        most = max(most, book.size)
+        if n > 6000 and n % 500 == 0:
+            sizes.add(len(pickle.dumps(book.to_state())) // 10_000)
+    assert most <= REMEMBERED + 502
+    assert max(sizes) - min(sizes) <= 1, "what is kept does not grow"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "#1 BUY 1 @ 1 at 1",  # a duplicate
+        "#1.2 BUY 2 @ 1 at 1",  # a correction
+        "#1.2 BUST at 1",
+        "#5000 BUY 1 @ 1 at 1",  # a new one, but nobody can tell
+        "#1 COST 1 at 1",
+        "SPLIT 2:1 at 1",
+    ],
+)
+def test_what_is_older_than_the_memory_is_refused_with_a_reason(line: str) -> None:
+    refuse(filled(MANY), line)
+
+
+def test_an_opening_after_all_that_was_forgotten_is_refused() -> None:
+    book = Book("XYZ")
+    book.apply(message("OPENING 5 @ 1 at 1"))
+    for n in range(1, MANY):
+        book.apply(message(f"#{n} BUY 1 @ {n} at {n}"))
+    refuse(book, "OPENING 5 @ 1 at 1", "^opening: expected an empty book, found one of 2999")
+
+
+def test_the_reason_tells_since_when_messages_are_remembered() -> None:
+    book = filled(MANY)
+    with pytest.raises(RejectedError) as refused:
+        book.apply(message("#1 BUY 1 @ 1 at 1"))
+    remembered = book.size - len(book.lots)
+    horizon = (MANY - remembered) * 1000
+    assert f"expected a time after {horizon}, since which the last {remembered}" in str(
+        refused.value
+    )
+
+
+def test_what_was_forgotten_goes_on_counting() -> None:
+    book = filled(MANY)
+    book.apply(message(f"#9000 SELL {MANY} @ 1 at 9000"))
+    told = book.snapshot()
+    assert (told.executions, told.qty) == (MANY + 1, 0)
+    assert told.realized_pnl == sum(1 - n for n in range(1, MANY + 1)) * 10**20
+
+
+def test_a_late_execution_within_the_memory_closes_a_lot_of_a_forgotten_one() -> None:
+    book = filled(MANY)
+    applied = book.apply(message(f"#9000 SELL 1 @ 5 at {MANY - 500}"))
+    assert applied is not None
+    assert [lot.open_exec_id for lot in applied.closed] == [exec_id(1)]
+    assert book.apply(message(f"#9000.2 BUST at {MANY - 500}"))
+    assert book.lots[0].qty == 10**10
+
+
+def test_the_last_execution_is_known_even_if_it_was_forgotten() -> None:
+    book = filled(600)
+    for n in range(10_000, 12_600):
+        book.apply(message(f"#{n}.2 BUST at {n}"))
+    assert book.snapshot().last_exec_id == exec_id(600)
+
+
+def test_a_correction_cannot_move_an_execution_to_before_what_was_forgotten() -> None:
+    # Booked at the edge of the memory it would close, or be closed by, the wrong lots.
+    book = filled(MANY)
+    refuse(book, f"#{MANY}.2 SELL 1 @ 5 at 2")
+    assert book.apply(message(f"#{MANY}.2 BUST at 2")), "a bust moves nothing"
+    assert average(book) == "1500"  # 1 to 2999
+
+
+def test_a_correction_cannot_move_an_execution_before_a_forgotten_one_of_the_same_time() -> None:
+    book = Book("XYZ")
+    book.apply(message("#1 BUY 1 @ 7 at 90"))
+    for n in range(2, MANY):
+        book.apply(message(f"#{n} BUY 1 @ 7 at 5"))
+    # It arrived before those at second 5 that are forgotten, so it would come before them.
+    refuse(book, "#1.2 SELL 1 @ 8 at 5")
+    assert book.apply(message("#1.2 SELL 1 @ 8 at 6"))
+
+
+# --- many executions of one time ------------------------------------------------------------
+
+
+def test_new_executions_of_one_time_are_taken_however_many_there_are() -> None:
+    book = Book("XYZ")
+    for n in range(1, MANY + 1):
+        assert book.apply(message(f"#{n} BUY 1 @ {n} at 5"))
+    assert book.snapshot().executions == MANY
+    assert lots(book).startswith("1 @ 1, 1 @ 2, ")
+
+
+@pytest.mark.parametrize("line", ["#7 BUY 1 @ 7 at 5", "#7.2 BUY 1 @ 9 at 5", "#7 COST 1 at 90"])
+def test_one_that_was_forgotten_of_that_time_is_told_from_a_new_one(line: str) -> None:
+    book = Book("XYZ")
+    for n in range(1, MANY + 1):
+        book.apply(message(f"#{n} BUY 1 @ {n} at 5"))
+    refuse(book, line)
+    refuse(Book.from_state(book.to_state()), line)
+
+
+def test_a_split_that_was_forgotten_is_told_from_a_new_one() -> None:
+    book = Book("XYZ")
+    book.apply(message("SPLIT 2:1 at 5"))
+    for n in range(1, MANY + 1):
+        book.apply(message(f"#{n} BUY 1 @ {n} at 5"))
+    refuse(book, "SPLIT 2:1 at 5")
+
+
+# --- reports ------------------------------------------------------------------------------------
+
+
+def test_a_report_that_comes_first_is_kept_as_long_as_late_executions_are() -> None:
+    book, late = filled(1), "#9000 BUY 1 @ 1 fee 9 at 900"
+    book.apply(message("#9000 COST 1 at 900"))
+    for n in range(2, MANY + 1):
+        book.apply(message(f"#{n} BUY 1 @ {n} at {n}"))
+    in_time, too_late = Book.from_state(book.to_state()), Book.from_state(book.to_state())
+    assert in_time.apply(message(late))
+    assert in_time.snapshot().commission == 10**10
+    size = len(pickle.dumps(too_late.to_state()[5]))
+    for n in range(MANY + 1, MANY + 600):
+        too_late.apply(message(f"#{n} BUY 1 @ {n} at {n}"))
+    refuse(too_late, late)
+    assert len(pickle.dumps(too_late.to_state()[5])) < size, "the report is gone, too"
+
+
+def test_a_report_of_the_very_time_that_was_last_forgotten_is_kept() -> None:
+    book = filled(REMEMBERED + 499)
+    book.apply(message("#9000 COST 1 at 500"))
+    book.apply(message("#5000 BUY 1 @ 1 at 5000"))  # now 500 are forgotten, up to second 500
+    refuse(book, "#9001 BUY 1 @ 1 at 499")
+    assert book.apply(message("#9000 BUY 1 @ 1 fee 9 at 500"))
+    assert book.snapshot().commission == 10**10
+
+
+def test_a_report_of_an_execution_that_is_remembered_is_taken_whatever_its_time() -> None:
+    book = filled(MANY)
+    assert book.apply(message(f"#{MANY} COST 1 at 0"))
+    assert net(book) == "0"
+    assert fees(book.lots).endswith(", 0, 1")
+
+
+# --- what a forgetful book takes, it books as one that forgets nothing ---------------------------
+
+
+@pytest.mark.parametrize(("remembered", "at_once"), [(3, 1), (5, 3), (8, 4)])
+@SETTINGS
+@given(taken=sessions())
+def test_what_a_book_does_not_refuse_it_books_where_it_belongs(
+    taken: list[Message], remembered: int, at_once: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(book_module, "REMEMBERED", remembered)
+        patch.setattr(book_module, "_FORGET_AT_ONCE", at_once)
+        book, steps = Book("XYZ"), []
+        for each in taken:
+            try:
+                applied = book.apply(each)
+            except RejectedError as error:
+                event("refused: " + str(error).partition(":")[0])
+                continue
+            steps.append((each, applied and (applied, book.snapshot())))
+    unforgetting = Book("XYZ")
+    for each, expected in steps:
+        applied = unforgetting.apply(each)
+        assert (applied and (applied, unforgetting.snapshot())) == expected
+    assert unforgetting.lots == book.lots
