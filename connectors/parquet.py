@@ -75,8 +75,11 @@ class ParquetSink(FixedPartitionedSink[Changes, str]):
         del step_id
         try:
             return self._build(for_part, resume_state)
-        except (DataDirError, LockedError, OSError) as error:
+        except (DataDirError, LockedError) as error:
             log.critical("stopped: %s", error)
+            raise
+        except OSError as error:
+            log.critical("stopped: cannot write to DATA_DIR: %s", error)
             raise
 
     def _build(self, for_part: str, resume_state: str | None) -> "_ParquetPartition":
@@ -165,13 +168,13 @@ class StreamFiles:
         """Make this process the only one to write the stream's rows.
 
         Raises LockedError, naming the process that does, and DataDirError if the
-        directory cannot be made.
+        directory cannot be written.
         """
         try:
             self._lock = FileLock(self._own_dir / "lock")
+            self._lock.acquire(wait_s=_LOCK_WAIT_S)
         except OSError as error:
             raise DataDirError(f"cannot write to DATA_DIR: {error}") from error
-        self._lock.acquire(wait_s=_LOCK_WAIT_S)
 
     def recover(self) -> str:
         """Finish the last commit, delete what never became one; return `last_id`."""
@@ -252,17 +255,20 @@ def own_dir(data_dir: Path) -> Path:
     return data_dir / ".lotstream"
 
 
-def publishing(data_dir: Path) -> "_Publishing":
-    """Hold off `flows.compact` while files are put where readers look."""
-    return _Publishing(FileLock(own_dir(data_dir) / "publish.lock"))
+def publishing(data_dir: Path, *, alone: bool = False) -> "_Publishing":
+    """Hold off `flows.compact` while files are put where readers look.
+
+    alone: for `flows.compact` itself, to hold off all others.
+    """
+    return _Publishing(FileLock(own_dir(data_dir) / "publish.lock"), shared=not alone)
 
 
 class _Publishing:
-    def __init__(self, lock: FileLock) -> None:
-        self._lock = lock
+    def __init__(self, lock: FileLock, *, shared: bool) -> None:
+        self._lock, self._shared = lock, shared
 
     def __enter__(self) -> None:
-        self._lock.acquire(shared=True, wait_s=60)
+        self._lock.acquire(shared=self._shared, wait_s=60)
 
     def __exit__(self, *_: object) -> None:
         self._lock.close()

@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 import redis
 
+from connectors.partitions import agree
 from connectors.redis_link import RedisLink
 from state.keys import partition_of, position_key
 
@@ -69,6 +70,9 @@ class Once(NamedTuple):
 class Publisher:
     """Puts messages onto their streams, waiting as long as Redis is away.
 
+    Raises PartitionsError, a RedisRefusedError, with the first message, if the streams
+    have another number of partitions.
+
     streams: all partitions in order, as in `Settings.streams`, also those that this
     process does not read.
     """
@@ -76,6 +80,7 @@ class Publisher:
     def __init__(self, link: RedisLink, streams: Sequence[str]) -> None:
         self._link = link
         self._streams = streams
+        self._agreed = False
 
     def stream_of(self, fields: Mapping[str, str]) -> str:
         """Return the stream where the message's key lives."""
@@ -88,6 +93,7 @@ class Publisher:
         After a reply lost in an outage one can be there twice. The flow ignores an
         execution or commission it knows; a split or an opening needs `publish_once`.
         """
+        self._agree()
         for batch in _batches(messages):
             self._link.call(partial(self._add, batch))
 
@@ -96,10 +102,16 @@ class Publisher:
 
         Safe to repeat, also after a crash at any instant.
         """
+        self._agree()
         added: list[bool] = []
         for batch in _batches(messages):
             added += self._link.call(partial(self._add_once, batch))
         return added
+
+    def _agree(self) -> None:
+        if not self._agreed:
+            agree(self._link, self._streams)
+            self._agreed = True
 
     def _add(self, batch: list[Mapping[str, str]], client: redis.Redis) -> None:
         pipeline = client.pipeline(transaction=False)

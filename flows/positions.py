@@ -11,7 +11,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -30,13 +30,15 @@ from connectors.columns import decode_runs
 from connectors.dead_letters import DeadLetterSink
 from connectors.file_lock import FileLock, LockedError
 from connectors.parquet import ParquetSink, StreamFiles
+from connectors.partitions import agree
 from connectors.redis_hash import PositionHashSink
-from connectors.redis_link import RedisLink
+from connectors.redis_link import RedisLink, RedisRefusedError, StoppedError
 from connectors.redis_stream import Read, RedisStreamSource
 from flows import recovery
 from flows.logs import set_up_logging
 from flows.settings import Settings, load_settings, partition_names
 from state.book import Book
+from state.keys import partition_of
 from state.messages import Message, RejectedError
 from state.records import FIRST_ID, Changes, Entry, RawEntry, Rejected, RunUpdates, Update, id_order
 from state.run import Run
@@ -71,11 +73,16 @@ def build_flow(
     position_hash: Sink[tuple[str, Changes]],
     parquet: Sink[tuple[str, Changes]],
     stores: BookStores | None = None,
+    partitions: Sequence[str] = (),
 ) -> Dataflow:
-    """Wire the parts. Recovery hangs on the names of flow and steps: never rename them."""
+    """Wire the parts. Recovery hangs on the names of flow and steps: never rename them.
+
+    partitions: the streams that keys are divided among; none if there is but one.
+    """
     flow = Dataflow("positions")
     reads = op.input("executions", flow, source)  # Read
-    decoded = op.flat_map("decode", reads, decode_read)  # Rejected | Messages
+    # Rejected | Messages
+    decoded = op.flat_map("decode", reads, lambda read: at_home(decode_read(read), partitions))
     checked: BranchOut[Rejected, Messages]
     checked = op.branch("check", decoded, _is_rejected)  # type: ignore[assignment]
     keyed = op.key_on("key", checked.falses, lambda messages: messages.key)  # (key, Messages)
@@ -124,6 +131,24 @@ def _run_of(read: Read, heading: Heading, run: Run, at: Sequence[int]) -> Messag
     symbol, account, _ = heading
     entries = [read.entries[n] for n in at]
     return Messages(read.stream, key_of(symbol, account), symbol, account, entries, run, read.live)
+
+
+def at_home(
+    items: Iterable[Messages | Rejected], partitions: Sequence[str]
+) -> Iterator[Messages | Rejected]:
+    """Refuse messages in a partition where their key does not live: it would get two books."""
+    for item in items:
+        home = item.stream
+        if isinstance(item, Messages) and partitions:
+            home = partitions[partition_of(item.key, len(partitions))]
+        if isinstance(item, Rejected) or home == item.stream:
+            yield item
+            continue
+        reason = (
+            f"symbol: expected a key of stream {item.stream!r}, found {item.key!r}, which lives "
+            f"in {home!r}"
+        )
+        yield from (Rejected(item.stream, Entry.of(raw), reason) for raw in item.entries)
 
 
 _STATE_VERSION = 1
@@ -271,7 +296,9 @@ def flow() -> Dataflow:
     stores = None
     if run.recovery_directory is not None:
         try:
-            _locks.append(recovery.prepare(run.recovery_directory, run.process_id, run.processes))
+            _locks.append(
+                recovery.prepare(run.recovery_directory, run.process_id, run.processes, stop)
+            )
         except LockedError as error:
             raise SystemExit(f"lotstream: the recovery directory is in use: {error}") from None
         stores = BookStores(run.recovery_directory, run.process_id or 0)
@@ -282,10 +309,20 @@ _locks: list[FileLock] = []
 """Held as long as the process lives."""
 
 
+def _agree_on_partitions(link: RedisLink, settings: Settings) -> None:
+    try:
+        agree(link, settings.streams)
+    except RedisRefusedError as error:
+        raise SystemExit(f"lotstream: {error}") from None
+    except StoppedError:
+        raise SystemExit(0) from None
+
+
 def _wire(
     settings: Settings, stop: Event, stores: BookStores | None, *, together: bool
 ) -> Dataflow:
     link = RedisLink(settings.redis_url.get_secret_value(), stop)
+    _agree_on_partitions(link, settings)
     streams, hours = settings.own_streams, settings.stream_retention_hours
     letters = partition_names(settings.dead_letter_stream, settings.stream_partitions)
     return build_flow(
@@ -302,6 +339,7 @@ def _wire(
         position_hash=PositionHashSink(link, streams, settings.positions_hash),
         parquet=ParquetSink(settings.data_dir, streams),
         stores=stores,
+        partitions=settings.streams if settings.stream_partitions > 1 else (),
     )
 
 

@@ -91,8 +91,8 @@ def _wait_for(whom: str, told: str, stop: Event) -> str:
 def _enter(directory: Path, lock: FileLock, process: int, processes: int) -> int | None:
     """Join the run of the cluster that begins, or begin one; return its number.
 
-    Returns None if this process has been in the run that is still there. That run is
-    over then, and the others are told.
+    Returns None if another run is still there. If it is one that this process was in,
+    that run is over, and the others are told.
     """
     guard = FileLock(directory / "starting.lock")
     guard.acquire(wait_s=_STARTING_S)
@@ -105,7 +105,9 @@ def _enter(directory: Path, lock: FileLock, process: int, processes: int) -> int
             members = _Members(members.run + 1, processes, [], over=False)
         if not _try(lock, shared=True):
             raise LockedError(f"{lock.path} is held by process {lock.holder()}")
-        over = members.over or process in members.joined or members.processes != processes
+        if members.processes != processes:
+            return None
+        over = members.over or process in members.joined
         members._replace(joined=[*members.joined, process], over=over).write(directory)
         return None if over else members.run
     finally:

@@ -103,6 +103,7 @@ def _problems(path: Path, tree: ast.Module) -> Iterator[str]:
 SHARED_BY_CONNECTORS = (
     "connectors.redis_link",
     "connectors.file_lock",
+    "connectors.partitions",
     "connectors.metrics",
     "connectors.codec",
     "connectors.rows",

@@ -1,0 +1,196 @@
+"""The recipes for supervisors, checked by the tools that read them, and run where they can be."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from connectors.parquet import StreamFiles
+from tests.flow_process import ROOT, FlowProcess
+from tests.scaling import Ledger
+
+DEPLOY = ROOT / "flows" / "deploy"
+UNITS = sorted(DEPLOY.glob("*.service"))
+FLOW = ["-m", "bytewax.run", "flows.positions"]
+
+
+def needs(program: str) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"needs {program}")
+
+
+def run(*command: str, fed: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, input=fed, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+# --- systemd --------------------------------------------------------------------------------
+
+
+def verify(text: str, path: Path) -> str:
+    """Return what systemd says of a unit; nothing if it is right."""
+    program = f"{sys.executable}"
+    text = text.replace("/opt/lotstream/.venv/bin/python", program).replace("/opt/lotstream", "/")
+    path.write_text(text)
+    options = ["--man=no", "--recursive-errors=no"]
+    return run("systemd-analyze", "verify", *options, str(path)).stderr
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: str(unit.name))
+def test_systemd_takes_the_unit_and_restarts_it_for_ever(unit: Path, tmp_path: Path) -> None:
+    needs("systemd-analyze")
+    text = unit.read_text()
+    instance = tmp_path / unit.name.replace("@", "@0")
+    assert verify(text, instance) == ""
+    assert "Unknown key 'Restrat'" in verify(text.replace("Restart=", "Restrat="), instance)
+    assert re.search(r"^Restart=on-failure$", text, re.MULTILINE)
+    assert re.search(r"^StartLimitIntervalSec=0$", text, re.MULTILINE)
+
+
+def test_what_a_unit_starts_is_a_flow_of_its_partition(
+    tmp_path: Path, redis: Redis, redis_url: str
+) -> None:
+    Ledger(redis, seed=41).publish(50, 2)
+    environment = {"DATA_DIR": str(tmp_path / "data"), "STREAM_PARTITIONS": "2"}
+    text = (DEPLOY / "lotstream@.service").read_text().replace("%i", "1")
+    command = _expanded(re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)[0], environment)
+    assert command[1:4] == FLOW
+    environment |= dict(
+        pair.split("=", 1) for pair in re.findall(r"^Environment=(.*)$", text, re.MULTILINE)
+    )
+    flow = FlowProcess(
+        tmp_path / "flow", redis_url, recovery=False, arguments=command[4:], **environment
+    )
+    with flow:
+        flow.until_committed(redis, "executions:1")
+    assert (tmp_path / "data" / "recovery" / "2-1" / "part-0.sqlite3").exists()
+    assert StreamFiles(tmp_path / "data", "executions:0").written() == ("0-0", "0-0")
+
+
+def _expanded(command: str, environment: dict[str, str]) -> list[str]:
+    """Do what systemd, compose or Kubernetes do to a command: put in the variables."""
+    return [
+        re.sub(r"\$[{(](\w+)[)}]", lambda found: environment[found[1]], word)
+        for word in command.split()
+    ]
+
+
+# --- compose ------------------------------------------------------------------------------
+
+
+def _compose() -> list[str]:
+    """Return the command of Docker Compose, in the one or the other of its forms."""
+    if shutil.which("docker") and not run("docker", "compose", "version").returncode:
+        return ["docker", "compose"]
+    needs("docker-compose")
+    return ["docker-compose"]
+
+
+def test_compose_takes_the_file_and_each_partition_has_its_flow() -> None:
+    compose = [*_compose(), "-f", str(DEPLOY / "compose.yaml")]
+    checked = run(*compose, "config", "--quiet")
+    assert checked.returncode == 0, checked.stderr
+    services = run(*compose, "config", "--services").stdout.split()
+    assert sorted(services) == ["flow-0", "flow-1", "flow-2", "flow-3", "redis", "router"]
+    text = run(*compose, "config").stdout
+    for part in range(4):
+        flow = re.split(r"\n  (?=\S)", text.split(f"flow-{part}:\n", 1)[1])[0]
+        assert f"-r /data/recovery/4-{part} -s 1 -b 0" in flow
+        assert re.search(rf"OWN_PARTITIONS: ['\"]{part}['\"]", flow)
+        assert re.search(r"STREAM_PARTITIONS: ['\"]4['\"]", flow)
+        assert "restart: unless-stopped" in flow
+        assert re.search(r"(data:/data|source: data)", flow)
+
+
+def test_compose_would_refuse_a_slip(tmp_path: Path) -> None:
+    slip = tmp_path / "compose.yaml"
+    slip.write_text((DEPLOY / "compose.yaml").read_text().replace("restart:", "restrat:"))
+    assert "restrat" in run(*_compose(), "-f", str(slip), "config", "--quiet").stderr
+
+
+def test_the_image_is_made_of_what_is_there() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    copied = [words.split()[:-1] for words in re.findall(r"^COPY (.*)$", text, re.MULTILINE)]
+    assert [name for names in copied for name in names if not (ROOT / name).exists()] == []
+    assert {"state", "connectors", "flows", "requirements.lock"} <= {n for ns in copied for n in ns}
+    assert re.search(r"^FROM python:3\.1[12]-slim$", text, re.MULTILINE)
+    makes_pins = re.findall(r"^RUN (sed .*) requirements.lock >", text, re.MULTILINE)[0]
+    pins = run("sh", "-c", f"{makes_pins} '{ROOT}/requirements.lock'").stdout.splitlines()
+    assert all(re.match(r"[A-Za-z0-9._-]+==[^\s\\]+( ; [^\\]+)?$", pin) for pin in pins), pins
+    assert any(pin.startswith("bytewax==0.21.1") for pin in pins)
+
+
+# --- Kubernetes ---------------------------------------------------------------------------
+
+
+def _documents(text: str) -> dict[str, str]:
+    """Return the manifest's documents by their kind."""
+    return {re.findall(r"^kind: (\w+)$", part, re.MULTILINE)[0]: part
+            for part in text.split("\n---\n")}  # fmt: skip
+
+
+def _json(manifest: str, *what: str) -> Any:
+    """Return a manifest as kubectl reads it."""
+    done = run("kubectl", *what, "--local", "-f", "-", "-o", "json", fed=manifest)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def _dropped(manifest: str) -> list[str]:
+    """Return the fields of a StatefulSet that Kubernetes does not know, by their paths."""
+    given = _json(manifest, "patch", "--type", "merge", "-p", "{}")
+    # This one puts it into Kubernetes' own types; they have no place for a slip.
+    known = _json(manifest, "set", "env", "KNOWN=1")
+    return list(_missing(given, known, ""))
+
+
+def _missing(given: Any, known: Any, path: str) -> Iterator[str]:
+    if isinstance(given, dict):
+        for name, value in given.items():
+            yield from _missing(value, (known or {}).get(name), f"{path}.{name}")
+    elif isinstance(given, list):
+        for number, value in enumerate(given):
+            more = known[number] if number < len(known or ()) else None
+            yield from _missing(value, more, f"{path}[{number}]")
+    elif given != known:
+        yield path
+
+
+def test_kubernetes_knows_every_field_of_the_stateful_set() -> None:
+    needs("kubectl")
+    manifest = _documents((DEPLOY / "statefulset.yaml").read_text())["StatefulSet"]
+    assert _dropped(manifest) == []
+    assert _dropped(manifest.replace("podManagementPolicy", "podManagement")) == [
+        ".spec.podManagement"
+    ]
+
+
+def test_a_pods_ordinal_is_its_partition() -> None:
+    needs("kubectl")
+    documents = _documents((DEPLOY / "statefulset.yaml").read_text())
+    assert set(documents) == {"PersistentVolumeClaim", "Service", "StatefulSet"}
+    claim, service, pods = (
+        _json(text, "patch", "--type", "merge", "-p", "{}") for text in documents.values()
+    )
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert service["metadata"]["name"] == pods["spec"]["serviceName"]
+    pod = pods["spec"]["template"]
+    assert pods["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
+    [container], [volume] = pod["spec"]["containers"], pod["spec"]["volumes"]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/data"}]
+    env = {variable["name"]: variable for variable in container["env"]}
+    index = env["OWN_PARTITIONS"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert index == "metadata.labels['apps.kubernetes.io/pod-index']"
+    assert env["STREAM_PARTITIONS"]["value"] == str(pods["spec"]["replicas"])
+    values = {"DATA_DIR": "/data", "STREAM_PARTITIONS": "4", "OWN_PARTITIONS": "3"}
+    command = _expanded(" ".join(container["args"]), values)
+    assert command == ["python", *FLOW, "-r", "/data/recovery/4-3", "-s", "1", "-b", "0"]
