@@ -56,8 +56,8 @@ class _Changed(NamedTuple):
     """A book and the messages it took in since the last commit."""
 
     book: Book
-    batches: list[tuple[list[bytes], tuple[Any, ...] | list[tuple[Any, ...]]]]
-    """Entry ids, and as many messages, or a run, as plain values."""
+    batches: list[tuple[list[bytes], bytes | list[tuple[Any, ...]]]]
+    """Entry ids, and as many messages, or a run, packed or as plain values."""
 
     @property
     def last(self) -> tuple[int, int]:
@@ -108,16 +108,18 @@ class BookStore:
         self._since_whole: dict[str, int] = {}
         self._committed: dict[str, tuple[int, int]] = {}
 
-    def remember(self, key: str, book: Book, ids: list[bytes], taken: list[Message] | Run) -> None:
+    def remember(
+        self, key: str, book: Book, ids: list[bytes], taken: list[Message] | bytes
+    ) -> None:
         """Note messages that the book of a key has taken in; `commit` writes them.
 
-        ids: of the entries that brought them, as many.
+        ids: of the entries that brought them, as many. taken: a run is given packed.
         """
         changed = self._changed.get(key)
         if changed is None:
             changed = self._changed[key] = _Changed(book, [])
-        if isinstance(taken, Run):
-            changed.batches.append((ids, taken.to_state()))
+        if isinstance(taken, bytes):
+            changed.batches.append((ids, taken))
         else:
             changed.batches.append((ids, list(map(message_to_state, taken))))
 
@@ -214,10 +216,10 @@ class BookStore:
         self._db.executemany("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 0, ?)", rows)
 
 
-def _apply(book: Book, taken: tuple[Any, ...] | list[tuple[Any, ...]], start: int) -> None:
+def _apply(book: Book, taken: bytes | list[tuple[Any, ...]], start: int) -> None:
     """Let a book take in again what it took in before, from one message on."""
-    if isinstance(taken, tuple):
-        run = Run.from_state(taken).rest(start)
+    if isinstance(taken, bytes):
+        run = Run.unpack(taken).rest(start)
         if book.apply_run(run) is not None:
             return
         messages: Iterable[Message] = run.executions()

@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -29,12 +30,12 @@ import pyarrow.parquet as pq
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.file_lock import FileLock, LockedError
-from connectors.rows import tables
+from connectors.rows import Table, tables
 from state.records import FIRST_ID, Changes, id_order
 
 log = logging.getLogger("lotstream.parquet")
 
-_ROWS_AT_ONCE = 20_000
+_ROWS_AT_ONCE = 4_000
 
 # Columns of few values, which a dictionary makes small; in others it costs time only.
 _REPEATING = {"account", "symbol", "currency", "multiplier", "type", "side", "direction"}
@@ -119,7 +120,10 @@ class _ParquetPartition(StatefulSinkPartition[Changes, str]):
                     earliest = (changes.first_id, self._files.first_id)
                     self._files.first_id = min(set(earliest) - {FIRST_ID}, key=id_order)
         if self._held_rows >= _ROWS_AT_ONCE:
-            self._writing.append(self._thread.submit(self._files.write, self._held))
+            # Made here, while the figures are fresh in the processor's cache; writing
+            # them needs no Python, so the other core can do it.
+            made = list(tables(self._held))
+            self._writing.append(self._thread.submit(self._files.write, made))
             self._held, self._held_rows = [], 0
 
     def snapshot(self) -> str:
@@ -127,7 +131,7 @@ class _ParquetPartition(StatefulSinkPartition[Changes, str]):
             try:
                 for written in self._writing:
                     written.result()
-                self._files.write(self._held)
+                self._files.write(tables(self._held))
                 self.last_id = "{}-{}".format(*self._newest)
                 self._files.commit(self.last_id)
             except OSError as error:
@@ -186,9 +190,9 @@ class StreamFiles:
         self._after = str(manifest["last_id"])
         return self._after
 
-    def write(self, changes: list[Changes]) -> None:
+    def write(self, made: Iterable[Table]) -> None:
         """Write rows to the files of the next commit, which no reader sees yet."""
-        for data_set, day, rows in tables(changes):
+        for data_set, day, rows in made:
             if (data_set, day) not in self._open:
                 # Unlike the names of any other commit: what is left of one that a crash
                 # cut off must not pass for a file of the commit before.

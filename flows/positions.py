@@ -214,7 +214,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
             update = book.apply_run(messages.messages)
             if update is not None:
                 ids = [entry_id for entry_id, _ in messages.entries]
-                self._remember(messages, book, ids, messages.messages)
+                self._remember(messages, book, ids, update.packed)
                 return [self._changes(messages, ids[-1].decode(), RunUpdates(ids, update))]
             messages = messages._replace(messages=list(messages.messages.executions()))
         return self._take_one_by_one(book, messages)
@@ -241,7 +241,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         return results
 
     def _remember(
-        self, messages: Messages, book: Book, ids: list[bytes], taken: list[Message] | Run
+        self, messages: Messages, book: Book, ids: list[bytes], taken: list[Message] | bytes
     ) -> None:
         if self._store is not None:
             self._store.remember(messages.key, book, ids, taken)

@@ -90,6 +90,7 @@ class Book:
         self._forgotten: dict[Hashable, None] = {}
         """What was forgotten of the horizon's own time; a set that keeps its order."""
         self._last_forgotten: Execution | None = None
+        self._last_of_runs: Execution | None = None
         self._runs: deque[KeptRun] = deque()
         """What came after `_history`, if it was booked in runs."""
         self._in_runs: set[str] = set()
@@ -138,11 +139,11 @@ class Book:
         result = book_run(run, self._places, self.lots, totals, factor)
         update = RunUpdate(
             run, result, self.executions, self.commission, self.account, self.symbol,
-            instrument.currency or "USD", self.multiplier,
+            instrument.currency or "USD", self.multiplier, run.pack(),
         )  # fmt: skip
-        kept = (result.gains, result.net_gains, result.parts, result.closers)
-        self._runs.append(KeptRun(self._places, run, *kept))
+        self._runs.append(KeptRun.of(self._places, run, update.packed, result))
         self._in_runs.update(run.identities)
+        self._last_of_runs = run.execution(-1)
         self.qty, self.cost = result.qtys[-1], result.costs[-1]
         self.realized, self.net = result.realized[-1], result.nets[-1]
         self.commission += sum(filter(None, run.commissions))
@@ -271,7 +272,7 @@ class Book:
         """Tell whether a run's executions are all new and belong on top."""
         identities, times = run.identities, run.timestamps
         if self._runs:
-            last = self._runs[-1].run.timestamps[-1]
+            last = self._runs[-1].timestamps[-1]
         else:
             last = _order(self._history[-1])[0] if self._history else 0
         seen = (self._known.keys(), self._in_runs, self._reports.keys(), self._forgotten.keys())
@@ -286,7 +287,9 @@ class Book:
 
     def _unroll(self) -> None:
         """Turn what was booked in runs into single messages, which can be undone."""
-        for first_place, run, gains, net_gains, parts, closers, forgotten in self._runs:
+        for kept in self._runs:
+            run, gains, net_gains, parts, closers = kept.unpack()
+            first_place, forgotten = kept.first_place, kept.forgotten
             booked = []
             for at, execution in enumerate(run.executions()):
                 one = Booked(execution, first_place + at, execution.commission or 0)
@@ -462,7 +465,7 @@ class Book:
     def _last_execution(self) -> Execution | None:
         """Return the execution that is last in booking order, or None if none is left."""
         if self._runs:
-            return self._runs[-1].run.execution(-1)
+            return self._last_of_runs
         for booked in reversed(self._history):
             if isinstance(booked.message, Execution) and booked.message.qty:
                 return booked.message
@@ -523,16 +526,17 @@ class Book:
     def _forget_of_run(self, most: int) -> int:
         """Forget the oldest executions of the oldest run; return how many."""
         kept = self._runs.popleft()
-        run, start = kept.run, kept.forgotten
-        end = min(start + most, len(run.qtys))
-        self._advance_horizon((run.timestamps[end - 1], kept.first_place + end - 1))
-        self._in_runs.difference_update(run.identities[start:end])
-        self._last_forgotten = run.execution(end - 1)
+        identities, timestamps, start = kept.identities, kept.timestamps, kept.forgotten
+        end = min(start + most, len(identities))
+        self._advance_horizon((timestamps[end - 1], kept.first_place + end - 1))
+        self._in_runs.difference_update(identities[start:end])
         for at in range(start, end):
-            if run.timestamps[at] == self._horizon[0]:
-                self._forgotten[run.identities[at]] = None
-        if end < len(run.qtys):
+            if timestamps[at] == self._horizon[0]:
+                self._forgotten[identities[at]] = None
+        if end < len(identities):
             self._runs.appendleft(kept._replace(forgotten=end))
+        if end - start == most:
+            self._last_forgotten = kept.execution(end - 1)
         return end - start
 
     def _advance_horizon(self, order: tuple[int, int]) -> None:
@@ -611,7 +615,8 @@ class Book:
             book._last_forgotten = forgotten_execution
         book._runs = deque(map(KeptRun.from_state, runs))
         for kept in book._runs:
-            book._in_runs.update(kept.run.identities[kept.forgotten :])
+            book._in_runs.update(kept.identities[kept.forgotten :])
+            book._last_of_runs = kept.execution(-1)
         book._plain = all(lot.price > 0 and not lot.was_split for lot in book.lots)
         return book
 

@@ -5,6 +5,8 @@ columns of equal length, without an object for each; `Book.apply_run` decides wh
 it may. Tests hold the two against each other on random input.
 """
 
+import marshal
+from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
@@ -41,14 +43,14 @@ class Run(NamedTuple):
         """Return the run less what precedes one of its executions."""
         return Run._make([*(column[start:] for column in self[:-1]), self.instrument])
 
-    def to_state(self) -> tuple[Any, ...]:
-        """Return it as plain values."""
-        return (*self[:-1], tuple(self.instrument))
+    def pack(self) -> bytes:
+        """Return it as bytes, in a form that Python 3.11 and 3.12 share."""
+        return marshal.dumps((*self[:-1], tuple(self.instrument)))
 
     @classmethod
-    def from_state(cls, state: tuple[Any, ...]) -> "Run":
-        """Return the run that `to_state` described."""
-        *columns, instrument = state
+    def unpack(cls, packed: bytes) -> "Run":
+        """Return the run that `pack` packed."""
+        *columns, instrument = marshal.loads(packed)  # noqa: S302 - packed by this process, or kept beside pickles
         return cls._make([*columns, Instrument(*instrument)])
 
     def _execution(self, *row: Any) -> Execution:
@@ -147,6 +149,8 @@ class RunUpdate(NamedTuple):
     symbol: str
     currency: str
     multiplier: int
+    packed: bytes
+    """The run, by `Run.pack`."""
 
     def rest(self, start: int) -> "RunUpdate":
         """Return the update less what precedes one of the run's executions."""
@@ -168,28 +172,43 @@ class RunUpdate(NamedTuple):
 
 
 class KeptRun(NamedTuple):
-    """What a book remembers of a run: enough to undo it one by one."""
+    """What a book remembers of a run, packed: a window full of objects would be slow."""
 
     first_place: int
-    run: Run
-    gains: list[int]
-    net_gains: list[int]
-    parts: list[Lot]
-    closers: list[int]
+    identities: list[str]
+    timestamps: "array[int]"
+    run: bytes
+    effects: bytes
     forgotten: int = 0
     """How many of its executions, from the first, are remembered no more."""
 
+    @classmethod
+    def of(cls, first_place: int, run: Run, packed: bytes, result: RunResult) -> "KeptRun":
+        """Pack a run (`packed` by `Run.pack`) and what booking it did."""
+        parts = list(map(list, zip(*result.parts, strict=True)))
+        effects = marshal.dumps((result.gains, result.net_gains, parts, result.closers))
+        times = array("q", run.timestamps)
+        return cls(first_place, run.identities, times, packed, effects)
+
+    def unpack(self) -> tuple[Run, list[int], list[int], list[Lot], list[int]]:
+        """Return the run, its gains and net gains, the lots closed, and what closed each."""
+        gains, net_gains, parts, closers = marshal.loads(self.effects)  # noqa: S302
+        lots = [Lot(*values) for values in zip(*parts, strict=True)]
+        return Run.unpack(self.run), gains, net_gains, lots, closers
+
+    def execution(self, at: int) -> Execution:
+        """Return one of its executions."""
+        return Run.unpack(self.run).execution(at)
+
     def to_state(self) -> tuple[Any, ...]:
         """Return it as plain values."""
-        parts = [tuple(part) for part in self.parts]
-        return (self.first_place, self.run.to_state(), *self[2:4], parts, *self[5:])
+        return (*self._replace(timestamps=self.timestamps.tobytes()),)  # type: ignore[arg-type]
 
     @classmethod
     def from_state(cls, state: tuple[Any, ...]) -> "KeptRun":
         """Return what `to_state` described."""
         kept = cls(*state)
-        parts = [Lot(*part) for part in kept.parts]
-        return kept._replace(run=Run.from_state(kept.run), parts=parts)
+        return kept._replace(timestamps=array("q", kept.timestamps))
 
 
 _DEAREST = 10**9 * ONE
