@@ -158,7 +158,7 @@ class StreamFiles:
         self._own_dir = own_dir(data_dir) / self._name
         self._manifest = self._own_dir / "manifest.json"
         self._lock: FileLock | None = None
-        self._open: dict[tuple[str, int], _OpenFile] = {}
+        self._open: dict[tuple[str, int], PartFile] = {}
         self.first_id = FIRST_ID
         self._after = FIRST_ID
         """The last commit's `last_id`: the files being written hold what comes after."""
@@ -197,7 +197,7 @@ class StreamFiles:
                 # Unlike the names of any other commit: what is left of one that a crash
                 # cut off must not pass for a file of the commit before.
                 path = self._own_dir / f"{data_set}.{date_of(day)}.{self._after}.parquet"
-                self._open[data_set, day] = _OpenFile(path, rows.schema)
+                self._open[data_set, day] = PartFile(path, rows.schema)
             self._open[data_set, day].writer.write_table(rows)
 
     def commit(self, last_id: str) -> None:
@@ -291,7 +291,7 @@ def make_dir(directory: Path) -> None:
         _sync(directory.parent)
 
 
-class _OpenFile:
+class PartFile:
     """A Parquet file that is being written."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:

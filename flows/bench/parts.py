@@ -1,0 +1,161 @@
+"""Where the time goes: the flow's own parts, one after the other, on one thread.
+
+The same entries pass through the functions that the flow calls, with a stopwatch at
+each. What Bytewax adds is not in it, nor that the flow writes its files in a thread:
+the sum is what one core would need for the rest.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from threading import Event
+from time import perf_counter
+from typing import Any
+
+from connectors.book_store import BookStores
+from connectors.codec import key_of
+from connectors.columns import KeyRun, decode_runs
+from connectors.parquet import PartFile
+from connectors.redis_hash import PositionHashSink
+from connectors.redis_link import RedisLink, send
+from connectors.rows import tables
+from flows.bench.report import Figure
+from flows.bench.rig import READ_COUNT, STREAM, Rig, entries_of, no_collection, set_up
+from flows.bench.sizes import Sizes
+from state.book import Book
+from state.records import FIRST_ID, Changes, RunUpdates
+
+TITLE = "Where the time goes, per execution, 100 symbols"
+STEPS = 2
+
+_PARTS = {
+    "read": "read: XREAD",
+    "parse": "parse: text to columns",
+    "book": "book: match lots",
+    "recovery": "recovery: what the books took in",
+    "hash": "hash: JSON, script",
+    "rows": "rows: Arrow tables",
+    "files": "files: Parquet on disk",
+}
+
+_WARM_UP_READS = 2
+_ROWS_AT_ONCE = 20_000
+_EPOCH_S = 1.0
+
+
+def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
+    """Pass executions through the parts."""
+    with set_up() as rig:
+        step(f"parts: publish {sizes.parts:,}")
+        rig.fill(sizes.parts)
+        step("parts: pass them through")
+        with no_collection():
+            _Pass(rig, "warm-up").run(_WARM_UP_READS)
+            spent = _Pass(rig, "measured").run()
+    us = {name: spent[name] / sizes.parts * 1e6 for name in _PARTS}
+    total = sum(us.values())
+    return [
+        *(Figure(f"parts.{name}", what, us[name], "µs", total, "all parts")
+          for name, what in _PARTS.items()),
+        Figure("parts.all", "all parts", total, "µs"),
+    ]  # fmt: skip
+
+
+class _Pass:
+    """The parts, wired by hand; name: of their directory and their hash."""
+
+    def __init__(self, rig: Rig, name: str) -> None:
+        self._rig = rig
+        self._directory = rig.directory / name
+        self._directory.mkdir()
+        link = RedisLink(rig.url, Event())
+        self._hash = PositionHashSink(link, [STREAM], name).build_part("", STREAM, None)
+        self._store = BookStores(self._directory).mine()
+        self._books: dict[str, Book] = {}
+        self._files: dict[tuple[str, int], PartFile] = {}
+        self._held: list[Changes] = []
+        self._spent: defaultdict[str, float] = defaultdict(float)
+
+    def run(self, most_reads: int | None = None) -> dict[str, float]:
+        """Read the stream, to its end if not told less; return each part's seconds."""
+        epoch_ends = perf_counter() + _EPOCH_S
+        for entries in islice(self._reads(), most_reads):
+            with self._timed("parse"):
+                runs = decode_runs(entries)
+            assert runs is not None  # all that the rig publishes is plain
+            with self._timed("book"):
+                changes = [self._book(entries, run) for run in runs]
+            with self._timed("recovery"):
+                self._note(changes)
+            with self._timed("hash"):
+                self._hash.write_batch(changes)
+            self._held += changes
+            if sum(change.size for change in self._held) >= _ROWS_AT_ONCE:
+                self._write_rows()
+            if perf_counter() > epoch_ends:
+                self._commit()
+                epoch_ends = perf_counter() + _EPOCH_S
+        self._commit()
+        return self._spent
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self._spent[part] += perf_counter() - start
+
+    def _reads(self) -> Iterator[list[Any]]:
+        last: bytes | str = FIRST_ID
+        with self._rig.raw_client() as client:
+            while True:
+                with self._timed("read"):
+                    entries = entries_of(
+                        send(client, "XREAD", "COUNT", READ_COUNT, "STREAMS", STREAM, last)
+                    )
+                if not entries:
+                    return
+                yield entries
+                last = entries[-1][0]
+
+    def _book(self, entries: list[Any], run: KeyRun) -> Changes:
+        symbol, account, _ = run.heading
+        key = key_of(symbol, account)
+        if key not in self._books:
+            self._books[key] = Book(symbol, account)
+        book = self._books[key]
+        update = book.apply_run(run.run)
+        assert update is not None  # plain, see above
+        ids = [entries[at][0] for at in run.at]
+        updates = RunUpdates(ids, update)
+        return Changes(STREAM, key, ids[-1].decode(), book.snapshot(), updates, live=False)
+
+    def _note(self, changes: list[Changes]) -> None:
+        for change in changes:
+            assert isinstance(change.updates, RunUpdates)
+            ids, update = change.updates
+            self._store.remember(change.key, self._books[change.key], ids, update.packed)
+
+    def _write_rows(self) -> None:
+        with self._timed("rows"):
+            built = list(tables(self._held))
+        with self._timed("files"):
+            for data_set, day, rows in built:
+                if (data_set, day) not in self._files:
+                    path = Path(self._directory, f"{data_set}.{day}.parquet")
+                    self._files[data_set, day] = PartFile(path, rows.schema)
+                self._files[data_set, day].writer.write_table(rows)
+        self._held = []
+
+    def _commit(self) -> None:
+        if self._held:
+            self._write_rows()
+        with self._timed("files"):
+            for file in self._files.values():
+                file.finish()
+        self._files = {}
+        with self._timed("hash"):
+            self._hash.snapshot()
+        with self._timed("recovery"):
+            self._store.commit()
