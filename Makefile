@@ -44,7 +44,7 @@ test: setup  ## lint, types and all tests but the soak
 	@$(VENV_PYTHON) -m ruff check --quiet
 	@$(VENV_PYTHON) -m ruff format --check --quiet
 	@$(VENV_PYTHON) -m mypy --no-error-summary
-	@$(VENV_PYTHON) -m pytest
+	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
 
 bench: setup  ## measure speed and memory
 	@$(VENV_PYTHON) -m flows.bench
