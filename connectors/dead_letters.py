@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import redis
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
+from connectors import metrics
 from connectors.redis_link import RedisLink, send
 from state.records import Rejected, id_order
 
@@ -59,6 +60,7 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, None]):
         for start in range(0, len(self._held), _AT_ONCE):
             letters = self._held[start : start + _AT_ONCE]
             for rejected in self._link.call(lambda client: self._write(client, letters)):  # noqa: B023
+                metrics.DEAD_LETTERS.labels(metrics.field_of(rejected.reason)).inc()
                 log.warning(
                     "dead letter %s of %s: %s", rejected.entry.id, rejected.stream, rejected.reason
                 )

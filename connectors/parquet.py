@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
+from connectors import metrics
 from connectors.file_lock import FileLock, LockedError
 from connectors.rows import Table, tables
 from state.records import FIRST_ID, Changes, id_order
@@ -199,6 +200,7 @@ class StreamFiles:
                 path = self._own_dir / f"{data_set}.{date_of(day)}.{self._after}.parquet"
                 self._open[data_set, day] = PartFile(path, rows.schema)
             self._open[data_set, day].writer.write_table(rows)
+            metrics.PARQUET_ROWS.labels(data_set).inc(rows.num_rows)
 
     def commit(self, last_id: str) -> None:
         """Let all that was written since the last commit appear, or none of it."""
@@ -221,6 +223,8 @@ class StreamFiles:
         temporary.rename(self._manifest)
         _sync(self._own_dir)
         self._publish(files)
+        for data_set, _ in self._open:
+            metrics.PARQUET_FILES.labels(data_set).inc()
         self._open, self._after = {}, last_id
 
     def close(self) -> None:

@@ -26,6 +26,8 @@ from tenacity import (
 )
 from tenacity.nap import sleep_using_event
 
+from connectors import metrics
+
 T = TypeVar("T")
 log = logging.getLogger("lotstream.redis")
 
@@ -114,6 +116,7 @@ class RedisLink:
                 log.warning("Redis is away, retrying until it is back: %s", error)
                 self._retries_before_outage = self.retries
             self.retries += 1
+        metrics.REDIS_RETRIES.inc()
 
     def _note_end(self) -> None:
         with self._lock:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import redis
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
+from connectors import metrics
 from connectors.redis_link import RedisLink, RedisRefusedError, StoppedError, send
 from state.records import FIRST_ID, RawEntry, id_order
 
@@ -30,7 +31,11 @@ log = logging.getLogger("lotstream.source")
 GROUP = "positions"
 """The consumer group whose last delivered id shows how far the flow is."""
 
+CONSUMER = "flow"
+"""The group's consumer: its idle time shows whether the flow is there."""
+
 TRIM_EVERY_S = 10.0
+ALIVE_EVERY_S = 1.0
 
 ResumeState = tuple[str, int]
 """The id of the last entry handed on, and how many were before and with it."""
@@ -81,6 +86,13 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
             # redis-py makes a dict of an entry's fields, which loses repeated ones.
             link.client.set_response_callback(command, lambda reply, **_: reply)
 
+        self._readers: list[_StreamReader] = []
+
+    def to_go(self) -> int | None:
+        """Count the entries this process has still to read, None if nobody can tell."""
+        counts = [reader.to_go() for reader in self._readers]
+        return None if None in counts else sum(filter(None, counts))
+
     def list_parts(self) -> list[str]:
         """Name the streams."""
         return self._streams
@@ -94,6 +106,7 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
         reader.began_at, reader.must_hold = self._written(for_part)
         if resume_state is not None:
             reader.last_id, reader.entries_read = resume_state
+        self._readers.append(reader)
         part = _StreamPartition(reader, self._stop, self._retention_ms)
         # A server that was away may have come back without its last writes.
         self._link.after_outage.append(part.show_progress_again)
@@ -105,22 +118,29 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
         self._reader, self._stop, self._retention_ms = reader, stop, retention_ms
         self._snapshot: ResumeState = (reader.last_id, reader.entries_read)
         self._shown: ResumeState | None = None
-        self._trim_at = 0.0
+        self._trim_at = self._alive_at = 0.0
+        self._closing: float | None = None
+        """When the epoch before ended, until all of it is durable."""
 
     def next_batch(self) -> list[Read]:
         # Bytewax calls this in a new epoch only when all of the one before is
         # durable, so that what snapshot() returned last is committed by now.
+        if self._closing is not None:
+            metrics.EPOCH_CLOSE_SECONDS.observe(time.monotonic() - self._closing)
+            self._closing = None
         if self._stop.is_set():
             raise StopIteration
         try:
             if self._reader.checked:
                 self._show_progress()
+                self._show_alive()
                 self._trim()
             read = self._reader.read()
         except StoppedError:
             raise StopIteration from None
         except Exception as error:
-            log.critical("stopped: %s", error)
+            explained = isinstance(error, GapError | RedisRefusedError)
+            log.critical("stopped: %s", error, exc_info=not explained)
             raise
         return [read] if read.entries else []
 
@@ -129,6 +149,7 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
         return None
 
     def snapshot(self) -> ResumeState:
+        self._closing = time.monotonic()
         self._snapshot = (self._reader.last_id, self._reader.entries_read)
         return self._snapshot
 
@@ -139,6 +160,11 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
         if self._shown != self._snapshot:
             self._reader.show_progress(*self._snapshot)
             self._shown = self._snapshot
+
+    def _show_alive(self) -> None:
+        if time.monotonic() >= self._alive_at:
+            self._alive_at = time.monotonic() + ALIVE_EVERY_S
+            self._reader.show_alive()
 
     def _trim(self) -> None:
         if self._retention_ms is None or time.monotonic() < self._trim_at:
@@ -181,6 +207,7 @@ class _StreamReader:
         if entries:
             self.last_id = entries[-1][0].decode()
             self.entries_read += len(entries)
+            metrics.BATCH_ENTRIES.observe(len(entries))
         return Read(self._stream, entries, live=len(entries) < self._count)
 
     @property
@@ -265,7 +292,7 @@ class _StreamReader:
                 send(client, *set_id, "ENTRIESREAD", entries_read)
             except redis.ResponseError as error:
                 # Redis before 7 knows no ENTRIESREAD, and shows no lag.
-                if "NOGROUP" in str(error) or "syntax" not in str(error).lower():
+                if "wrong number of arguments" not in str(error):
                     raise
                 send(client, *set_id)
         except redis.ResponseError as error:
@@ -273,6 +300,23 @@ class _StreamReader:
                 raise
             send(client, "XGROUP", "CREATE", self._stream, GROUP, last_id)
             self._set_group(client, last_id, entries_read)
+
+    def show_alive(self) -> None:
+        """Let the group's consumer read what it has pending: nothing, and nothing moves."""
+        self._link.call(self._read_nothing)
+
+    def _read_nothing(self, client: redis.Redis) -> None:
+        group = ("GROUP", GROUP, CONSUMER, "COUNT", 1)
+        try:
+            send(client, "XREADGROUP", *group, "STREAMS", self._stream, FIRST_ID)
+        except redis.ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+
+    def to_go(self) -> int | None:
+        """Count the entries that are not read yet, None if the server cannot tell."""
+        added = self._link.call(self._info).get("entries-added")
+        return None if added is None else added - self.entries_read
 
     def trim(self, oldest_kept: str) -> None:
         """Delete the entries before an id."""

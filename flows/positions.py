@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
@@ -24,22 +25,23 @@ from bytewax.inputs import Source
 from bytewax.operators import BranchOut, StatefulBatchLogic
 from bytewax.outputs import Sink
 
+from connectors import metrics
 from connectors.book_store import BookStores
 from connectors.codec import Heading, decode, key_of
 from connectors.columns import decode_runs
 from connectors.dead_letters import DeadLetterSink
 from connectors.file_lock import FileLock, LockedError
-from connectors.parquet import ParquetSink, StreamFiles
+from connectors.parquet import DataDirError, ParquetSink, StreamFiles
 from connectors.partitions import agree
 from connectors.redis_hash import PositionHashSink
 from connectors.redis_link import RedisLink, RedisRefusedError, StoppedError
 from connectors.redis_stream import Read, RedisStreamSource
-from flows import recovery
-from flows.logs import set_up_logging
+from flows import exporter, recovery
+from flows.logs import Progress, log_exceptions, log_exceptions_of_parts, set_up_logging
 from flows.settings import Settings, load_settings, partition_names
 from state.book import Book
 from state.keys import partition_of
-from state.messages import Message, RejectedError
+from state.messages import Execution, Message, RejectedError
 from state.records import FIRST_ID, Changes, Entry, RawEntry, Rejected, RunUpdates, Update, id_order
 from state.run import Run
 from state.snapshot import PositionSnapshot
@@ -74,28 +76,34 @@ def build_flow(
     parquet: Sink[tuple[str, Changes]],
     stores: BookStores | None = None,
     partitions: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Dataflow:
     """Wire the parts. Recovery hangs on the names of flow and steps: never rename them.
 
     partitions: the streams that keys are divided among; none if there is but one.
     """
+    progress = progress or Progress()
     flow = Dataflow("positions")
     reads = op.input("executions", flow, source)  # Read
     # Rejected | Messages
-    decoded = op.flat_map("decode", reads, lambda read: at_home(decode_read(read), partitions))
+    decode_logged = log_exceptions(partial(decode_read, progress=progress))
+    decoded = op.flat_map("decode", reads, lambda read: at_home(decode_logged(read), partitions))
     checked: BranchOut[Rejected, Messages]
     checked = op.branch("check", decoded, _is_rejected)  # type: ignore[assignment]
     keyed = op.key_on("key", checked.falses, lambda messages: messages.key)  # (key, Messages)
-    booked = op.stateful_batch("position", keyed, lambda state: PositionLogic(state, stores))
+    booked = op.stateful_batch(
+        "position", keyed, lambda state: PositionLogic(state, stores, progress)
+    )
     # (key, Rejected | Changes); the sinks want (stream, ...)
     results = op.map("by_stream", booked, lambda item: (item[1].stream, item[1]))
     applied: BranchOut[tuple[str, Rejected], tuple[str, Changes]]
     applied = op.branch("book_check", results, _holds_rejected)  # type: ignore[assignment]
     refused = op.key_on("refused_by_stream", checked.trues, lambda rejected: rejected.stream)
     rejected = op.merge("rejected", refused, applied.trues)  # (stream, Rejected)
-    op.output("dead_letters", rejected, dead_letters)
-    op.output("hash", applied.falses, position_hash)
-    op.output("parquet", applied.falses, parquet)
+    op.output("dead_letters", rejected, log_exceptions_of_parts(dead_letters))
+    op.output("hash", applied.falses, log_exceptions_of_parts(position_hash))
+    told = (DataDirError, LockedError, OSError)
+    op.output("parquet", applied.falses, log_exceptions_of_parts(parquet, *told))
     return flow
 
 
@@ -107,9 +115,10 @@ def _holds_rejected(item: tuple[str, Changes | Rejected]) -> bool:
     return isinstance(item[1], Rejected)
 
 
-def decode_read(read: Read) -> Iterable[Messages | Rejected]:
+def decode_read(read: Read, progress: Progress) -> Iterable[Messages | Rejected]:
     """Sort a read's entries into messages by key, and entries that cannot be used."""
     if len(read.entries) >= _MANY and (runs := decode_runs(read.entries)) is not None:
+        progress.read(len(read.entries), live=read.live)
         return [_run_of(read, *key_run) for key_run in runs]
     by_key: dict[str, Messages] = {}
     rejected: list[Messages | Rejected] = []
@@ -124,6 +133,7 @@ def decode_read(read: Read) -> Iterable[Messages | Rejected]:
             by_key[key] = Messages(read.stream, key, symbol, account, [], [], read.live)
         by_key[key].entries.append(raw)
         by_key[key].messages.append(message)  # type: ignore[union-attr]
+    progress.read(len(read.entries), len(rejected), live=read.live)
     return rejected + list(by_key.values())
 
 
@@ -162,8 +172,11 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
     its last writes; the book is loaded when its next message comes.
     """
 
-    def __init__(self, resume_state: tuple[Any, ...] | None, stores: BookStores | None) -> None:
+    def __init__(
+        self, resume_state: tuple[Any, ...] | None, stores: BookStores | None, progress: Progress
+    ) -> None:
         self._store = None if stores is None else stores.mine()
+        self._progress = progress
         self._book: Book | None = None
         self._name: tuple[str, str, str, str | None] | None = None
         """Stream, key, symbol, account."""
@@ -179,6 +192,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
             self._shown = shown and PositionSnapshot(*shown)
         self._show_again = self._shown is not None
 
+    @log_exceptions
     def on_batch(self, values: list[Messages]) -> tuple[Iterable[Changes | Rejected], bool]:
         results: list[Changes | Rejected] = []
         for messages in values:
@@ -199,6 +213,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         # The end of input is a stop, not the end of the position.
         return [], StatefulBatchLogic.RETAIN
 
+    @log_exceptions
     def snapshot(self) -> tuple[Any, ...]:
         # Bytewax asks each key that was awake once an epoch is over; by then the store
         # has been told of all of it, so the first to be asked makes it durable for all.
@@ -215,6 +230,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
             if update is not None:
                 ids = [entry_id for entry_id, _ in messages.entries]
                 self._remember(messages, book, ids, update.packed)
+                metrics.EXECUTIONS_BOOKED.inc(len(ids))
                 return [self._changes(messages, ids[-1].decode(), RunUpdates(ids, update))]
             messages = messages._replace(messages=list(messages.messages.executions()))
         return self._take_one_by_one(book, messages)
@@ -229,6 +245,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
                 applied = book.apply(message)
             except RejectedError as error:
                 results.append(Rejected(messages.stream, Entry.of(raw), str(error)))
+                self._progress.read(0, 1, live=messages.live)
                 continue
             taken.append((raw[0], message))
             if applied is not None:
@@ -236,6 +253,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         if taken:
             ids, accepted = map(list, zip(*taken, strict=True))
             self._remember(messages, book, ids, accepted)
+            _count(accepted, updates, None if self._shown is None else self._shown.timestamp)
         if updates:
             results.append(self._changes(messages, updates[-1].stream_id, updates))
         return results
@@ -252,6 +270,9 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
     ) -> Changes:
         assert self._book is not None
         position = self._book.snapshot()
+        change = position.qty - (0 if self._shown is None else self._shown.qty)
+        if messages.live and change:
+            self._progress.position_changed(messages.key, position.qty, position.avg_price, change)
         self._shown_id, self._shown = stream_id, position
         return Changes(messages.stream, messages.key, stream_id, position, updates, messages.live)
 
@@ -269,6 +290,20 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
                 f"found {first}; the recovery store is ahead of the source"
             )
         return self._book
+
+
+def _count(taken: list[Message], updates: list[Update], newest: int | None) -> None:
+    """Count what became of the executions among messages; newest: the latest time before."""
+    booked = [u.message for u in updates if isinstance(u.message, Execution)]
+    executions = sum(isinstance(message, Execution) for message in taken)
+    late = 0
+    for execution in booked:
+        late += newest is not None and execution.timestamp < newest and execution.revision == 1
+        newest = max(newest or 0, execution.timestamp)
+    metrics.EXECUTIONS_BOOKED.inc(len(booked))
+    metrics.EXECUTIONS_DUPLICATE.inc(executions - len(booked))
+    metrics.EXECUTIONS_CORRECTED.inc(sum(execution.revision > 1 for execution in booked))
+    metrics.EXECUTIONS_LATE.inc(late)
 
 
 # --- what `python -m bytewax.run flows.positions` runs -----------------------------------
@@ -325,21 +360,24 @@ def _wire(
     _agree_on_partitions(link, settings)
     streams, hours = settings.own_streams, settings.stream_retention_hours
     letters = partition_names(settings.dead_letter_stream, settings.stream_partitions)
+    source = RedisStreamSource(
+        link,
+        streams,
+        stop,
+        written=lambda stream: StreamFiles(settings.data_dir, stream).written(),
+        block_ms=_BLOCK_TOGETHER_MS if together else _BLOCK_ALONE_MS,
+        retention_ms=None if hours is None else int(hours * 3_600_000),
+        accept_gap=settings.accept_gap,
+    )
+    exporter.start(settings)
     return build_flow(
-        RedisStreamSource(
-            link,
-            streams,
-            stop,
-            written=lambda stream: StreamFiles(settings.data_dir, stream).written(),
-            block_ms=_BLOCK_TOGETHER_MS if together else _BLOCK_ALONE_MS,
-            retention_ms=None if hours is None else int(hours * 3_600_000),
-            accept_gap=settings.accept_gap,
-        ),
+        source,
         dead_letters=DeadLetterSink(link, dict(zip(settings.streams, letters, strict=True))),
         position_hash=PositionHashSink(link, streams, settings.positions_hash),
         parquet=ParquetSink(settings.data_dir, streams),
         stores=stores,
         partitions=settings.streams if settings.stream_partitions > 1 else (),
+        progress=Progress(source.to_go),
     )
 
 

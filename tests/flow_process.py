@@ -101,6 +101,11 @@ class FlowProcess:
         """What it has written since its last start."""
         return self._log_path.read_bytes()[self._log_start :].decode(errors="replace")
 
+    @property
+    def whole_log(self) -> str:
+        """What all its runs have written."""
+        return self._log_path.read_text(errors="replace")
+
     def messages(self, level: str) -> list[str]:
         """Return what it has logged at a level, such as `critical`, since its last start."""
         lines = [

@@ -1,0 +1,277 @@
+"""A day's Parquet parts become one file each: `python -m flows.compact`.
+
+A flow adds a part an epoch, so a past day may have thousands. For each data set and
+day the parts are merged into a file in a directory that no reader sees, checked, and
+the two directories then change places in one step (renameat2, RENAME_EXCHANGE):
+whoever lists a day finds its old parts or the new file, never both and never neither.
+
+Flows go on meanwhile: a part that appears while others are merged is carried over.
+What is merged is remembered nowhere else, so a run may die at any instant: the day
+that readers see is complete before and after the exchange, and the other directory,
+whichever it is, is deleted by the next run.
+
+A query that listed a day before the exchange and opens its files after it fails, as
+they are gone, and is to be run again. It cannot be wrong, since no name ever comes back.
+"""
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from stat import S_IMODE
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import typer
+
+from connectors.file_lock import FileLock, LockedError
+from connectors.parquet import own_dir, publishing
+from flows.logs import set_up_logging
+from flows.settings import load_settings
+
+DATA_SETS = ("positions", "closed_lots")
+
+ROWS_AT_ONCE = 250_000
+"""Held in memory, sorted and written together, about."""
+
+LISTING_S = 1.0
+"""How long a reader may take to list a directory that has just been replaced."""
+
+# No stream's files stand in a directory of this name, since they replace the sign.
+_WORKSHOP = "compact~"
+
+_DAY = re.compile(r"date=(\d{4}-\d\d-\d\d)")
+_MERGED = re.compile(r"merged-(\d+)\.parquet")
+_PART = re.compile(r".+\.\d+-\d+\.(\d+)-(\d+)\.parquet")
+"""The part's stream, and the entries after and up to which it has the rows."""
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+class CompactError(Exception):
+    """A day cannot be compacted; readers see it as it was."""
+
+
+class Compacted(NamedTuple):
+    """What became of a day of a data set."""
+
+    data_set: str
+    day: date
+    parts: int
+    rows: int
+
+    def __str__(self) -> str:
+        return f"{self.data_set} {self.day}: {self.parts} files, {self.rows:,} rows, now in one"
+
+
+def main(
+    day: Annotated[
+        datetime | None,
+        typer.Option("--date", formats=["%Y-%m-%d"], help="This day only; may be today."),
+    ] = None,
+) -> None:
+    """Merge the Parquet parts of each day before today (UTC) into one file a data set."""
+    settings = load_settings()
+    set_up_logging(settings)
+    try:
+        done = list(compact(settings.data_dir, None if day is None else day.date()))
+    except (CompactError, LockedError, OSError) as error:
+        raise SystemExit(f"lotstream: cannot compact: {error}") from None
+    for compacted in done:
+        print(compacted)
+    if not done:
+        print("nothing to compact")
+
+
+def compact(data_dir: Path, day: date | None = None) -> Iterator[Compacted]:
+    """Merge the parts of a day, or of all days before today (UTC).
+
+    Raises CompactError, LockedError or OSError; what is done by then stays done.
+    """
+    if not data_dir.exists():
+        return
+    lock = FileLock(own_dir(data_dir) / f"{_WORKSHOP}.lock")
+    lock.acquire()
+    workshop = own_dir(data_dir) / _WORKSHOP
+    shutil.rmtree(workshop, ignore_errors=True)
+    try:
+        for data_set, of, directory in _days(data_dir, day):
+            parts = _in_order(directory.glob("*.parquet"))
+            if len(parts) > 1:
+                making = workshop / f"{data_set}.{of}"
+                making.mkdir(parents=True)
+                rows = _merge(parts, making / _new_name(parts))
+                _put_in_place(data_dir, making, directory, parts)
+                yield Compacted(data_set, of, len(parts), rows)
+    finally:
+        if workshop.exists():
+            time.sleep(LISTING_S)
+            shutil.rmtree(workshop)
+        lock.close()
+
+
+def _days(data_dir: Path, day: date | None) -> Iterator[tuple[str, date, Path]]:
+    today = datetime.now(UTC).date()
+    for data_set in DATA_SETS:
+        for directory in sorted((data_dir / data_set).glob("date=*")):
+            if match := _DAY.fullmatch(directory.name):
+                of = date.fromisoformat(match[1])
+                if of == day or (day is None and of < today):
+                    yield data_set, of, directory
+
+
+def _in_order(parts: Iterable[Path]) -> list[Path]:
+    """Sort a day's files so that each stream's rows come in order of their entries."""
+    return sorted(parts, key=lambda path: (_last_id(path), path.name))
+
+
+def _last_id(part: Path) -> tuple[int, int]:
+    """Return the last entry whose rows a part may hold; (0, 0) for a merged file."""
+    if _MERGED.fullmatch(part.name):
+        return 0, 0
+    match = _PART.fullmatch(part.name)
+    if match is None:
+        raise CompactError(f"{part}: expected the name of a flow's part, found another")
+    return int(match[1]), int(match[2])
+
+
+def _new_name(parts: list[Path]) -> str:
+    """Name the merged file as none of this day was ever named."""
+    numbers = [int(match[1]) for part in parts if (match := _MERGED.fullmatch(part.name))]
+    return f"merged-{max(numbers, default=0) + 1}.parquet"
+
+
+# --- merging ----------------------------------------------------------------------------
+
+
+def _merge(parts: list[Path], into: Path) -> int:
+    """Write the rows of all parts to one file; return how many there are.
+
+    Raises CompactError if what can be read back is not what the parts hold.
+    """
+    wanted, writer = _Sum(), None
+    with into.open("wb") as file:
+        for rows in _tables(parts):
+            wanted.add(rows)
+            writer = writer or pq.ParquetWriter(file, rows.schema, compression="zstd")
+            writer.write_table(_sorted(rows))
+        assert writer is not None
+        writer.close()
+        file.flush()
+        os.fsync(file.fileno())
+    found = _Sum()
+    for batch in pq.ParquetFile(into).iter_batches(ROWS_AT_ONCE):
+        found.add(pa.Table.from_batches([batch]))
+    if (found.rows, found.hash) != (wanted.rows, wanted.hash):
+        raise CompactError(
+            f"{into}: expected the {wanted.rows} rows of {len(parts)} parts, found {found.rows} "
+            f"rows that are not the same"
+        )
+    return wanted.rows
+
+
+def _tables(parts: list[Path]) -> Iterator[pa.Table]:
+    """Read the parts in turn, as many at once as make a row group."""
+    held: list[pa.Table] = []
+    schema = None
+    for part in parts:
+        try:
+            rows = pq.ParquetFile(part).read()
+        except pa.ArrowInvalid as error:
+            raise CompactError(f"{part} cannot be read: {error}") from error
+        schema = schema or rows.schema
+        if rows.schema != schema:
+            raise CompactError(f"{part}: expected the columns of {parts[0].name}, found others")
+        held.append(rows)
+        if sum(table.num_rows for table in held) >= ROWS_AT_ONCE:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _sorted(rows: pa.Table) -> pa.Table:
+    """Sort rows by entry; those of one entry stay as they are."""
+    halves = pc.split_pattern(rows["stream_id"], "-")
+    numbers = {
+        name: pc.cast(pc.list_element(halves, at), pa.uint64())
+        for at, name in enumerate(("milliseconds", "sequence"))
+    }
+    order = pc.sort_indices(pa.table(numbers), [(name, "ascending") for name in numbers])
+    return rows.take(order)
+
+
+class _Sum:
+    """How many rows there are, and a checksum over all their values, in any order."""
+
+    def __init__(self) -> None:
+        self.rows, self.hash = 0, 0
+
+    def add(self, rows: pa.Table) -> None:
+        frame = pl.DataFrame(rows)
+        self.rows += frame.height
+        self.hash += int(frame.hash_rows().to_numpy().sum(dtype=np.uint64))
+        self.hash %= 2**64
+
+
+# --- changing places --------------------------------------------------------------------
+
+
+def _put_in_place(data_dir: Path, new: Path, day: Path, merged: list[Path]) -> None:
+    """Let a directory take the place of a day's, with what has appeared there since."""
+    with publishing(data_dir, alone=True):
+        present = set(day.iterdir())
+        if missing := set(merged) - present:
+            raise CompactError(f"{min(missing)} has been removed while it was merged")
+        for path in present - set(merged):
+            (new / path.name).hardlink_to(path)
+        _give_to_owner(new, day)
+        _sync(new)
+        _exchange(new, day)
+        # Both must last before the old parts may go.
+        _sync(day.parent)
+        _sync(new.parent)
+
+
+def _give_to_owner(new: Path, day: Path) -> None:
+    """Let the flow, which may be another user's, write in the directory as before."""
+    owner = day.stat()
+    for path in (new, *new.glob("merged-*")):
+        os.chown(path, owner.st_uid, owner.st_gid)
+    new.chmod(S_IMODE(owner.st_mode))
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two directories change places in one step."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise CompactError(f"{sys.platform} has no way to exchange two directories (renameat2)")
+    if rename(
+        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), ctypes.c_uint(_RENAME_EXCHANGE)
+    ):
+        code = ctypes.get_errno()
+        if code in (errno.EINVAL, errno.ENOSYS):
+            raise CompactError(f"{other}: its file system cannot exchange two directories")
+        raise OSError(code, os.strerror(code), str(other))
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+if __name__ == "__main__":
+    typer.run(main)

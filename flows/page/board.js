@@ -1,0 +1,457 @@
+// The live page. The server sends all there is once, then only what changed; this
+// keeps it, and draws the rows that can be seen. It never sends anything back.
+
+const ROW = 30; // pixels, as in board.css
+const SPARE = 10; // rows drawn beyond what can be seen, on either side
+const SILENT_MS = 5000; // the server speaks twice a second
+const BEHIND_S = 10; // an entry that waits longer is worth a look
+const byId = (id) => document.getElementById(id);
+
+// --- figures: exact decimal texts; numbers are made of them only to sort and to draw ---
+
+const format = (options) => {
+  const formatter = new Intl.NumberFormat("en-US", options);
+  return (text) => (text === null ? "–" : formatter.format(text).replace("-", "−"));
+};
+const asMoney = format({ minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const asPrice = format({ minimumFractionDigits: 2, maximumFractionDigits: 6 });
+const asQuantity = format({ maximumFractionDigits: 10 });
+const asCount = format({ maximumFractionDigits: 0 });
+const asRate = format({ maximumFractionDigits: 1 });
+const asGain = (text) => (Number(text) > 0 ? "+" : "") + asMoney(text);
+const sign = (text) => (Number(text) > 0 ? "gain" : Number(text) < 0 ? "loss" : "");
+
+const dayOf = new Intl.DateTimeFormat("en-CA", { dateStyle: "short" });
+const timeOf = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+const shortTimeOf = new Intl.DateTimeFormat("en-GB", { timeStyle: "short" });
+const asMoment = (ms) => (Date.now() - ms < 72e6 ? timeOf : dayOf).format(ms);
+
+// --- columns: the order of what the server sends for a row is in FIELDS ---------------
+
+const FIELDS = ["key", "account", "symbol", "currency", "qty", "avg_price", "last_price",
+  "cost_basis", "realized_pnl", "net_realized_pnl", "commission", "changed_at"];
+
+const COLUMNS = [
+  { field: "symbol", title: "Symbol", text: (v) => v, left: true },
+  { field: "account", title: "Account", text: (v) => v ?? "", left: true },
+  { field: "currency", title: "Cur.", text: (v) => v, left: true },
+  { field: "qty", title: "Quantity", text: asQuantity, number: true },
+  { field: "avg_price", title: "Avg price", text: asPrice, number: true },
+  { field: "last_price", title: "Last price", text: asPrice, number: true, optional: true },
+  { field: "cost_basis", title: "Cost basis", text: asMoney, number: true, optional: true },
+  { field: "realized_pnl", title: "Realized P&L", text: asGain, number: true, signed: true },
+  { field: "spark", title: "Trend", left: true },
+  { field: "net_realized_pnl", title: "Net P&L", text: asGain, number: true, signed: true },
+  { field: "commission", title: "Commission", text: asMoney, number: true, optional: true },
+  { field: "changed_at", title: "Changed", text: asMoment, number: true },
+];
+
+// --- what is known ------------------------------------------------------------------
+
+const rows = new Map(); // key -> row
+let totals = []; // [currency, realized, net, commission, open, flat]
+let curves = {}; // currency -> [[ms, P&L], ...]
+let visible = []; // the rows that pass the filter, sorted
+const choice = { sort: "symbol", down: false, show: "open", search: "" };
+let heard = performance.now();
+let stale = { rows: true, curves: true };
+
+function take(frame) {
+  heard = performance.now();
+  if (frame.all) rows.clear();
+  for (const key of frame.gone ?? []) rows.delete(key);
+  for (const values of frame.rows ?? []) takeRow(values, frame.all);
+  for (const [key, spark] of Object.entries(frame.sparks ?? {})) rows.get(key).spark = spark;
+  if (frame.all) curves = frame.curves;
+  if (frame.totals) {
+    totals = frame.totals;
+    if (!frame.all) for (const [currency, point] of frame.points) addPoint(currency, point);
+    stale.curves = true;
+  }
+  if (frame.all || frame.rows?.length || frame.gone?.length) stale.rows = true;
+  showState(frame.state);
+  requestAnimationFrame(draw);
+}
+
+function takeRow(values, all) {
+  const row = Object.fromEntries(FIELDS.map((field, place) => [field, values[place]]));
+  const old = rows.get(row.key);
+  row.words = `${row.symbol} ${row.account ?? ""} ${row.currency}`.toLowerCase();
+  row.spark = old ? old.spark : [];
+  const pnl = Number(row.realized_pnl);
+  if (!all && row.spark.at(-1) !== pnl) row.spark = [...row.spark.slice(-39), pnl];
+  row.changed = all ? 0 : performance.now();
+  rows.set(row.key, row);
+}
+
+function addPoint(currency, point) {
+  const curve = (curves[currency] ??= []);
+  if (curve.length && curve.at(-1)[0] === point[0]) curve.pop();
+  curve.push(point);
+  if (curve.length > 1200) curves[currency] = curve.filter((_, n) => n % 2 || n > 1000);
+}
+
+function choose() {
+  const words = choice.search.toLowerCase().split(/\s+/).filter(Boolean);
+  const column = COLUMNS.find(({ field }) => field === choice.sort);
+  const direction = choice.down ? -1 : 1;
+  visible = [...rows.values()].filter((row) =>
+    (choice.show === "all" || (choice.show === "open") === (Number(row.qty) !== 0)) &&
+    words.every((word) => row.words.includes(word)));
+  const values = new Map(visible.map((row) => [row, sortValue(row, column)]));
+  visible.sort((a, b) => {
+    const [x, y] = [values.get(a), values.get(b)];
+    if (x !== y) return (x < y ? -1 : 1) * direction;
+    return a.key < b.key ? -1 : 1;
+  });
+}
+
+function sortValue(row, column) {
+  if (column.field === "spark") return row.spark.length ? row.spark.at(-1) - row.spark[0] : 0;
+  const value = row[column.field];
+  if (column.number) return value === null ? -Infinity : Number(value);
+  return value ?? "";
+}
+
+// --- the table: only the rows in sight are in the document -----------------------------
+
+const scroller = byId("scroll");
+const pool = [];
+
+function draw() {
+  if (stale.rows) {
+    choose();
+    const total = rows.size;
+    const count = visible.length;
+    byId("count").textContent =
+      count === total ? `${asCount(total)} positions` : `${asCount(count)} of ${asCount(total)} positions`;
+    byId("table").setAttribute("aria-rowcount", count + 1);
+    byId("table").classList.toggle("no-accounts", ![...rows.values()].some((row) => row.account));
+    byId("empty").hidden = count > 0;
+    stale.rows = false;
+  }
+  drawRows();
+  if (stale.curves) {
+    drawCharts();
+    stale.curves = false;
+  }
+}
+
+function drawRows() {
+  const seen = Math.ceil(scroller.clientHeight / ROW) + 2 * SPARE;
+  const last = Math.max(0, visible.length - seen);
+  // Even, so that the stripes stay with their rows.
+  const first = Math.min(last, Math.max(0, Math.floor(scroller.scrollTop / ROW) - SPARE)) & ~1;
+  const count = Math.min(seen + 1, visible.length - first);
+  while (pool.length < count) pool.push(newRow());
+  while (byId("rows").children.length > count) byId("rows").lastChild.remove();
+  for (let n = 0; n < count; n++) {
+    fillRow(pool[n], visible[first + n], first + n);
+    if (!pool[n].line.isConnected) byId("rows").append(pool[n].line);
+  }
+  byId("above").style.height = `${first * ROW}px`;
+  byId("below").style.height = `${(visible.length - first - count) * ROW}px`;
+}
+
+function newRow() {
+  const line = document.createElement("tr");
+  const cells = COLUMNS.map((column, n) => {
+    const cell = document.createElement(n ? "td" : "th");
+    if (!n) cell.scope = "row";
+    cell.className = classOf(column);
+    if (column.field === "spark") cell.append(newSpark());
+    line.append(cell);
+    return cell;
+  });
+  return { line, cells, row: null };
+}
+
+const classOf = ({ field, left, optional }) =>
+  [field, left && "left", optional && "optional"].filter(Boolean).join(" ");
+
+function fillRow(slot, row, place) {
+  const { line, cells, row: old } = slot;
+  line.setAttribute("aria-rowindex", place + 2);
+  line.classList.toggle("odd", place % 2 === 1);
+  if (old === row) return;
+  slot.row = row;
+  COLUMNS.forEach((column, n) => {
+    const { field } = column;
+    if (field === "spark") {
+      if (old?.spark !== row.spark) fillSpark(cells[n].firstChild, row.spark);
+      return;
+    }
+    if (old && old[field] === row[field] && field !== "changed_at") return;
+    cells[n].textContent = column.text(row[field]);
+    cells[n].title = column.number && field !== "changed_at" ? row[field] ?? "" : cells[n].textContent;
+    if (column.signed) cells[n].className = `${classOf(column)} ${sign(row[field])}`;
+    const news = old?.key === row.key && performance.now() - row.changed < 1000;
+    if (news && field !== "changed_at") flash(cells[n], column, old, row);
+  });
+}
+
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+function flash(cell, { field, number }, old, row) {
+  if (calm.matches) return;
+  const rise = number && Number(row[field]) >= Number(old[field]);
+  const color = getComputedStyle(document.documentElement).getPropertyValue(rise ? "--gain" : "--loss");
+  cell.animate(
+    [{ boxShadow: `inset 0 -2px ${color}` }, { boxShadow: "inset 0 -2px transparent" }], 900);
+}
+
+// --- pictures ---------------------------------------------------------------------------
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function svg(name, attributes = {}, parent = null) {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  parent?.append(element);
+  return element;
+}
+
+function newSpark() {
+  const picture = svg("svg", { viewBox: "0 0 92 22", role: "img" });
+  svg("path", {}, picture);
+  return picture;
+}
+
+function fillSpark(picture, values) {
+  const path = picture.firstChild;
+  const change = values.length ? values.at(-1) - values[0] : 0;
+  picture.setAttribute("aria-label",
+    values.length < 2 ? "no change yet" : `from ${asGain(values[0])} to ${asGain(values.at(-1))}`);
+  path.setAttribute("class", change < 0 ? "falling" : "rising");
+  if (values.length < 2) return path.setAttribute("d", "");
+  const low = Math.min(...values);
+  const height = Math.max(...values) - low || 1;
+  const at = (value, n) =>
+    `${((n / (values.length - 1)) * 90 + 1).toFixed(1)} ${(20 - ((value - low) / height) * 18).toFixed(1)}`;
+  path.setAttribute("d", `M${values.map(at).join("L")}`);
+}
+
+const charts = new Map(); // currency -> its elements
+
+function drawCharts() {
+  for (const [currency, chart] of charts) {
+    if (!totals.some(([name]) => name === currency)) {
+      chart.card.remove();
+      charts.delete(currency);
+    }
+  }
+  for (const total of totals) {
+    if (!charts.has(total[0])) charts.set(total[0], newChart(total[0]));
+    drawChart(charts.get(total[0]), total);
+  }
+}
+
+function newChart(currency) {
+  const card = document.createElement("div");
+  card.className = "chart";
+  card.innerHTML = "<h3><span></span><b></b><span></span></h3><p></p>";
+  const picture = svg("svg", { role: "img" }, card);
+  const chart = { card, picture, currency, cursor: null };
+  const [name, sum, note] = card.querySelector("h3").children;
+  name.textContent = currency;
+  Object.assign(chart, { sum, note, about: card.querySelector("p") });
+  picture.addEventListener("pointermove", (event) => point(chart, event.offsetX));
+  picture.addEventListener("pointerleave", () => point(chart, null));
+  byId("charts").append(card);
+  return chart;
+}
+
+function point(chart, x) {
+  chart.cursor = x;
+  drawChart(chart, totals.find(([name]) => name === chart.currency));
+}
+
+function drawChart(chart, [currency, realized, net, commission, open, flat]) {
+  chart.sum.textContent = asGain(realized);
+  chart.sum.className = sign(realized);
+  chart.note.textContent = `${asCount(open)} open, ${asCount(flat)} flat`;
+  chart.about.textContent = `realized · net ${asGain(net)} · commission ${asMoney(commission)}`;
+  const curve = curves[currency] ?? [];
+  chart.picture.setAttribute("aria-label", describe(currency, curve));
+  chart.picture.replaceChildren();
+  if (curve.length > 1) drawCurve(chart, curve);
+}
+
+function describe(currency, curve) {
+  if (curve.length < 2) return `Realized P&L in ${currency}: no changes yet`;
+  const values = curve.map(([, value]) => value);
+  return `Realized P&L in ${currency} since ${timeOf.format(curve[0][0])}: from ` +
+    `${asGain(values[0])} to ${asGain(values.at(-1))}, lowest ${asGain(Math.min(...values))}, ` +
+    `highest ${asGain(Math.max(...values))}`;
+}
+
+function drawCurve(chart, curve) {
+  const { picture } = chart;
+  const { clientWidth: width, clientHeight: height } = picture;
+  const floor = height - 15; // room for the times
+  const values = curve.map(([, value]) => value);
+  const [start, end] = [curve[0][0], curve.at(-1)[0]];
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const x = (ms) => ((ms - start) / (end - start || 1)) * (width - 2) + 1;
+  const y = (value) => floor - 4 - ((value - low) / (high - low || 1)) * (floor - 8);
+  // A step curve: P&L stays until it changes.
+  let line = `M${x(start).toFixed(1)} ${y(values[0]).toFixed(1)}`;
+  for (const [ms, value] of curve.slice(1)) line += `H${x(ms).toFixed(1)}V${y(value).toFixed(1)}`;
+  const trend = values.at(-1) < values[0] ? "falling" : "rising";
+  const zero = low < 0 && high > 0 ? y(0) : null;
+  const base = zero ?? (high <= 0 ? y(high) : y(low));
+  svg("path", { class: `area ${trend}`, d: `${line}V${base}H1Z` }, picture);
+  if (zero !== null) svg("line", { class: "zero", x1: 0, x2: width, y1: zero, y2: zero }, picture);
+  svg("path", { class: `curve ${trend}`, d: line }, picture);
+  const date = end - start > 72e6 ? dayOf : shortTimeOf;
+  svg("text", { x: 0, y: height - 3 }, picture).textContent = date.format(start);
+  svg("text", { x: width, y: height - 3, "text-anchor": "end" }, picture).textContent = date.format(end);
+  if (chart.cursor !== null) drawCursor(chart, curve, x, floor, width);
+}
+
+function drawCursor(chart, curve, x, floor, width) {
+  const at = curve.findLast(([ms]) => x(ms) <= chart.cursor) ?? curve[0];
+  const place = x(at[0]);
+  svg("line", { class: "cursor", x1: place, x2: place, y1: 0, y2: floor }, chart.picture);
+  const text = svg("text", { y: 10, x: place + (place > width / 2 ? -6 : 6) }, chart.picture);
+  text.setAttribute("text-anchor", place > width / 2 ? "end" : "start");
+  text.textContent = `${asGain(at[1])} at ${timeOf.format(at[0])}`;
+}
+
+// --- the state of the flow ----------------------------------------------------------------
+
+let told = "";
+
+function showState(state) {
+  const badges = state.at ? flowBadges(state.streams) : [];
+  const letters = state.dead_letters;
+  if (letters !== null) {
+    badges.push([letters ? "bad" : "good", `${asCount(letters)} dead letter${letters === 1 ? "" : "s"}`]);
+  }
+  if (state.rate !== null) badges.push(["", `${asRate(state.rate)} executions/s`]);
+  const list = byId("badges");
+  while (list.children.length < badges.length) list.append(document.createElement("li"));
+  while (list.children.length > badges.length) list.lastChild.remove();
+  badges.forEach(([kind, text], n) => {
+    list.children[n].className = `badge ${kind}`;
+    if (list.children[n].textContent !== text) list.children[n].textContent = text;
+  });
+  showProblem(state.problem);
+  byId("clock").textContent = state.at ? timeOf.format(state.at) : "";
+  tell(state);
+}
+
+// One badge for all streams that are well, one for each other; then how far they are.
+function flowBadges(streams) {
+  const ill = streams.filter(({ flow }) => flow !== "running");
+  const badges = ill.map(({ flow, words }) => [flow === "away" ? "bad" : "warn", words]);
+  if (!ill.length) badges.push(["good", "flow running"]);
+  const waited = Math.max(...streams.map(({ lag_s }) => lag_s));
+  const lag = streams.some(({ lag }) => lag === null)
+    ? "unknown" : asCount(streams.reduce((sum, stream) => sum + stream.lag, 0));
+  badges.push([waited > BEHIND_S ? "warn" : "good", `lag ${lag}, ${asSpan(waited)}`]);
+  const ages = streams.map(({ committed_age_s }) => committed_age_s).filter((age) => age !== null);
+  if (ages.length) badges.push(["", `committed up to ${asSpan(Math.min(...ages))} ago`]);
+  return badges;
+}
+
+function asSpan(seconds) {
+  const [size, unit] = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]]
+    .find(([size]) => seconds >= size) ?? [1, "s"];
+  return `${asCount(Math.floor(seconds / size))} ${unit}`;
+}
+
+function showProblem(problem) {
+  byId("problem").hidden = !problem;
+  if (byId("problem").textContent !== problem) byId("problem").textContent = problem;
+}
+
+// What a screen reader says: states, not the figures that change all the time.
+function tell(state) {
+  const words = state.streams.map(({ flow, words, lag_s }) =>
+    flow === "running" ? (lag_s > BEHIND_S ? "The flow is behind" : "The flow is up to date") : words);
+  const news = `${[...new Set(words)].join(". ")}. Dead letters: ${state.dead_letters ?? "unknown"}.`;
+  if (news !== told) byId("news").textContent = told = news;
+}
+
+// --- what the user does -----------------------------------------------------------------
+
+function makeHead() {
+  for (const column of COLUMNS) {
+    const cell = document.createElement("th");
+    cell.scope = "col";
+    cell.className = classOf(column);
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = column.title;
+    button.addEventListener("click", () => sortBy(column));
+    cell.append(button);
+    byId("head").append(cell);
+  }
+  byId("above").colSpan = byId("below").colSpan = COLUMNS.length;
+  showSort();
+}
+
+function sortBy({ field, number }) {
+  // First click: numbers largest first, texts from A.
+  choice.down = choice.sort === field ? !choice.down : Boolean(number) || field === "spark";
+  choice.sort = field;
+  showSort();
+  redraw();
+}
+
+function showSort() {
+  COLUMNS.forEach(({ field }, n) => {
+    const cell = byId("head").children[n];
+    if (field === choice.sort) cell.setAttribute("aria-sort", choice.down ? "descending" : "ascending");
+    else cell.removeAttribute("aria-sort");
+  });
+}
+
+function redraw() {
+  stale.rows = true;
+  requestAnimationFrame(draw);
+}
+
+const THEMES = ["auto", "dark", "light"];
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  localStorage.setItem("theme", theme);
+  byId("theme").textContent = `Theme: ${theme}`;
+}
+
+makeHead();
+setTheme(THEMES.includes(localStorage.getItem("theme")) ? localStorage.getItem("theme") : "auto");
+byId("theme").addEventListener("click", () =>
+  setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length]));
+for (const input of document.querySelectorAll("input[name=show]")) {
+  input.addEventListener("change", () => {
+    choice.show = input.value;
+    scroller.scrollTop = 0;
+    redraw();
+  });
+}
+choice.show = document.querySelector("input[name=show]:checked").value;
+byId("search").addEventListener("input", (event) => {
+  choice.search = event.target.value;
+  scroller.scrollTop = 0;
+  redraw();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "/" && document.activeElement !== byId("search")) {
+    event.preventDefault();
+    byId("search").focus();
+  }
+});
+scroller.addEventListener("scroll", () => requestAnimationFrame(drawRows), { passive: true });
+new ResizeObserver(() => {
+  stale.curves = true;
+  requestAnimationFrame(draw);
+}).observe(document.body);
+
+const events = new EventSource("events");
+events.onmessage = (event) => take(JSON.parse(event.data));
+setInterval(() => {
+  if (performance.now() - heard > SILENT_MS) showProblem("The board's server is away: old figures");
+}, 1000);

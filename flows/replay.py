@@ -1,0 +1,305 @@
+"""Dead letters: list them, see why, put repaired ones back: `python -m flows.replay`.
+
+A dead letter is an entry that the flow could not use. It waits until a person puts it
+back on its stream, repaired if need be, or drops it; either leaves a trace for ever.
+Every command may be repeated: what is done already is said, not done again.
+"""
+
+import getpass
+import os
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from threading import Event
+from typing import Annotated, NoReturn
+
+import typer
+
+from connectors.codec import decode
+from connectors.letter_box import Letter, LetterBox
+from connectors.publisher import Publisher
+from connectors.redis_link import RedisLink, RedisRefusedError, StoppedError
+from flows.logs import set_up_logging
+from flows.settings import Settings, load_settings, partition_names
+from state.messages import RejectedError
+
+SHOWN = 10
+"""Letters listed of one reason, the latest ones."""
+
+TRACE_FIELD = "replayed_from"
+"""Names, in an entry that was put back, the dead letter."""
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=False)
+
+_ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
+
+Ids = Annotated[list[str] | None, typer.Argument(help="Dead letters' ids, or STREAM/ID.")]
+Reason = Annotated[str, typer.Option(help="All whose reason is about this field.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(context: typer.Context) -> None:
+    """Connect; without a command, list the dead letters."""
+    settings = load_settings()
+    set_up_logging(settings)
+    context.obj = Desk(settings)
+    if context.invoked_subcommand is None:
+        list_letters(context)
+
+
+@app.command("list")
+def list_letters(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(help="Most letters shown of one reason.")] = SHOWN,
+) -> None:
+    """List the dead letters by the field that their reason is about."""
+    letters = sorted(desk(context).box.letters(), key=lambda letter: letter.field)
+    print(f"{_count(len(letters))} in {', '.join(desk(context).boxes)}")
+    for field, group in groupby(letters, key=lambda letter: letter.field):
+        of_field = list(group)
+        print(f"\n{shown(field)}: {len(of_field)}")
+        for letter in of_field[-limit:]:
+            name = letter.id if len(desk(context).boxes) == 1 else _full_id(letter)
+            print(f"  {name}  {shown(_value(letter, b'symbol')):12}  {shown(letter.reason)}")
+        if len(of_field) > limit:
+            print(f"  and {len(of_field) - limit} before these")
+
+
+@app.command()
+def show(context: typer.Context, letter_id: str) -> None:
+    """Show one dead letter in full, and whether it could be used as it is."""
+    for letter in desk(context).letters([letter_id]):
+        print(f"dead letter {letter.id} of {letter.stream}")
+        print(f"came        {came_at(letter)} in {letter.source_stream}")
+        print(f"reason      {shown(letter.reason)}")
+        for name, value in zip(letter.fields[::2], letter.fields[1::2], strict=True):
+            mark = "   <- see the reason" if shown(name) == letter.field else ""
+            print(f"  {shown(name):16} {shown(value)}{mark}")
+        problem = why_unusable(letter.fields)
+        print(f"its form    {'is wrong, see the reason' if problem else 'is right'}")
+
+
+@app.command("put-back")
+def put_back(
+    context: typer.Context,
+    letter_ids: Ids = None,
+    *,
+    reason: Reason = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field first.")
+    ] = None,
+    unset: Annotated[list[str] | None, typer.Option(help="Remove a field first.")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Put dead letters back on their stream, after a repair of their fields."""
+    changes = dict(map(_assignment, set_ or ()))
+    gone = [name.encode() for name in unset or ()]
+    failed = False
+    for letter in desk(context).letters(letter_ids or [], reason, done="put back"):
+        fields = repaired(letter, changes, gone)
+        problem = why_unusable(fields)
+        if problem is None and letter.source_stream not in desk(context).settings.streams:
+            problem = f"it came in {letter.source_stream!r}, which the settings do not name"
+        if problem is not None:
+            print(f"{letter.id}: not put back, it would come again: {shown(problem)}")
+            failed = True
+            continue
+        said = " ".join([*(set_ or ()), *(f"-{name}" for name in unset or ())])
+        desk(context).put_back(letter, fields, said, dry_run=dry_run)
+    raise typer.Exit(int(failed))
+
+
+@app.command()
+def drop(
+    context: typer.Context,
+    letter_ids: Ids = None,
+    *,
+    reason: Reason = "",
+    why: Annotated[str, typer.Option(help="For the trace.")] = "",
+    dry_run: DryRun = False,
+) -> None:
+    """Remove dead letters for good; the trace keeps them."""
+    for letter in desk(context).letters(letter_ids or [], reason, done="dropped"):
+        desk(context).drop(letter, why, dry_run=dry_run)
+
+
+@app.command()
+def handled(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(help="How many, the latest first.")] = SHOWN,
+) -> None:
+    """List what was done with dead letters."""
+    for _, trace in zip(range(limit), desk(context).box.traces(), strict=False):
+        to = f" on {trace.new_stream} as {trace.new_id}" if trace.new_id else ""
+        about = shown(" ".join(filter(None, (trace.changes, trace.why))))
+        print(
+            f"{trace.handled_at}  {trace.letter_id}  {trace.action}{to} "
+            f"by {shown(trace.handled_by)}{about and f': {about}'}"
+        )
+
+
+class Desk:
+    """Where one command's work is done."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.boxes = partition_names(settings.dead_letter_stream, settings.stream_partitions)
+        impatient = Event()
+        impatient.set()  # an outage is not waited for
+        link = RedisLink(settings.redis_url.get_secret_value(), impatient)
+        self.box = LetterBox(link, self.boxes)
+        self._publisher = Publisher(link, settings.streams)
+
+    def letters(
+        self, letter_ids: Sequence[str], reason: str = "", *, done: str = ""
+    ) -> Iterator[Letter]:
+        """Return the letters that are meant.
+
+        done: one for which this was done before is passed over with a word.
+        Raises typer.Exit if one is not there.
+        """
+        if bool(letter_ids) == bool(reason):
+            _stop("name either dead letters' ids or a --reason")
+        if reason:
+            yield from [letter for letter in self.box.letters() if letter.field == reason]
+        for text in letter_ids:
+            stream, _, letter_id = text.rpartition("/")
+            if not _ID.fullmatch(letter_id):
+                _stop(f"expected an id such as 1700000000000-0, found {text!r}")
+            found = self.box.find(letter_id, stream)
+            if len(found) > 1:
+                _stop(
+                    f"expected one dead letter, found {', '.join(map(_full_id, found))}: name one"
+                )
+            if not found:
+                self._explain_absence(letter_id, done)
+            yield from found
+
+    def put_back(self, letter: Letter, fields: list[bytes], changes: str, *, dry_run: bool) -> None:
+        """Put a letter back and say so."""
+        symbol, account, _ = decode(fields)
+        stream = self._publisher.stream_of({"symbol": symbol, "account": account or ""})
+        if dry_run:
+            print(f"{letter.id}: would be put back on {stream}, with the fields")
+            for name, value in zip(fields[::2], fields[1::2], strict=True):
+                print(f"  {shown(name):16} {shown(value)}")
+            return
+        new_id = self.box.put_back(letter, stream, fields, changes=changes, at=now(), by=user())
+        if new_id is None:
+            self._explain_absence(letter.id, "put back")
+        else:
+            print(f"{letter.id}: put back on {stream} as {new_id}")
+
+    def drop(self, letter: Letter, why: str, *, dry_run: bool) -> None:
+        """Drop a letter and say so."""
+        if dry_run:
+            print(f"{letter.id}: would be dropped ({shown(letter.reason)})")
+        elif self.box.drop(letter, why=why, at=now(), by=user()):
+            print(f"{letter.id}: dropped")
+        else:
+            self._explain_absence(letter.id, "dropped")
+
+    def _explain_absence(self, letter_id: str, done: str) -> None:
+        trace = self.box.trace_of(letter_id)
+        if trace is None:
+            _stop(f"{letter_id}: expected a dead letter, found none in {', '.join(self.boxes)}")
+        as_new = f" as {trace.new_id}" if trace.new_id else ""
+        text = f"{letter_id}: was {trace.action}{as_new} by {trace.handled_by}, {trace.handled_at}"
+        if trace.action != done:
+            _stop(text)
+        print(text)
+
+
+def desk(context: typer.Context) -> Desk:
+    """Return what `main` has made."""
+    assert isinstance(context.obj, Desk)
+    return context.obj
+
+
+def repaired(letter: Letter, changes: dict[str, str], gone: Sequence[bytes]) -> list[bytes]:
+    """Return a letter's own fields, some set to other values, some removed.
+
+    A field that is set stands once, even if it was repeated.
+    """
+    new = {name.encode(): value.encode() for name, value in changes.items()}
+    new[TRACE_FIELD.encode()] = letter.id.encode()
+    fields = []
+    for name, value in zip(letter.fields[::2], letter.fields[1::2], strict=True):
+        if name not in new and name not in gone:
+            fields += [name, value]
+    for pair in new.items():
+        fields += pair
+    return fields
+
+
+def why_unusable(fields: Sequence[bytes]) -> str | None:
+    """Return what is wrong with the form of an entry, None if nothing is."""
+    try:
+        decode(fields)
+    except RejectedError as error:
+        return str(error)
+    return None
+
+
+def shown(text: bytes | str) -> str:
+    """Return a text as it is, what is no printable text as Python would write it."""
+    if isinstance(text, bytes):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError:
+            return repr(text)
+    return text if text.isprintable() else repr(text)
+
+
+def came_at(letter: Letter) -> str:
+    """Return when a letter's entry came, by the server's clock."""
+    milliseconds = int(letter.id.partition("-")[0])
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(" ", "milliseconds")
+
+
+def now() -> str:
+    """Return the time as the trace holds it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def user() -> str:
+    """Return who does this: the user's name, else number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise typer.BadParameter(f"expected FIELD=VALUE, found {text!r}", param_hint="--set")
+    return name, value
+
+
+def _value(letter: Letter, name: bytes) -> bytes:
+    return dict(zip(letter.fields[::2], letter.fields[1::2], strict=True)).get(name, b"")
+
+
+def _full_id(letter: Letter) -> str:
+    return f"{letter.stream}/{letter.id}"
+
+
+def _count(letters: int) -> str:
+    return "1 dead letter" if letters == 1 else f"{letters:,} dead letters"
+
+
+def _stop(text: str) -> NoReturn:
+    typer.echo(text, err=True)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except RedisRefusedError as error:
+        raise SystemExit(f"lotstream: {error}") from None
+    except StoppedError as error:
+        raise SystemExit(f"lotstream: Redis is away: {error.__cause__}") from None

@@ -1,0 +1,392 @@
+"""The page in a real browser, headless, and what the server sends it."""
+
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as redis_py
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from tests.conftest import OwnServer
+from tests.flow_process import FlowProcess, until
+from tests.hash_values import be_heard, commit, position, put
+from tests.servers import RedisServer, free_port, tied
+
+urlopen = urllib.request.urlopen
+ROOT = Path(__file__).parents[2]
+MANY = 5000
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+@contextmanager
+def serving(redis_url: str, data_dir: Path) -> Iterator[str]:
+    """Run the board; give its address."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "REDIS_URL": redis_url, "DATA_DIR": str(data_dir)}
+    process = subprocess.Popen(
+        tied([sys.executable, "-m", "flows.board", "--port", str(port)]), cwd=ROOT, env=environment
+    )
+    try:
+        until(lambda: answers(url), "the board")
+        yield url
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def answers(url: str) -> bool:
+    try:
+        with urlopen(url):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def shared_board(
+    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    with serving(redis_server.url, tmp_path_factory.mktemp("data")) as url:
+        yield url
+
+
+@pytest.fixture
+def board(redis: redis_py.Redis, shared_board: str) -> str:
+    """The board of the shared server, which is empty; it has no past."""
+    with frames(shared_board) as events:
+        empty = (frame for frame in events if not frame["state"]["streams"][0]["lag"])
+        first = next(frame for frame in empty if "rows" not in frame or not frame["rows"])
+        assert first["state"]["problem"] == ""
+    return shared_board
+
+
+@contextmanager
+def frames(url: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """Follow the page's events."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(url.rsplit(":", 1)[1]), timeout=20)
+    connection.request("GET", "/events")
+    response = connection.getresponse()
+    try:
+        events = (json.loads(line[6:]) for line in response if line.startswith(b"data: "))
+        yield islice(events, 60)  # two or three a second: what does not come, fails
+    finally:
+        connection.close()
+
+
+def many(count: int = MANY) -> list[str]:
+    return [
+        position(f"S{n:04}", account="U1", qty=n % 7 - 3, realized_pnl=f"{n - 2500}.25")
+        for n in range(count)
+    ]
+
+
+# --- what is sent ------------------------------------------------------------------------
+
+
+def test_all_is_sent_once_then_only_what_changed(board: str, redis: redis_py.Redis) -> None:
+    put(redis, position("A"), position("B"), position("C"))
+    with frames(board) as events:
+        next(frame for frame in events if frame.get("rows"))
+    with frames(board) as events:
+        first = next(events)
+        assert first["all"]
+        assert sorted(row[0] for row in first["rows"]) == ["A", "B", "C"]
+        put(redis, position("B", qty="0.0000000001", realized_pnl="7.5"))
+        redis.hdel("positions", "C")
+        changed = next(frame for frame in events if frame.get("rows"))
+    assert [row[0] for row in changed["rows"]] == ["B"]
+    assert changed["rows"][0][4] == "0.0000000001"
+    assert changed["gone"] == ["C"]
+    assert changed["totals"] == [["USD", "7.5", "-2", "2", 2, 0]]
+    assert len(json.dumps(changed)) < 1500
+
+
+def test_the_past_is_read_from_what_the_flow_wrote(
+    redis: redis_py.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    with FlowProcess(tmp_path, redis_url) as flow:
+        for number, (side, price) in enumerate(
+            [("BUY", 100), ("SELL", 110), ("BUY", 100), ("SELL", 95), ("BUY", 50)]
+        ):
+            for symbol in ("AAPL", "MSFT"):
+                redis.xadd(
+                    "executions",
+                    {"symbol": symbol, "side": side, "fill_qty": "1", "fill_price": str(price),
+                     "order_id": "1", "exec_id": f"e{number}",
+                     "timestamp": str(1700000000000 + number * 1000)},
+                )  # fmt: skip
+        flow.until_committed(redis)
+        with serving(redis_url, flow.data_dir) as url, frames(url) as events:
+            first = next(frame for frame in events if frame.get("all") and frame["rows"])
+    assert first["sparks"] == {"AAPL": [10, 5], "MSFT": [10, 5]}
+    curve = first["curves"]["USD"]
+    assert curve[-1] == [1700000004000, 10]
+    assert [value for time, value in curve if time == 1700000001000] == [10, 20]
+    assert [value for time, value in curve if time == 1700000003000] == [15, 10]
+
+
+def test_it_only_reads(board: str) -> None:
+    for path in ("/", "/events", "/board.js"):
+        with pytest.raises(urllib.error.HTTPError, match="405"):
+            urlopen(f"{board}{path}", data=b"x")
+
+
+def test_it_answers_to_no_other_name_and_fetches_nothing_elsewhere(board: str) -> None:
+    request = urllib.request.Request(board, headers={"Host": "evil.example"})  # noqa: S310
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urlopen(request)
+    with urlopen(board) as answer:
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'self';")
+    for path in (ROOT / "flows" / "page").iterdir():
+        text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "//cdn" not in text
+        assert "http" not in text, path
+
+
+# --- what is seen ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    if not CHROMIUM or not DRIVER:
+        pytest.fail("install chromium and its driver (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (
+        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+        "disable-background-networking", "disable-component-update", "disable-sync",
+        "window-size=1440,900", f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield browser
+    browser.quit()
+
+
+class Page:
+    """The page in the browser."""
+
+    def __init__(self, browser: webdriver.Chrome, url: str) -> None:
+        self.browser = browser
+        browser.get(url)
+
+    def one(self, selector: str) -> WebElement:
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def do(self, script: str) -> Any:
+        return self.browser.execute_script(script)
+
+    def texts(self, selector: str) -> list[str]:
+        script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
+        texts: list[str] = self.browser.execute_script(script, selector)
+        return texts
+
+    def text(self, selector: str) -> str:
+        return " ".join(self.texts(selector))
+
+    def until_text(self, selector: str, part: str, deadline_s: float = 20) -> None:
+        until(lambda: part in self.text(selector), f"{part!r} in {selector}", deadline_s)
+
+    def rows(self) -> list[str]:
+        return self.texts("#rows th")
+
+
+@pytest.fixture
+def page(chromium: webdriver.Chrome, redis: redis_py.Redis, board: str) -> Iterator[Page]:
+    """The page of 5,000 positions; it must leave no error in the browser's console."""
+    put(redis, *many())
+    entry = redis.xadd("executions", {"a": "1"})
+    assert isinstance(entry, bytes)
+    commit(redis, entry.decode(), read=1)
+    chromium.get_log("browser")  # type: ignore[no-untyped-call]  # what the last page left
+    page = Page(chromium, board)
+    page.do("localStorage.clear()")
+    page.until_text("#count", "of 5,000 positions")
+    yield page
+    messages = chromium.get_log("browser")  # type: ignore[no-untyped-call]
+    assert [entry["message"] for entry in messages] == []
+    chromium.get("about:blank")
+
+
+def test_of_5000_positions_only_those_in_sight_are_drawn(page: Page) -> None:
+    page.one("input[value=all]").find_element(By.XPATH, "..").click()
+    until(lambda: page.text("#count") == "5,000 positions", "all positions")
+    assert len(page.rows()) < 60
+    assert page.rows()[0] == "S0000"
+    assert page.one("#table").get_attribute("aria-rowcount") == "5001"
+    page.do("document.getElementById('scroll').scrollTop = 1e9")
+    until(lambda: page.rows()[-1] == "S4999", "the last row")
+    last = page.do("return document.querySelector('#rows tr:last-child').ariaRowIndex")
+    assert last == "5001"
+    assert len(page.rows()) < 60
+
+
+def test_scrolling_through_5000_positions_takes_no_frame_long(page: Page) -> None:
+    longest = page.browser.execute_async_script("""
+        const [done] = arguments, box = document.getElementById("scroll");
+        let before = performance.now(), longest = 0, steps = 0;
+        function step(now) {
+            longest = Math.max(longest, now - before); before = now;
+            box.scrollTop += 1500;
+            if (++steps < 60) requestAnimationFrame(step); else done(longest);
+        }
+        requestAnimationFrame(step);""")
+    assert longest < 500, "milliseconds, on a machine that others use too"
+    assert page.rows()[0] > "S2000"
+
+
+def test_a_change_is_seen_within_a_second(page: Page, redis: redis_py.Redis) -> None:
+    page.do("""
+        window.seen = new Promise(resolve => new MutationObserver(() => {
+            if (document.querySelector("#rows tr").textContent.includes("+77.70")) resolve(1);
+        }).observe(document.getElementById("rows"), {subtree: true, childList: true,
+            characterData: true}))""")
+    delays = []
+    for _ in range(2):
+        start = time.monotonic()
+        put(redis, position("S0000", account="U1", qty=5, realized_pnl="77.7"))
+        page.browser.execute_async_script("window.seen.then(arguments[0])")
+        delays.append(time.monotonic() - start)
+    assert min(delays) < 1
+    page.until_text(".chart p", "realized")
+
+
+def test_a_new_position_and_one_that_is_gone(page: Page, redis: redis_py.Redis) -> None:
+    put(redis, position("AAA", account="U1", currency="SEK", realized_pnl="-1234567.891"))
+    redis.hdel("positions", "U1:S0000")
+    until(lambda: page.rows()[:2] == ["AAA", "S0001"], "the new row first")
+    assert "−1,234,567.89" in page.text("#rows tr:first-child")
+    assert "−1,234,567.89" in page.text(".chart h3")
+
+
+def test_the_keyboard_sorts_filters_and_scrolls(page: Page) -> None:
+    heads = page.browser.find_elements(By.CSS_SELECTOR, "#head th")
+    [pnl] = [head for head in heads if head.text.startswith("Realized")]
+    pnl.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+    until(lambda: page.rows()[0] == "S4999", "the largest P&L first")
+    assert pnl.get_attribute("aria-sort") == "descending"
+    pnl.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+    until(lambda: page.rows()[0] == "S0000", "the smallest P&L first")
+    assert pnl.get_attribute("aria-sort") == "ascending"
+    page.one("body").send_keys("/")
+    active = page.browser.switch_to.active_element
+    assert active.get_attribute("id") == "search"
+    active.send_keys("u1 s004")
+    until(lambda: page.rows() and all(r.startswith("S004") for r in page.rows()), "the filter")
+    active.clear()
+    active.send_keys(" " + Keys.BACKSPACE)
+    page.one("input[value=open]").send_keys(Keys.ARROW_RIGHT)
+    until(lambda: page.rows()[0] == "S0003", "flat positions only")
+    page.one("#scroll").send_keys(Keys.END)
+    until(lambda: page.rows()[-1] == "S4994", "the end")
+
+
+def test_a_screen_reader_is_told_what_is_what(page: Page) -> None:
+    assert page.one("table").get_attribute("aria-labelledby") == "heading"
+    scopes = page.do("return [...document.querySelectorAll('th')].map(e => e.scope)")
+    assert set(scopes) == {"col", "row"}
+    scroll = page.one("#scroll")
+    assert (scroll.get_attribute("tabindex"), scroll.get_attribute("role")) == ("0", "region")
+    assert page.one("#news").get_attribute("aria-live") == "polite"
+    page.until_text("#news", "flow not seen yet. Dead letters: 0.")
+    nameless = page.do("""return [...document.querySelectorAll("button, input, svg, [role=region]")]
+        .filter(e => !(e.ariaLabel || e.textContent.trim() || e.closest("label"))).length""")
+    assert nameless == 0
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_texts_stand_out_in_both_themes(page: Page, theme: str) -> None:
+    page.do(f"document.documentElement.dataset.theme = '{theme}'")
+    # WCAG's contrast ratio of each text against what is behind it; AA asks for 4.5.
+    faint = page.do("""
+        const canvas = document.createElement("canvas")
+            .getContext("2d", {willReadFrequently: true});
+        const rgb = color => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color;
+            canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; };
+        const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+            .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+            .reduce((sum, v, n) => sum + v * [.2126, .7152, .0722][n], 0);
+        const behind = e => { for (; e; e = e.parentElement) {
+            const color = rgb(getComputedStyle(e).backgroundColor);
+            if (color[3] === 255) return color; } return [255, 255, 255]; };
+        return [...document.querySelectorAll("h1,h2,.badge,#clock,button,#count,.chart b,.chart p,"
+            + ".chart h3 span,#rows td,#rows th,fieldset span")].filter(e => e.checkVisibility()
+            && e.textContent.trim()).filter(e => {
+                const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))];
+                return (Math.max(a, b) + .05) / (Math.min(a, b) + .05) < 4.5;
+            }).map(e => e.textContent)""")
+    assert faint == []
+
+
+def test_the_theme_is_chosen_and_kept(page: Page) -> None:
+    button = page.one("#theme")
+    grounds = set()
+    for theme in ("dark", "light"):
+        button.click()
+        assert button.text == f"Theme: {theme}"
+        grounds.add(page.do("return getComputedStyle(document.body).backgroundColor"))
+    assert len(grounds) == 2
+    page.browser.refresh()
+    until(lambda: page.text("#theme") == "Theme: light", "the theme after a reload")
+
+
+def test_badges_tell_of_flow_lag_and_dead_letters(page: Page, redis: redis_py.Redis) -> None:
+    page.until_text("#badges", "flow not seen yet")
+    be_heard(redis)
+    page.until_text("#badges", "flow running")
+    assert page.text(".badge.bad") == ""
+    redis.xadd("executions", {"a": "1"})
+    redis.xadd("executions:dead", {"a": "1"})
+    page.until_text("#badges", "lag 1,")
+    page.until_text(".badge.bad", "1 dead letter")
+    page.until_text("#news", "Dead letters: 1.")
+
+
+def test_it_asks_nobody_else(page: Page) -> None:
+    page.until_text("#badges", "dead letters")
+    names = page.do("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert len(names) >= 2
+    assert {name.rsplit("/", 1)[0] for name in names} == {page.do("return location.origin")}
+
+
+def test_outages_are_said_and_outlived(
+    chromium: webdriver.Chrome, own_server: OwnServer, tmp_path: Path
+) -> None:
+    server = own_server(appendonly=True)
+    with server.client() as client:
+        put(client, position("A"))
+    with ExitStack() as running:
+        url = running.enter_context(serving(server.url, tmp_path))
+        page = Page(chromium, url)
+        page.until_text("#rows", "A")
+        server.kill()
+        page.until_text("#problem", "Redis is away: ")
+        assert page.one("#problem").is_displayed()
+        assert page.one("#problem").get_attribute("role") == "alert"
+        assert page.rows() == ["A"]
+        server.start()
+        until(lambda: not page.one("#problem").is_displayed(), "Redis back")
+        with server.client() as client:
+            put(client, position("B"))
+        page.until_text("#rows", "B")
+        running.close()
+        page.until_text("#problem", "The board's server is away")
+    chromium.get("about:blank")

@@ -1,0 +1,277 @@
+"""Dead letters on a real server, as the flow leaves them, and what a person does with them."""
+
+import getpass
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from threading import Barrier, Event
+from typing import Any
+
+import pytest
+import redis as redis_py
+from typer.testing import CliRunner, Result
+
+from connectors.letter_box import LetterBox
+from connectors.redis_link import RedisLink
+from flows.replay import app
+from state.keys import partition_of
+from tests.flow_process import ROOT, FlowProcess, read_hash, read_stream, until
+from tests.servers import free_port
+
+DEAD, HANDLED = "executions:dead", "executions:dead:handled"
+GOOD: dict[Any, Any] = {
+    "symbol": "AAPL", "side": "BUY", "fill_qty": "10", "fill_price": "150.25", "order_id": "1",
+    "exec_id": "e1", "timestamp": "1700000000000",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def settings(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+
+
+def replay(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def add_letter(
+    redis: redis_py.Redis,
+    fields: dict[str, str] | list[str],
+    error: str = "side: expected BUY or SELL, found 'HOLD'",
+    *,
+    letter_id: str = "*",
+    dead: str = DEAD,
+    source: str = "executions",
+) -> str:
+    pairs = list(chain.from_iterable(fields.items())) if isinstance(fields, dict) else fields
+    words: list[Any] = ["XADD", dead, letter_id, *pairs, "error", error]
+    words += ["source_stream", source, "source_id", "1-0"]
+    return str(redis.execute_command(*words).decode())  # type: ignore[no-untyped-call]
+
+
+def entries(redis: redis_py.Redis, stream: str) -> list[dict[str, str]]:
+    return [
+        {name.decode(): value.decode() for name, value in zip(f[::2], f[1::2], strict=True)}
+        for _, f in read_stream(redis, stream)
+    ]
+
+
+def test_letters_are_listed_by_the_field_that_is_wrong(redis: redis_py.Redis) -> None:
+    first = add_letter(redis, {**GOOD, "side": "HOLD"})
+    second = add_letter(redis, {**GOOD, "fill_qty": "x"}, "fill_qty: expected a decimal, found 'x'")
+    add_letter(redis, {**GOOD, "side": "HOLD"})
+    result = replay()
+    assert result.exit_code == 0
+    assert result.output.startswith("3 dead letters in executions:dead\n")
+    assert f"fill_qty: 1\n  {second}  AAPL" in result.output
+    assert f"side: 2\n  {first}  AAPL" in result.output
+    assert replay("list").output == result.output
+
+
+def test_a_long_list_shows_the_latest_and_counts_the_rest(redis: redis_py.Redis) -> None:
+    ids = [add_letter(redis, GOOD, letter_id=f"{n}-1") for n in range(1, 2502)]
+    output = replay("list", "--limit", "2").output
+    assert "side: 2501" in output
+    assert "and 2499 before these" in output
+    assert ids[-1] in output
+    assert "2499-1" not in output
+
+
+def test_one_letter_is_shown_in_full_with_its_fault_marked(redis: redis_py.Redis) -> None:
+    letter = add_letter(
+        redis, {**GOOD, "side": "HOLD", "note": "a\x1b[31mb"}, letter_id="1700000000123-0"
+    )
+    output = replay("show", letter).output
+    assert "2023-11-14 22:13:20.123+00:00 in executions" in output
+    assert "side: expected BUY or SELL, found 'HOLD'" in output
+    assert "side             HOLD   <- see the reason" in output
+    assert "fill_price       150.25\n" in output
+    assert "\x1b" not in output
+    assert "is wrong" in output
+
+
+def test_a_repaired_letter_goes_back_with_its_own_fields_only(redis: redis_py.Redis) -> None:
+    letter = add_letter(redis, {**GOOD, "side": "HOLD", "error": "mine", "bogus": "1"})
+    result = replay("put-back", letter, "--set", "side=SELL", "--unset", "bogus")
+    assert result.exit_code == 0, result.output
+    [entry] = entries(redis, "executions")
+    assert entry == {**GOOD, "side": "SELL", "error": "mine", "replayed_from": letter}
+    assert redis.xlen(DEAD) == 0
+
+
+def test_a_letter_cannot_be_put_back_twice(redis: redis_py.Redis) -> None:
+    letter = add_letter(redis, GOOD)
+    assert replay("put-back", letter).exit_code == 0
+    again = replay("put-back", letter)
+    assert again.exit_code == 0
+    assert "was put back as" in again.output
+    dropped = replay("drop", letter)
+    assert dropped.exit_code == 1
+    assert "was put back as" in dropped.output
+    assert redis.xlen("executions") == redis.xlen(HANDLED) == 1
+
+
+def test_of_many_who_put_a_letter_back_at_once_one_does(
+    redis: redis_py.Redis, redis_url: str
+) -> None:
+    letter, all_here = add_letter(redis, GOOD), Barrier(8)
+
+    def put_back(_: int) -> str | None:
+        link = RedisLink(redis_url, Event())
+        box = LetterBox(link, [DEAD])
+        [found] = box.find(letter)
+        all_here.wait()
+        new = box.put_back(found, "executions", found.fields, changes="", at="", by="")
+        link.client.close()
+        return new
+
+    with ThreadPoolExecutor(8) as pool:
+        done = [new_id for new_id in pool.map(put_back, range(8)) if new_id]
+    assert len(done) == redis.xlen("executions") == redis.xlen(HANDLED) == 1
+
+
+def test_whatever_is_done_leaves_a_trace(redis: redis_py.Redis) -> None:
+    back, dropped = add_letter(redis, {**GOOD, "side": "X"}), add_letter(redis, GOOD)
+    replay("put-back", back, "--set", "side=BUY")
+    replay("drop", dropped, "--why", "a test order")
+    first, second = entries(redis, HANDLED)
+    assert first["side"] == "X"
+    assert first["error"].startswith("side: expected")
+    assert (first["letter_id"], first["action"], first["changes"]) == (back, "put back", "side=BUY")
+    assert first["handled_by"] == getpass.getuser()
+    assert first["handled_at"].endswith("+00:00")
+    assert first["new_stream"] == "executions"
+    assert first["new_id"] == read_stream(redis, "executions")[0][0]
+    assert (second["action"], second["why"], second["new_id"]) == ("dropped", "a test order", "")
+    output = replay("handled").output
+    assert output.index("dropped by") < output.index("put back on executions as")
+    assert "a test order" in output
+
+
+def test_a_dry_run_writes_nothing(redis: redis_py.Redis) -> None:
+    letter = add_letter(redis, {**GOOD, "side": "X"})
+    before = redis.dbsize()
+    result = replay("put-back", letter, "--set", "side=BUY", "--dry-run")
+    assert result.exit_code == 0
+    assert "would be put back on executions" in result.output
+    assert "side             BUY" in result.output
+    assert "would be dropped" in replay("drop", letter, "--dry-run").output
+    assert redis.dbsize() == before
+    assert redis.xlen(DEAD) == 1
+
+
+def test_a_letter_that_is_still_wrong_stays(redis: redis_py.Redis) -> None:
+    letter = add_letter(redis, {**GOOD, "side": "X"})
+    result = replay("put-back", letter, "--set", "side=Y")
+    assert result.exit_code == 1
+    assert "it would come again: side: expected BUY or SELL, found 'Y'" in result.output
+    assert redis.xlen(DEAD) == 1
+    assert not redis.exists("executions", HANDLED)
+
+
+def test_a_repeated_field_is_repaired_by_setting_it(redis: redis_py.Redis) -> None:
+    pairs = [*chain.from_iterable(GOOD.items()), "side", "SELL"]
+    letter = add_letter(redis, pairs, "side: expected once, found 2 times")
+    assert replay("put-back", letter).exit_code == 1
+    assert replay("put-back", letter, "--set", "side=BUY").exit_code == 0
+    [(_, fields)] = read_stream(redis, "executions")
+    assert fields.count(b"side") == 1
+
+
+def test_bytes_that_are_no_text_survive(redis: redis_py.Redis) -> None:
+    letter = redis.execute_command(  # type: ignore[no-untyped-call]
+        "XADD", DEAD, "*", *chain.from_iterable(GOOD.items()), b"junk", b"\xff\x00", "error",
+        "order_id: expected", "source_stream", "executions", "source_id", "1-0",
+    ).decode()  # fmt: skip
+    assert r"b'\xff\x00'" in replay("show", letter).output
+    assert replay("put-back", letter).exit_code == 0
+    [(_, fields)] = read_stream(redis, "executions")
+    assert fields[fields.index(b"junk") + 1] == b"\xff\x00"
+
+
+def test_all_letters_of_one_reason_can_be_repaired_at_once(redis: redis_py.Redis) -> None:
+    for number in range(3):
+        add_letter(redis, {**GOOD, "exec_id": f"e{number}", "side": "B"})
+    add_letter(redis, GOOD, "fill_qty: expected a decimal, found 'x'")
+    assert replay("put-back", "--reason", "side", "--set", "side=BUY").exit_code == 0
+    assert [entry["exec_id"] for entry in entries(redis, "executions")] == ["e0", "e1", "e2"]
+    assert redis.xlen(DEAD) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["put-back", "5-0"], "5-0: expected a dead letter, found none in executions:dead"),
+        (["drop", "x"], "expected an id such as 1700000000000-0, found 'x'"),
+        (["drop"], "name either dead letters' ids or a --reason"),
+        (["show", "5-0"], "expected a dead letter, found none"),
+        (["put-back", "5-0", "--set", "side"], "expected FIELD=VALUE, found 'side'"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    redis: redis_py.Redis, arguments: list[str], said: str
+) -> None:
+    result = replay(*arguments)
+    assert result.exit_code in (1, 2)
+    assert said in " ".join(result.output.replace("│", " ").split())
+
+
+def test_an_absent_redis_is_said_in_one_line() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "flows.replay"], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("lotstream: Redis is away: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_letter_of_another_stream_is_not_put_back(redis: redis_py.Redis) -> None:
+    letter = add_letter(redis, GOOD, source="fills")
+    result = replay("put-back", letter)
+    assert result.exit_code == 1
+    assert "it came in 'fills', which the settings do not name" in result.output
+
+
+def test_with_partitions_a_letter_goes_where_its_repaired_key_lives(
+    redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAM_PARTITIONS", "4")
+    symbol = next(s for s in ("A", "B", "C", "D", "E", "F") if partition_of(s, 4) == 2)
+    for part in (0, 1):
+        add_letter(
+            redis, {**GOOD, "symbol": f"n{part}"}, letter_id="7-0",
+            dead=f"executions:dead:{part}", source=f"executions:{part}",
+        )  # fmt: skip
+    ambiguous = replay("put-back", "7-0", "--set", f"symbol={symbol}")
+    assert ambiguous.exit_code == 1
+    assert "executions:dead:0/7-0, executions:dead:1/7-0" in ambiguous.output
+    result = replay("put-back", "executions:dead:1/7-0", "--set", f"symbol={symbol}")
+    assert result.exit_code == 0, result.output
+    assert [entry["symbol"] for entry in entries(redis, "executions:2")] == [symbol]
+    assert redis.xlen("executions:dead:1:handled") == 1
+    assert redis.xlen("executions:dead:0") == 1
+
+
+def test_the_flow_books_what_is_put_back_and_writes_the_letter_no_second_time(
+    redis: redis_py.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    redis.xadd("executions", {**GOOD, "fill_qty": "ten"})
+    with FlowProcess(tmp_path, redis_url) as flow:
+        flow.until(lambda: redis.xlen(DEAD), "a dead letter")
+        [(letter, _)] = read_stream(redis, DEAD)
+        assert replay("put-back", letter, "--set", "fill_qty=10").exit_code == 0
+        flow.until(lambda: "AAPL" in read_hash(redis), "the position")
+        assert read_hash(redis)["AAPL"]["qty"] == 10
+        flow.kill()
+    # Without its recovery store it reads everything again.
+    with FlowProcess(tmp_path, redis_url, recovery=False) as flow:
+        redis.xadd("executions", {**GOOD, "exec_id": "e2"})
+        flow.until(lambda: read_hash(redis)["AAPL"]["qty"] == 20, "the next execution")
+        flow.until_committed(redis)
+    until(lambda: redis.xlen(DEAD) == 0, "no dead letter")
+    assert replay("put-back", letter, "--set", "fill_qty=10").exit_code == 0
+    assert redis.xlen("executions") == 3

@@ -1,0 +1,363 @@
+"""The terminal view: what it says, in a terminal and to a script, of a real server."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Self
+
+import pytest
+import redis as redis_py
+from rich.console import Console
+
+from connectors.overview import SILENT_S, Overview, OverviewReader, StreamState
+from flows.watch import Rate, Show, Sort, View, age, figure, flow_words, moment, page, progress
+from tests.conftest import OwnServer
+from tests.flow_process import FlowProcess
+from tests.hash_values import be_heard, commit, position, put
+from tests.servers import free_port, tied
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "flows.watch"]
+STATE = StreamState("executions", 5, "5-0", "4-0", 2.0, 0, 0.0, 0.5)
+
+
+def run(url: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=ROOT, env={**os.environ, "REDIS_URL": url, **settings},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def text_of(view: View, height: int | None = None, width: int = 80) -> list[str]:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(page(view, height))
+    return capture.get().splitlines()
+
+
+@pytest.fixture
+def view(redis: redis_py.Redis, redis_url: str) -> Iterator[View]:
+    """A view of four positions."""
+    put(
+        redis,
+        position("AAPL", realized_pnl="-12.345", stream_id="1700000000000-0"),
+        position("MSFT", account="U1", realized_pnl="1234567.891", stream_id="1700000002000-0"),
+        position("SAP", currency="EUR", realized_pnl="3", stream_id="1700000001000-0"),
+        position("FLAT", qty=0, avg_price=None, cost_basis=0, stream_id="1700000003000-0"),
+    )
+    reader = OverviewReader(
+        redis_url, streams=["executions"], letters=["executions:dead"], positions_hash="positions"
+    )
+    view = View()
+    view.look(reader)
+    yield view
+    reader.close()
+
+
+def keys(view: View) -> list[str]:
+    return [key for key, _ in view.positions()]
+
+
+def test_positions_are_sorted_by_key_pnl_or_latest_change(view: View) -> None:
+    assert keys(view) == ["AAPL", "SAP", "U1:MSFT"]
+    view.sort = Sort.PNL
+    assert keys(view) == ["U1:MSFT", "SAP", "AAPL"]
+    view.sort = Sort.CHANGE
+    assert keys(view) == ["U1:MSFT", "SAP", "AAPL"]
+    view.show = Show.ALL
+    assert keys(view) == ["FLAT", "U1:MSFT", "SAP", "AAPL"]
+
+
+def test_open_and_flat_positions_can_be_shown_alone(view: View) -> None:
+    view.show = Show.FLAT
+    assert keys(view) == ["FLAT"]
+    view.show = Show.ALL
+    assert len(keys(view)) == 4
+
+
+def test_a_page_says_all_there_is_within_80_columns(view: View) -> None:
+    lines = text_of(view)
+    text = "\n".join(lines)
+    assert max(map(len, lines)) <= 80
+    assert re.search(r"^U1:MSFT +10 +150.2500 +1,234,567.89 +-1.00 USD", text, re.MULTILINE)
+    assert re.search(r"^AAPL .* -12.34 ", text, re.MULTILINE)
+    assert re.search(r"^EUR: 1 open, 0 flat +1,502.50 +3.00 +-1.00 +1.00", text, re.MULTILINE)
+    assert "dead letters: 0" in lines[0]
+    assert "flow not seen yet, lag 0, nothing committed" in lines[1]
+
+
+def test_the_longest_key_and_the_largest_figures_fit(view: View) -> None:
+    assert view.overview is not None
+    [long] = [p for k, p in view.overview.positions.items() if k == "AAPL"]
+    long = long._replace(
+        account="U1234567", symbol="S" * 64, qty=Decimal("-99999999999999999.0000000001"),
+        avg_price=Decimal("123456789.0123456789"), realized_pnl=Decimal(-(10**17) + 1),
+        net_realized_pnl=Decimal(-(10**17) + 1),
+    )  # fmt: skip
+    view.overview = view.overview._replace(positions={f"U1234567:{'S' * 64}": long})
+    lines = text_of(view)
+    assert max(map(len, lines)) <= 80
+    assert "-1.000000e+17" in "\n".join(lines)
+    assert "…" in "\n".join(lines)
+
+
+def test_no_name_can_draw_on_the_terminal(view: View) -> None:
+    assert view.overview is not None
+    evil = view.overview.positions["AAPL"]._replace(currency="[re")
+    view.overview = view.overview._replace(positions={"[red]\x1b[2J\n": evil})
+    text = "\n".join(text_of(view))
+    assert r"[red]\x1b[2J\n" in text
+    assert "\x1b" not in text
+    assert "[re " in text
+
+
+def test_positions_that_do_not_fit_are_on_further_pages(view: View) -> None:
+    view.show = Show.ALL
+    first = text_of(view, height=10)
+    assert len(first) <= 10
+    assert "4 positions by key, 1/2" in first[-1]
+    assert view.press("n")
+    second = text_of(view, height=10)
+    assert re.findall(r"^(AAPL|FLAT|SAP|U1:MSFT) ", "\n".join(first + second), re.MULTILINE) == [
+        "AAPL", "FLAT", "SAP", "U1:MSFT",
+    ]  # fmt: skip
+    assert "2/2" in second[-1]
+    view.press("n")
+    assert text_of(view, height=10) == second
+    view.press("p")
+    assert text_of(view, height=10) == first
+
+
+def test_keys_change_sort_and_filter(view: View) -> None:
+    assert [view.press(key) for key in "sf"] == [True, True]
+    assert (view.sort, view.show) == (Sort.PNL, Show.FLAT)
+    for key in "ssff":
+        view.press(key)
+    assert (view.sort, view.show) == (Sort.KEY, Show.OPEN)
+    assert view.press("x")
+    assert not view.press("q")
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (STATE, "flow running"),
+        (STATE._replace(flow_silent_s=SILENT_S + 120), "flow AWAY or stuck, seen 2 min ago"),
+        (STATE._replace(flow_silent_s=None), "flow not seen yet"),
+        (STATE._replace(flow_silent_s=None, lag=3, lag_s=100.0), "flow AWAY or stuck"),
+    ],
+)
+def test_the_flow_being_away_is_said_plainly(state: StreamState, words: str) -> None:
+    assert flow_words(state) == words
+    assert flow_words(state, "executions:1") == words.replace("flow", "flow on executions:1")
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (STATE, "lag 0, committed up to 2 s ago"),
+        (STATE._replace(lag=1234, lag_s=90.0), "lag 1,234 (2 min), committed up to 2 s ago"),
+        (
+            STATE._replace(lag=None, lag_s=5.0),
+            "lag some entries (5 s), committed up to 2 s ago",
+        ),
+        (STATE._replace(committed_id=None, committed_age_s=None), "lag 0, nothing committed"),
+    ],
+)
+def test_progress_is_said_in_words(state: StreamState, words: str) -> None:
+    assert progress(state) == words
+
+
+def test_of_many_streams_the_worst_are_listed() -> None:
+    streams = [STATE._replace(stream=f"executions:{n}", lag_s=float(n)) for n in range(9)]
+    streams[4] = streams[4]._replace(flow_silent_s=60.0)
+    lines = text_of(View(overview=Overview(0, {}, streams, 0)))
+    assert lines[1].startswith("executions:4: flow AWAY")
+    assert lines[2].startswith("executions:8: flow running")
+    assert lines[7] == "and 3 streams more"
+
+
+def test_figures_keep_their_width() -> None:
+    assert figure(Decimal("10.50"), 10) == "10.5"
+    assert figure(Decimal(1000), 10) == "1,000"
+    assert figure(None, 10) == "-"
+    assert figure(Decimal("0.005"), 10, 2) == "0.00"
+    assert figure(Decimal("1234567890.5"), 10) == "1.23e+9"
+    assert [age(s) for s in (0, 59, 60, 3600, 86400)] == ["0 s", "59 s", "1 min", "1 h", "1 d"]
+    assert moment(1700000000000, 1700000005000) == "22:13:20"
+    assert moment(1700000000000, 1800000000000) == "20231114"
+
+
+def test_the_rate_is_of_the_last_seconds() -> None:
+    rate = Rate()
+    assert rate.per_second is None
+    rate.count(100)
+    assert rate.per_second is None
+    time.sleep(0.1)
+    rate.count(110)
+    assert rate.per_second is not None
+    assert 20 < rate.per_second <= 100
+    rate.reset()
+    assert rate.per_second is None
+
+
+# --- the command --------------------------------------------------------------------------
+
+
+def test_a_script_gets_exact_json(redis: redis_py.Redis, redis_url: str) -> None:
+    pnl = "12345678901234567.00000000000000000001"
+    put(redis, position("A", realized_pnl=pnl), position("B", qty=0))
+    entry = redis.xadd("executions", {"a": "1"})
+    assert isinstance(entry, bytes)
+    commit(redis, entry.decode(), read=1)
+    be_heard(redis)
+    result = run(redis_url, "--once", "--json", "--show", "all")
+    assert result.returncode == 0, result.stderr
+    seen = json.loads(result.stdout, parse_float=Decimal)
+    assert [p["symbol"] for p in seen["positions"]] == ["A", "B"]
+    assert seen["positions"][0]["realized_pnl"] == Decimal(pnl)
+    assert seen["totals"][0]["realized_pnl"] == Decimal(pnl)
+    assert seen["dead_letters"] == 0
+    assert seen["executions_per_s"] is None
+    [stream] = seen["streams"]
+    assert (stream["flow"], stream["lag"], stream["committed_id"]) == (
+        "running", 0, entry.decode(),
+    )  # fmt: skip
+
+
+def test_once_prints_one_page_without_any_control_code(
+    redis: redis_py.Redis, redis_url: str
+) -> None:
+    put(redis, *(position(f"S{n:03}") for n in range(100)))
+    result = run(redis_url, "--once", "--sort", "pnl")
+    assert result.returncode == 0
+    assert all(f"S{n:03}" in result.stdout for n in range(100))
+    assert "\x1b" not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "100 open positions by pnl" in result.stdout
+
+
+def test_an_absent_redis_is_said_and_is_exit_code_1() -> None:
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    result = run(url, "--once")
+    assert result.returncode == 1
+    assert result.stdout.startswith("Redis is away: ")
+    as_json = run(url, "--once", "--json")
+    assert as_json.returncode == 1
+    assert json.loads(as_json.stdout)["problem"].startswith("Redis is away: ")
+
+
+def test_a_real_flow_is_seen_at_work(redis: redis_py.Redis, redis_url: str, tmp_path: Path) -> None:
+    redis.xadd(
+        "executions",
+        {"symbol": "AAPL", "side": "BUY", "fill_qty": "10", "fill_price": "150.25",
+         "order_id": "1", "exec_id": "e1", "timestamp": "1700000000000"},
+    )  # fmt: skip
+    redis.xadd("executions", {"symbol": "AAPL"})
+    with FlowProcess(tmp_path, redis_url) as flow:
+        flow.until_committed(redis)
+        flow.until(lambda: redis.xlen("executions:dead"), "a dead letter")
+        seen = json.loads(run(redis_url, "--once", "--json").stdout)
+    assert [(p["symbol"], p["qty"]) for p in seen["positions"]] == [("AAPL", 10)]
+    assert seen["dead_letters"] == 1
+    assert seen["streams"][0]["lag"] == 0
+
+
+class Terminal:
+    """The command in a terminal of 80 x 24."""
+
+    def __init__(self, url: str, *arguments: str) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.process = subprocess.Popen(
+            tied([*COMMAND, *arguments]), cwd=ROOT, stdin=slave, stdout=slave, stderr=slave,
+            env={**os.environ, "REDIS_URL": url, "TERM": "xterm-256color"},
+        )  # fmt: skip
+        os.close(slave)
+        self.output = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+    def until(self, pattern: str) -> str:
+        """Wait until something new matches; return all that came until then."""
+        start, deadline = len(self.output), time.monotonic() + 30
+        while not re.search(pattern, self.output[start:]):
+            assert time.monotonic() < deadline, f"no {pattern!r} in {self.output[-3000:]!r}"
+            if select.select([self._master], [], [], 0.2)[0]:
+                try:
+                    self.output += os.read(self._master, 65536).decode(errors="replace")
+                except OSError:
+                    break
+        return self.output[start:]
+
+    def type(self, key: str) -> None:
+        os.write(self._master, key.encode())
+
+
+def test_the_terminal_follows_keys_changes_and_outages_without_flicker(
+    own_server: OwnServer,
+) -> None:
+    server = own_server(appendonly=True)
+    with server.client() as client:
+        put(client, position("AAPL"), position("FLAT", qty=0))
+        with Terminal(server.url, "--every", "0.2") as terminal:
+            terminal.until("1 open positions by key")
+            terminal.type("s")
+            terminal.until("open positions by pnl")
+            terminal.type("f")
+            terminal.until("1 flat positions")
+            put(client, position("FLAT2", qty=0, realized_pnl="55"))
+            terminal.until("FLAT2 .*55.00")
+            server.kill()
+            terminal.until("Redis is away: .*\n(.*\n)*.*FLAT2")
+            server.start()
+            drawn = terminal.until(r"lotstream [\d:]+ UTC.*\n(.*\n)*.*2 flat positions")
+            # Nothing is cleared before it is drawn anew: that would flicker.
+            assert "\x1b[2J" not in drawn
+            terminal.type("q")
+            terminal.until(r"\x1b\[\?1049l")
+            assert terminal.process.wait(20) == 0
+
+
+def test_the_terminal_is_given_back_when_the_program_is_ended(
+    redis: redis_py.Redis, redis_url: str
+) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with Terminal(redis_url) as terminal:
+            terminal.until("positions by key")
+            terminal.process.send_signal(number)
+            terminal.until(r"\x1b\[\?1049l")
+            assert terminal.process.wait(20) == 0
+
+
+def test_json_goes_on_until_it_is_ended(redis: redis_py.Redis, redis_url: str) -> None:
+    with subprocess.Popen(
+        tied([*COMMAND, "--json", "--every", "0.1"]), cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "REDIS_URL": redis_url},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        put(redis, position("A"))
+        looks = [json.loads(process.stdout.readline()) for _ in range(20)]
+        process.terminate()
+    assert first["positions"] == []
+    assert looks[-1]["positions"][0]["symbol"] == "A"
+    assert looks[-1]["executions_per_s"] is not None

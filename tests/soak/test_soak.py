@@ -1,0 +1,43 @@
+"""The long chaos run: `make soak`, outside CI. Prints its figures.
+
+LOTSTREAM_SOAK_KILLS says how often each kind of run is killed.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as redis_py
+
+from tests import chaos
+from tests.servers import RedisServer
+
+KILLS = int(os.environ.get("LOTSTREAM_SOAK_KILLS", "300"))
+
+KINDS: dict[str, dict[str, Any]] = {
+    "with recovery": {},
+    "without recovery, by hand": {"recovery": False, "wild": False},
+    "without recovery": {"recovery": False},
+    "two workers, two streams": {"partitions": 2, "arguments": ("-w", "2")},
+}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(20 * KILLS + 300)
+@pytest.mark.parametrize("kind", KINDS)
+def test_hundreds_of_kills_cost_nothing(
+    redis_server: RedisServer,
+    redis: redis_py.Redis,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+) -> None:
+    ran = chaos.run(tmp_path, redis_server, seed=chaos.new_seed(), kills=KILLS, **KINDS[kind])
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{kind}: {ran.kills} kills ({ran.cut_off} in the middle of a recovery snapshot), "
+            f"{ran.entries} entries, {ran.rows} rows, {ran.dead} dead letters, {ran.hash_reads} "
+            f"reads of the hash: 0 lost, 0 doubled, 0 backwards\n"
+        )
