@@ -142,9 +142,10 @@ def test_each_file_appears_whole_and_stays_as_it_is(
     redis_url: str, redis: redis_py.Redis, tmp_path: Path
 ) -> None:
     seen: dict[Path, tuple[int, int]] = {}
+    publish(redis, number := 1)
     with FlowProcess(tmp_path, redis_url) as flow:
-        deadline = time.monotonic() + 4
-        number = 0
+        flow.until_committed(redis)
+        deadline = time.monotonic() + 2.5
         while time.monotonic() < deadline:
             publish(redis, number := number + 1)
             for path in parts(flow.data_dir, "positions"):

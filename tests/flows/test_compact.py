@@ -388,7 +388,7 @@ def test_readers_and_a_flow_go_on_while_their_days_are_compacted_again_and_again
         flow.until_committed(redis)
         reading = pool.submit(reader.run)
         with feed.live():
-            compact_while_it_runs(flow, seconds=6)
+            compact_while_it_runs(flow, seconds=4)
         flow.until_committed(redis)
         assert flow.stop() == 0
         reader.over.set()
@@ -408,7 +408,7 @@ def test_a_flow_whose_rows_were_compacted_writes_none_again(
 ) -> None:
     execution = {"symbol": "S", "side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1"}
     with FlowProcess(tmp_path, redis_url) as flow:
-        for number in range(3):
+        for number in range(2):
             add(redis, {**execution, "timestamp": str(number), "exec_id": str(number)})
             flow.until_committed(redis)
         assert flow.stop() == 0

@@ -1,11 +1,14 @@
 """Redis away under a running flow: it waits for what can pass, and loses nothing."""
 
+import os
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis as redis_py
 
 from tests import chaos, naive
 from tests.chaos import Feed, Trader
@@ -23,6 +26,10 @@ def said(flow: FlowProcess) -> tuple[list[str], list[str]]:
     """Return the lines that begin an outage, and those that end one."""
     away = [line for line in flow.messages("warning") if line.startswith("Redis is away")]
     return away, [line for line in flow.messages("info") if line.startswith("Redis is back")]
+
+
+def persistence(client: redis_py.Redis) -> Any:
+    return client.info("persistence")
 
 
 def assert_exact(server: RedisServer, flow: FlowProcess) -> None:
@@ -96,6 +103,34 @@ def test_positions_that_a_server_lost_in_an_outage_are_written_again(
         flow.until(lambda: read_hash(client) == before, "the positions again")
         assert flow.stop() == 0
     assert len(before) == 2
+
+
+def test_a_server_that_still_loads_its_data_is_waited_for(
+    own_server: OwnServer, tmp_path: Path
+) -> None:
+    server = own_server(appendonly=True, appendfsync="always")
+    with server.client() as client:
+        add(client, EXECUTION | {"exec_id": "1"})
+        for number in range(20):
+            client.set(f"filler {number}", os.urandom(2000))
+        client.bgrewriteaof()
+        until(lambda: not persistence(client)["aof_rewrite_in_progress"], "a short file")
+    server.kill()
+    # It answers others after each kilobyte, and takes a tenth of a second for each key.
+    slow = RedisServer(
+        server.directory, appendonly=True, key_load_delay=100_000,
+        loading_process_events_interval_bytes=1024,
+    )  # fmt: skip
+    with ThreadPoolExecutor(1) as pool, FlowProcess(tmp_path / "flow", slow.url) as flow:
+        flow.until(lambda: said(flow)[0], "an outage")
+        starting = pool.submit(slow.start)
+        with starting.result(), slow.client() as client:
+            commands: Any = client.info("commandstats")
+            refused = {name for name, said in commands.items() if said["rejected_calls"]}
+            assert refused - {"cmdstat_ping"}, "the flow met no server that was loading"
+            flow.until_committed(client)
+            assert flow.stop() == 0
+    assert len(said(flow)[0]) == len(said(flow)[1]) == 1
 
 
 def test_a_server_out_of_memory_is_waited_for(own_server: OwnServer, tmp_path: Path) -> None:
