@@ -71,7 +71,8 @@ def shared_board(
 def board(redis: redis_py.Redis, shared_board: str) -> str:
     """The board of the shared server, which is empty; it has no past."""
     with frames(shared_board) as events:
-        empty = (frame for frame in events if not frame["state"]["streams"][0]["lag"])
+        told = (frame for frame in events if frame["state"]["streams"])
+        empty = (frame for frame in told if not frame["state"]["streams"][0]["lag"])
         first = next(frame for frame in empty if "rows" not in frame or not frame["rows"])
         assert first["state"]["problem"] == ""
     return shared_board
