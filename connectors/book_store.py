@@ -49,7 +49,7 @@ _Row = tuple[int, int, int, bytes]
 
 
 class BookStoreError(Exception):
-    """The recovery directory lacks a book that Bytewax's store refers to."""
+    """The recovery directory lacks a book that Bytewax's store refers to, or has no room."""
 
 
 class _Changed(NamedTuple):
@@ -124,13 +124,21 @@ class BookStore:
             changed.batches.append((ids, list(map(message_to_state, taken))))
 
     def commit(self) -> None:
-        """Make all that was noted durable; does nothing if nothing was."""
+        """Make all that was noted durable; does nothing if nothing was.
+
+        Raises BookStoreError if it cannot be written.
+        """
         if not self._changed:
             return
-        self._db.execute("BEGIN")
-        self._write_whole_books()
-        self._write_messages()
-        self._db.execute("COMMIT")
+        try:
+            self._db.execute("BEGIN")
+            self._write_whole_books()
+            self._write_messages()
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise BookStoreError(
+                f"cannot write to the recovery directory {self._directory}: {error}"
+            ) from error
         self._changed = {}
 
     def load(self, key: str, symbol: str, account: str | None, entry_id: str) -> Book:

@@ -4,11 +4,13 @@ A dead letter is written under its source entry's own id. Redis takes no id that
 not above the newest one of a stream, so none can be written twice, however often the
 flow replays. For that they must come in order: they are held until the epoch closes,
 when all of it is here, and written by id. A letter that a person has removed is not
-written again either.
+written again either. After an outage the last ones are written once more, since a
+server that crashed may have lost them, but not the entries that they are about.
 """
 
 import logging
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 
 import redis
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
@@ -51,6 +53,9 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, None]):
     def __init__(self, link: RedisLink, stream: str) -> None:
         self._link, self._stream = link, stream
         self._held: list[Rejected] = []
+        self._recent: deque[Rejected] = deque(maxlen=_AT_ONCE)
+        self._retries = link.retries
+        link.after_outage.append(lambda: self._write([]))
 
     def write_batch(self, values: list[Rejected]) -> None:
         self._held += values
@@ -58,16 +63,27 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, None]):
     def snapshot(self) -> None:
         self._held.sort(key=lambda rejected: id_order(rejected.entry.id))
         for start in range(0, len(self._held), _AT_ONCE):
-            letters = self._held[start : start + _AT_ONCE]
-            for rejected in self._link.call(lambda client: self._write(client, letters)):  # noqa: B023
-                metrics.DEAD_LETTERS.labels(metrics.field_of(rejected.reason)).inc()
-                log.warning(
-                    "dead letter %s of %s: %s", rejected.entry.id, rejected.stream, rejected.reason
-                )
+            self._write(self._held[start : start + _AT_ONCE])
         self._held = []
 
-    def _write(self, client: redis.Redis, letters: list[Rejected]) -> list[Rejected]:
+    def _write(self, letters: list[Rejected]) -> None:
+        added = self._link.call(lambda client: self._add(client, [*self._maybe_lost(), *letters]))
+        self._retries = self._link.retries
+        self._recent.extend(letters)
+        for rejected in added:
+            metrics.DEAD_LETTERS.labels(metrics.field_of(rejected.reason)).inc()
+            log.warning(
+                "dead letter %s of %s: %s", rejected.entry.id, rejected.stream, rejected.reason
+            )
+
+    def _maybe_lost(self) -> Iterable[Rejected]:
+        """Return what a server that was away since may have come back without."""
+        return self._recent if self._link.retries > self._retries else ()
+
+    def _add(self, client: redis.Redis, letters: list[Rejected]) -> list[Rejected]:
         """Add what is not there yet and return it."""
+        if not letters:
+            return []
         # One transaction: Redis takes all of it or, when out of memory, none.
         pipe = client.pipeline(transaction=True)
         for rejected in letters:

@@ -336,6 +336,9 @@ def flow() -> Dataflow:
             )
         except LockedError as error:
             raise SystemExit(f"lotstream: the recovery directory is in use: {error}") from None
+        except recovery.RecoveryError as error:
+            raise SystemExit(f"lotstream: {error}") from None
+        recovery.tell_of_full_disk(run.recovery_directory)
         stores = BookStores(run.recovery_directory, run.process_id or 0)
     return _wire(settings, stop, stores, together=run.processes * run.workers > 1)
 

@@ -17,12 +17,14 @@ import logging
 import os
 import shutil
 import sqlite3
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
+from types import TracebackType
 from typing import NamedTuple
 
 from bytewax.recovery import init_db_dir
@@ -38,6 +40,10 @@ _RETRY_S = 0.2
 _LOOK_EVERY_S = 1.0
 
 
+class RecoveryError(Exception):
+    """The recovery directory cannot be used as it is."""
+
+
 def prepare(
     directory: Path, process: int | None, processes: int = 1, stop: Event | None = None
 ) -> FileLock:
@@ -46,17 +52,35 @@ def prepare(
     process: this one's number in a cluster; None if it runs alone. stop: set by the
     program's signal handlers; ends the wait for the rest of a cluster, and the program.
     Returns the lock, to be kept as long as the process lives.
-    Raises LockedError, naming the holder, if another run uses the directory.
+    Raises LockedError, naming the holder, if another run uses the directory, and
+    RecoveryError if it cannot be read or written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / "lock")
-    if process is None:
-        lock.acquire(wait_s=1)
-        _init(directory, 1)
-        _scrub(directory)
-    else:
-        _join(directory, lock, process, processes, stop or Event())
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / "lock")
+        if process is None:
+            lock.acquire(wait_s=1)
+            _init(directory, 1)
+            _scrub(directory)
+        else:
+            _join(directory, lock, process, processes, stop or Event())
+    except (OSError, sqlite3.Error) as error:
+        raise RecoveryError(f"cannot use the recovery directory {directory}: {error}") from error
     return lock
+
+
+def tell_of_full_disk(directory: Path) -> None:
+    """Let the program end with a clear line if Bytewax's store has no room.
+
+    Bytewax then panics, and shows a page that does not name the directory.
+    """
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if "disk is full" in str(error):
+            log.critical("stopped: no room left for the recovery directory %s", directory)
+        sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = tell
 
 
 def _join(directory: Path, lock: FileLock, process: int, processes: int, stop: Event) -> None:

@@ -237,7 +237,7 @@ def kill_in_a_snapshot(flow: FlowProcess, rng: random.Random) -> None:
         if flow.recovery_dir.exists()
         else [_new_parts, _manifest]
     )
-    until(lambda: not flow.running or "started" in flow.log or marks(flow), "a start")
+    until(lambda: not flow.running or marks(flow), "a first snapshot")
     before = marks(flow)
     deadline = time.monotonic() + 5
     while marks(flow) == before and flow.running and time.monotonic() < deadline:
@@ -248,8 +248,14 @@ def kill_in_a_snapshot(flow: FlowProcess, rng: random.Random) -> None:
 
 def kill_late_in_a_backlog(flow: FlowProcess, rng: random.Random) -> None:
     """Kill the flow when the rows of all that it found waiting are being written."""
-    before = _new_parts(flow)
-    until(lambda: not flow.running or _new_parts(flow) != before, "rows being written")
+    began = time.time_ns()  # what an earlier run has left is older
+
+    def writes() -> bool:
+        files = (flow.data_dir / ".lotstream").glob("*/*.parquet")
+        return any(written > began for written, _ in _changed(*files))
+
+    until(lambda: not flow.running or writes(), "rows being written")
+    time.sleep(rng.uniform(0, 0.02))
     flow.kill()
 
 
@@ -270,7 +276,7 @@ def _book_store(flow: FlowProcess) -> object:
     return _changed(flow.recovery_dir / "books-0.db-wal")
 
 
-def _changed(*paths: Path) -> object:
+def _changed(*paths: Path) -> list[tuple[int, int]]:
     stats = []
     for path in paths:
         try:

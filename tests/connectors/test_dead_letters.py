@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Event
 
@@ -11,7 +12,8 @@ import redis as redis_py
 from connectors.dead_letters import DeadLetterSink
 from connectors.redis_link import RedisLink
 from state.records import Entry, Rejected
-from tests.flow_process import read_stream
+from tests.conftest import OwnServer
+from tests.flow_process import read_stream, until
 
 DEAD = "executions:dead"
 
@@ -25,6 +27,10 @@ def link(redis_url: str) -> Iterator[RedisLink]:
 
 def rejected(entry: str, *fields: bytes, reason: str = "side: expected BUY") -> Rejected:
     return Rejected("executions", Entry(entry, list(fields)), reason)
+
+
+def ping(client: redis_py.Redis) -> bool:
+    return bool(client.ping())
 
 
 def write(link: RedisLink, *epochs: list[Rejected]) -> None:
@@ -76,6 +82,27 @@ def test_a_letter_that_someone_removed_is_not_written_again(
 def test_many_letters_are_all_written(link: RedisLink, redis: redis_py.Redis) -> None:
     write(link, [rejected(f"{n}-1", b"n", b"x" * 100) for n in range(1, 1202)])
     assert redis.xlen(DEAD) == 1201
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_letters_that_a_server_lost_in_an_outage_are_written_again(
+    own_server: OwnServer, more: bool
+) -> None:
+    server = own_server()
+    link = RedisLink(server.url, Event())
+    with closing(link.client), server.client() as client, ThreadPoolExecutor(1) as pool:
+        part = DeadLetterSink(link, {"executions": DEAD}).build_part("step", "executions", None)
+        part.write_batch([rejected("5-1"), rejected("6-1")])
+        part.snapshot()
+        server.kill()
+        if more:
+            part.write_batch([rejected("7-1")])
+        waiting = pool.submit(part.snapshot if more else lambda: link.call(ping))
+        until(lambda: link.retries, "an outage")
+        server.start()
+        waiting.result(20)
+        written = [entry for entry, _ in read_stream(client, DEAD)]
+    assert written == ["5-1", "6-1", "7-1"][: 2 + more]
 
 
 def test_a_reason_that_is_no_text_for_redis_is_written_all_the_same(

@@ -10,7 +10,7 @@ import redis as redis_py
 
 from connectors.file_lock import FileLock
 from tests import naive
-from tests.flow_process import FlowProcess, add, order, outcome, parts, read_stream, until
+from tests.flow_process import FlowProcess, add, group, order, outcome, parts, read_stream, until
 
 EXECUTION = {"side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1", "timestamp": "1"}
 
@@ -52,12 +52,14 @@ def test_a_commit_that_a_crash_cut_off_before_its_files_were_in_place_is_finishe
         flow.until_committed(redis)
         hold_back = FileLock(flow.data_dir / ".lotstream" / "publish.lock")
         hold_back.acquire(wait_s=20)
+        committed = newest_id(redis)
         publish(redis, *range(6, 12))
         flow.until(lambda: manifest(flow)["last_id"] == newest_id(redis), "the commit")
         seen = parts(flow.data_dir, "positions")
         flow.kill()
         assert parts(flow.data_dir, "positions") == seen
         assert own_files(flow)
+        assert group(redis) == committed
         hold_back.close()
         flow.start()
         flow.until_committed(redis)

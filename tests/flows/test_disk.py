@@ -1,4 +1,4 @@
-"""A DATA_DIR that cannot be written: the flow says so, stops, and later goes on.
+"""A disk that cannot be written: the flow says so, stops, and later goes on.
 
 On small file systems of their own, which only root may mount.
 """
@@ -94,6 +94,31 @@ def test_a_disk_without_any_room_at_the_start_stops_the_flow(
     publish(redis, 0, 5)
     with FlowProcess(tmp_path, redis_url, **settings(disk / "data")) as flow:
         assert_stopped(flow, "No space left on device")
+
+
+def test_a_full_disk_under_the_recovery_directory_stops_the_flow_and_room_lets_it_go_on(
+    redis_url: str, redis: redis_py.Redis, tmp_path: Path, mount: Mount
+) -> None:
+    disk = mount("size=2m")
+    both = ("-r", str(disk / "recovery"))
+    publish(redis, 0, 50)
+    with FlowProcess(tmp_path, redis_url, arguments=both, **settings(disk / "data")) as flow:
+        flow.until_committed(redis)
+        room = os.statvfs(disk)
+        (disk / "filler").write_bytes(b"x" * room.f_bavail * room.f_frsize)
+        publish(redis, 50, 2050)
+        for _ in range(2):
+            assert flow.wait() == 1
+            [line] = flow.messages("critical")
+            assert line.startswith("stopped: ")
+            assert str(disk) in line
+            flow.start()
+        flow.kill()
+        (disk / "filler").unlink()
+        flow.start()
+        flow.until_committed(redis)
+        assert flow.stop() == 0
+        assert_exact(redis, flow)
 
 
 @pytest.mark.parametrize("made", [True, False])

@@ -1,5 +1,6 @@
 """The recovery directory: one run at a time, made when missing, scrubbed before use."""
 
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -87,6 +88,42 @@ def test_a_directory_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> N
     (tmp_path / "init-left-behind").mkdir()
     recovery.prepare(tmp_path, None).close()
     assert (tmp_path / "part-0.sqlite3").exists()
+
+
+@pytest.mark.parametrize("spoil", ["not a directory", "not a store"])
+def test_a_directory_that_cannot_be_used_stops_it_with_one_line(tmp_path: Path, spoil: str) -> None:
+    directory = tmp_path / "recovery"
+    if spoil == "not a directory":
+        directory.write_text("a file")
+    else:
+        directory.mkdir()
+        (directory / "part-0.sqlite3").write_bytes(b"something else " * 1000)
+    with FlowProcess(tmp_path, "redis://localhost:1") as flow:
+        assert flow.wait() == 1
+    [line] = flow.log.splitlines()
+    assert line.startswith(f"lotstream: cannot use the recovery directory {directory}: ")
+
+
+def test_a_directory_that_lost_its_books_stops_it_and_says_what_to_do(
+    redis_url: str, redis: redis_py.Redis, tmp_path: Path
+) -> None:
+    publish(redis, 1)
+    with FlowProcess(tmp_path, redis_url) as flow:
+        flow.until_committed(redis)
+        assert flow.stop() == 0
+        (flow.recovery_dir / "books-0.db").unlink()
+        publish(redis, 2)
+        flow.start()
+        assert flow.wait() == 1
+        [line] = flow.messages("critical")
+        assert line.startswith(f"stopped: {flow.recovery_dir}: expected the book of 'S'")
+        assert "start with an empty recovery directory to rebuild it" in line
+        shutil.rmtree(flow.recovery_dir)
+        flow.start()
+        flow.until_committed(redis)
+        assert flow.stop() == 0
+    expected = naive.by_book("executions", read_stream(redis, "executions"))
+    assert outcome(redis, flow.data_dir) == expected
 
 
 # --- the snapshots of an epoch that a crash cut off -------------------------------------------
