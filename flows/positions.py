@@ -231,7 +231,8 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
                 ids = [entry_id for entry_id, _ in messages.entries]
                 self._remember(messages, book, ids, update.packed)
                 metrics.EXECUTIONS_BOOKED.inc(len(ids))
-                return [self._changes(messages, ids[-1].decode(), RunUpdates(ids, update))]
+                updates = RunUpdates(ids, update)
+                return [self._changes(messages, ids[-1].decode(), book.snapshot(), updates)]
             messages = messages._replace(messages=list(messages.messages.executions()))
         return self._take_one_by_one(book, messages)
 
@@ -255,7 +256,8 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
             self._remember(messages, book, ids, accepted)
             _count(accepted, updates, None if self._shown is None else self._shown.timestamp)
         if updates:
-            results.append(self._changes(messages, updates[-1].stream_id, updates))
+            last = updates[-1]
+            results.append(self._changes(messages, last.stream_id, last.snapshot, updates))
         return results
 
     def _remember(
@@ -266,10 +268,12 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
             self._last_id = ids[-1].decode()
 
     def _changes(
-        self, messages: Messages, stream_id: str, updates: list[Update] | RunUpdates
+        self,
+        messages: Messages,
+        stream_id: str,
+        position: PositionSnapshot,
+        updates: list[Update] | RunUpdates,
     ) -> Changes:
-        assert self._book is not None
-        position = self._book.snapshot()
         change = position.qty - (0 if self._shown is None else self._shown.qty)
         if messages.live and change:
             self._progress.position_changed(messages.key, position.qty, position.avg_price, change)
