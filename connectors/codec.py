@@ -34,12 +34,14 @@ PRICED_AROUND_ZERO = frozenset({"FUT", "OPT", "FOP", "WAR"})
 """The security types (IBKR's) whose price may be 0 or negative."""
 
 _INTEGER = re.compile(r"([+-]?)0*([0-9]{1,19})", re.ASCII)
-_DIGITS = re.compile(r"[0-9]{1,15}", re.ASCII)
 _RATIO = re.compile(r"([1-9][0-9]{0,8}):([1-9][0-9]{0,8})", re.ASCII)
 _SIDES = {b"BUY": "BUY", b"SELL": "SELL"}
 _LONGEST_SHOWN = 80
+_DIGITS_OF_TIME = len(str(LAST_TIMESTAMP))
+_DIGITS_OF_64_BITS = 18
+"""As many always fit in."""
 
-_Fields = Mapping[bytes, bytes]
+_Fields = Mapping[bytes, bytes | None]
 
 HEADING = (b"symbol", b"account", b"currency", b"multiplier", b"con_id")
 
@@ -58,14 +60,15 @@ def decode(pairs: Sequence[bytes]) -> tuple[str, str | None, Message]:
     pairs: field names and values in turn, as Redis keeps them.
     Raises RejectedError, naming the field, what was expected and what was found.
     """
-    fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    words = iter(pairs)
+    fields = dict(zip(words, words, strict=True))
     if 2 * len(fields) != len(pairs):
         _refuse_repeated(pairs[::2])
     kind = _text(fields, b"type") or "execution"
     read = _READERS.get(kind)
     if read is None:
         raise _expected("type", f"one of {', '.join(_READERS)}", kind)
-    symbol, account = _owner(fields)
+    symbol, account = _owner(fields.get(b"symbol"), fields.get(b"account"))
     return symbol, account, read(fields)
 
 
@@ -76,10 +79,13 @@ def check_heading(names: tuple[bytes, ...], values: tuple[bytes, ...]) -> Headin
     names, values: the fields of HEADING that the entry has. Raises RejectedError.
     """
     fields = dict(zip(names, values, strict=True))
-    return Heading(*_owner(fields), _instrument(fields))
+    return Heading(*_owner(fields.get(b"symbol"), fields.get(b"account")), _instrument(fields))
 
 
-def _owner(fields: _Fields) -> tuple[str, str | None]:
+@lru_cache(maxsize=100_000)
+def _owner(given_symbol: bytes | None, given_account: bytes | None) -> tuple[str, str | None]:
+    """Check what nearly all messages of a key say alike, once for all of them."""
+    fields = {b"symbol": given_symbol, b"account": given_account}
     symbol = _name(fields, b"symbol")
     account = _text(fields, b"account")
     if account is not None and ":" in account:
@@ -98,7 +104,7 @@ def key_of(symbol: str, account: str | None) -> str:
 
 
 def _execution(fields: _Fields) -> Execution:
-    side = _SIDES.get(fields.get(b"side", b"").upper())
+    side = _SIDES.get((fields.get(b"side") or b"").upper())
     if side is None:
         raise _expected("side", "BUY or SELL", fields.get(b"side"))
     qty = _decimal(fields, b"fill_qty")
@@ -213,6 +219,8 @@ def _price(fields: _Fields, name: bytes) -> int:
 
 def _integer(fields: _Fields, name: bytes) -> int:
     text = _required(fields, name)
+    if len(text) <= _DIGITS_OF_64_BITS and _is_digits(text):
+        return int(text)
     match = _INTEGER.fullmatch(text)
     value = int(match[1] + match[2]) if match else 2**63
     if not -(2**63) <= value < 2**63:
@@ -222,30 +230,39 @@ def _integer(fields: _Fields, name: bytes) -> int:
 
 def _timestamp(fields: _Fields) -> int:
     text = _required(fields, b"timestamp")
-    if not _DIGITS.fullmatch(text) or int(text) > LAST_TIMESTAMP:
+    value = int(text) if len(text) <= _DIGITS_OF_TIME and _is_digits(text) else None
+    if value is None or value > LAST_TIMESTAMP:
         expected = "whole milliseconds since 1970, from 0 to the end of the year 9999"
         raise _expected("timestamp", expected, text)
-    return int(text)
+    return value
+
+
+def _is_digits(text: str) -> bool:
+    return text.isdecimal() and text.isascii()
 
 
 def _instrument(fields: _Fields) -> Instrument:
+    return _instrument_of(fields.get(b"currency"), fields.get(b"multiplier"), fields.get(b"con_id"))
+
+
+@lru_cache(maxsize=100_000)
+def _instrument_of(
+    given_currency: bytes | None, given_multiplier: bytes | None, given_con_id: bytes | None
+) -> Instrument:
+    """Check what nearly all messages of a key say alike, and keep one object for all of them."""
+    fields = {b"currency": given_currency, b"multiplier": given_multiplier, b"con_id": given_con_id}
     currency = _text(fields, b"currency")
     multiplier = _optional_decimal(fields, b"multiplier")
     if multiplier is not None and multiplier <= 0:
         raise _expected("multiplier", "a decimal above 0", fields[b"multiplier"])
     con_id = _integer(fields, b"con_id") if fields.get(b"con_id") else None
-    return _shared(currency, multiplier, con_id)
-
-
-@lru_cache(maxsize=100_000)
-def _shared(currency: str | None, multiplier: int | None, con_id: int | None) -> Instrument:
-    """Return one object for what nearly all messages of a key say alike."""
     return Instrument(currency, multiplier, con_id)
 
 
 def _check_texts(fields: _Fields) -> None:
     for name in (b"sec_type", b"exchange", b"order_ref"):
-        _text(fields, name)
+        if name in fields:
+            _text(fields, name)
 
 
 def _check_places(qty: int, price: int, multiplier: int) -> None:

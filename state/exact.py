@@ -40,6 +40,9 @@ def divide_half_even(numerator: int, denominator: int) -> int:
 
 _DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d+))?", re.ASCII)
 
+_UNITS: list[int] = [10 ** (PLACES - places) for places in range(PLACES + 1)]
+"""What the last digit counts, after so many decimal places."""
+
 _EXPONENT_DIGITS = 12
 """As many tell that an exponent is beyond what any text's own digits can make up for."""
 
@@ -54,6 +57,12 @@ def from_text(text: str) -> int:
     >>> from_text("150.25"), from_text("-1e-10"), from_text("15.0E1")
     (1502500000000, -1, 1500000000000)
     """
+    # What nearly all texts are: digits with at most a point among them.
+    whole, _, fraction = text.partition(".")
+    digits = whole + fraction
+    plain = digits.isdecimal() and digits.isascii()
+    if plain and len(whole) <= _WHOLE_DIGITS and len(fraction) <= PLACES:
+        return int(digits) * _UNITS[len(fraction)]
     match = _DECIMAL.fullmatch(text)
     if match is None or not (match[2] or match[3]):
         raise ValueError("a decimal")

@@ -51,4 +51,6 @@ def parse_exec_id(text: str) -> ExecutionId:
     match = _IBKR_ID.fullmatch(text)
     if match is None:
         return ExecutionId(text, None)
+    if match[2] == "01":
+        return ExecutionId(text, 1)  # no second text of the same letters, for each that is kept
     return ExecutionId(f"{match[1]}01", int(match[2]))
