@@ -37,6 +37,8 @@ REMEMBERED = 2100
 
 _FORGET_AT_ONCE = 500
 
+_END, _END_OF_MONEY = LIMIT * ONE, LIMIT * MONEY
+
 _STATE_VERSION = 1
 
 
@@ -155,23 +157,14 @@ class Book:
     def snapshot(self) -> PositionSnapshot:
         """Return the position as it stands."""
         last = self._last_execution()
+        avg_price = self._price(self.cost, self.qty) if self.qty else None
+        # In the fields' order, since names take twice as long.
         return PositionSnapshot(
-            account=self.account,
-            symbol=self.symbol,
-            currency=self.instrument.currency or "USD",
-            multiplier=self.multiplier,
-            qty=self.qty,
-            avg_price=self._price(self.cost, self.qty) if self.qty else None,
-            cost_basis=self.cost,
-            realized_pnl=self.realized,
-            commission=self.commission,
-            net_realized_pnl=self.net,
-            open_lots=len(self.lots),
-            executions=self.executions,
-            last_exec_id=last and last.exec_id,
-            last_price=last and last.price,
-            timestamp=last and last.timestamp,
-        )
+            self.account, self.symbol, self.instrument.currency or "USD", self.multiplier,
+            self.qty, avg_price, self.cost, self.realized, self.commission, self.net,
+            len(self.lots), self.executions,
+            last and last.exec_id, last and last.price, last and last.timestamp,
+        )  # fmt: skip
 
     @property
     def multiplier(self) -> int:
@@ -305,9 +298,17 @@ class Book:
     def _put(self, new: Booked, old: Booked | None = None) -> list[ClosedLot]:
         """Book `new` where it belongs, in place of `old` if there is one."""
         if old is None and (not self._history or _order(self._history[-1]) < _order(new)):
-            start = len(self._history)
+            self._book(new)
+            self._history.append(new)
+            closed = self._closed_lots(new)
         else:
-            start = bisect_left(self._history, _order(new), key=_order)
+            closed = self._put_below(new, old)
+        self._known[_identity(new.message)] = new
+        self._places = max(self._places, new.place + 1)
+        return closed
+
+    def _put_below(self, new: Booked, old: Booked | None) -> list[ClosedLot]:
+        start = bisect_left(self._history, _order(new), key=_order)
         if old is not None:
             start = min(start, bisect_left(self._history, _order(old), key=_order))
         undone = self._history[start:]
@@ -315,8 +316,6 @@ class Book:
         insort(redone, new, key=_order)
         closed = self._rebook(undone, redone)
         self._history[start:] = redone
-        self._known[_identity(new.message)] = new
-        self._places = max(self._places, new.place + 1)
         return closed
 
     def _rebook(self, undone: list[Booked], redone: list[Booked]) -> list[ClosedLot]:
@@ -351,18 +350,12 @@ class Book:
             return []
         return [
             ClosedLot(
-                direction="LONG" if part.qty > 0 else "SHORT",
-                qty=abs(part.qty),
-                open_exec_id=part.exec_id,
-                open_timestamp=part.timestamp,
-                open_price=part.price,
-                close_exec_id=by.exec_id,
-                close_timestamp=by.timestamp,
-                close_price=by.price,
-                realized_pnl=self._money(part.qty, by.price) - part.cost,
+                "LONG" if part.qty > 0 else "SHORT", abs(part.qty),
+                part.exec_id, part.timestamp, part.price, by.exec_id, by.timestamp, by.price,
+                self._money(part.qty, by.price) - part.cost,
             )
             for part in booked.parts
-        ]
+        ]  # fmt: skip
 
     # --- booking one message, and its undoing -------------------------------------
 
@@ -378,24 +371,28 @@ class Book:
     def _book_fill(self, booked: Booked, fill: Execution | Opening) -> None:
         closing = self.qty * fill.qty < 0
         parts, opened = take(self.lots, fill.qty) if closing else ([], fill.qty)
+        # The closing part's share of the execution's commission is due now; the
+        # rest goes with the lot that it opens.
+        fee = booked.commission
+        later = divide_half_even(fee * opened, fill.qty) if closing else fee
+        realized, due, cost = 0, fee - later, 0
         try:
-            realized = sum(self._money(part.qty, fill.price) - part.cost for part in parts)
-            cost = self._money(opened, fill.price)
+            for part in parts:
+                realized += self._money(part.qty, fill.price) - part.cost
+                due += part.commission
+                cost -= part.cost
+            opened_cost = self._money(opened, fill.price)
         except RejectedError:
             put_back(self.lots, parts)
             raise
-        # The closing part's share of the execution's commission is due now; the
-        # rest goes with the lot that it opens.
-        later = divide_half_even(booked.commission * opened, fill.qty) if fill.qty else 0
-        due = booked.commission - later + sum(part.commission for part in parts)
         booked.parts, booked.realized, booked.net = parts, realized, realized - due * ONE
         if opened:
             self._plain = self._plain and fill.price > 0
             exec_id = fill.exec_id if isinstance(fill, Execution) else None
             self.lots.append(
-                Lot(booked.place, exec_id, fill.timestamp, fill.price, opened, cost, later)
+                Lot(booked.place, exec_id, fill.timestamp, fill.price, opened, opened_cost, later)
             )
-        self._add(booked, fill, 1, cost - sum(part.cost for part in parts))
+        self._add(booked, fill, 1, cost + opened_cost)
 
     def _book_split(self, booked: Booked, split: Split) -> None:
         lots = [self._split_lot(lot, split) for lot in self.lots]
@@ -440,7 +437,10 @@ class Book:
     # --- figures --------------------------------------------------------------------
 
     def _money(self, qty: int, price: int) -> int:
-        amount, rest = divmod(qty * price * self.multiplier, ONE)
+        multiplier = self.instrument.multiplier
+        if multiplier is None or multiplier == ONE:
+            return qty * price
+        amount, rest = divmod(qty * price * multiplier, ONE)
         if rest:
             raise RejectedError(
                 f"fill_price: expected quantity x price x multiplier of at most 20 decimal "
@@ -452,6 +452,12 @@ class Book:
         return divide_half_even(cost * ONE, qty * self.multiplier)
 
     def _figure_out_of_range(self) -> str | None:
+        if (
+            abs(self.qty) < _END and abs(self.commission) < _END
+            and abs(self.cost) < _END_OF_MONEY and abs(self.realized) < _END_OF_MONEY
+            and abs(self.net) < _END_OF_MONEY
+        ):  # fmt: skip
+            return None
         figures = (
             ("qty", self.qty, ONE), ("commission", self.commission, ONE),
             ("cost_basis", self.cost, MONEY), ("realized_pnl", self.realized, MONEY),
