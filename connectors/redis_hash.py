@@ -30,7 +30,8 @@ _Shown = tuple[str, PositionSnapshot]
 """A position and the entry that caused it."""
 
 # The stream_id is the value's last member. An id is two whole numbers, so of two
-# the longer is the larger, and of equally long ones the later in text order.
+# the longer is the larger, and of equally long ones the later in text order. With
+# the longest id it takes 57 characters: no need to look at what precedes the last 60.
 _WRITE_NEWER = """
 local function newer(a, b)
     if #a ~= #b then return #a > #b end
@@ -40,7 +41,7 @@ for i = 1, #ARGV, 4 do
     local key, ms, seq, value = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
     local old = redis.call('HGET', KEYS[1], key)
     local old_ms, old_seq
-    if old then old_ms, old_seq = string.match(old, '"stream_id": ?"(%d+)%-(%d+)"}$') end
+    if old then old_ms, old_seq = string.match(old, '"stream_id": ?"(%d+)%-(%d+)"}$', -60) end
     if not old_ms or newer(ms, old_ms) or (ms == old_ms and newer(seq, old_seq)) then
         redis.call('HSET', KEYS[1], key, value)
     end
