@@ -8,13 +8,16 @@ twice a second; once it is live, each one at once.
 
 import logging
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
+from hashlib import sha1
 from itertools import chain, starmap
 from json import dumps
 
+import redis
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from redis.exceptions import NoScriptError
 
-from connectors.redis_link import RedisLink, StoppedError
+from connectors.redis_link import RedisLink, StoppedError, send_all
 from state.exact import MONEY_PLACES, to_text
 from state.records import Changes
 from state.snapshot import PositionSnapshot
@@ -47,6 +50,7 @@ for i = 1, #ARGV, 4 do
     end
 end
 """
+_WRITE_NEWER_SHA = sha1(_WRITE_NEWER.encode(), usedforsecurity=False).hexdigest()
 
 
 class PositionHashSink(FixedPartitionedSink[Changes, None]):
@@ -78,7 +82,6 @@ class PositionHashSink(FixedPartitionedSink[Changes, None]):
 class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
     def __init__(self, link: RedisLink, name: str) -> None:
         self._link, self._name = link, name
-        self._write_newer = link.client.register_script(_WRITE_NEWER)
         self._held: dict[str, _Shown] = {}
         self._latest: dict[str, _Shown] = {}
         """Of each key, held or written."""
@@ -111,10 +114,17 @@ class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
         for start in range(0, len(shown), _AT_ONCE):
             args = list(chain.from_iterable(starmap(_script_args, shown[start : start + _AT_ONCE])))
             try:
-                self._link.call(lambda _client: self._write_newer([self._name], args))  # noqa: B023
+                self._link.call(partial(self._run_script, args))
             except StoppedError:
                 log.warning("positions not written, as Redis is away: the next start writes them")
                 return
+
+    def _run_script(self, args: list[str], client: redis.Redis) -> None:
+        [answer] = send_all(client, ("EVALSHA", _WRITE_NEWER_SHA, 1, self._name, *args))
+        if isinstance(answer, NoScriptError):  # until the server has seen it whole
+            [answer] = send_all(client, ("EVAL", _WRITE_NEWER, 1, self._name, *args))
+        if isinstance(answer, Exception):
+            raise answer
 
 
 def _script_args(key: str, shown: _Shown) -> list[str]:
