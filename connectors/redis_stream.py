@@ -23,7 +23,7 @@ import redis
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors import metrics
-from connectors.redis_link import RedisLink, RedisRefusedError, StoppedError, send
+from connectors.redis_link import RedisLink, RedisRefusedError, StoppedError, send, send_all
 from state.records import FIRST_ID, RawEntry, id_order
 
 log = logging.getLogger("lotstream.source")
@@ -82,10 +82,6 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
         self._written, self._accept_gap = written, accept_gap
         self._count, self._retention_ms = count, retention_ms
         self._block_ms = max(1, block_ms // len(streams))
-        for command in ("XREAD", "XRANGE"):
-            # redis-py makes a dict of an entry's fields, which loses repeated ones.
-            link.client.set_response_callback(command, lambda reply, **_: reply)
-
         self._readers: list[_StreamReader] = []
 
     def to_go(self) -> int | None:
@@ -220,22 +216,16 @@ class _StreamReader:
         at_start = self.last_id == FIRST_ID
         anchors = {self._anchor, self.began_at} if at_start else {self._anchor}
         anchors.discard(FIRST_ID)
-        pipe = client.pipeline(transaction=False)
-        send(
-            pipe, "XREAD", "COUNT", self._count, "BLOCK", self._block_ms, "STREAMS", self._stream,
-            self.last_id,
+        answers = send_all(
+            client,
+            ("XREAD", "COUNT", self._count, "BLOCK", self._block_ms, "STREAMS", self._stream,
+             self.last_id),
+            *(("XRANGE", self._stream, anchor, anchor) for anchor in anchors),
         )  # fmt: skip
-        for anchor in anchors:
-            send(pipe, "XRANGE", self._stream, anchor, anchor)
-        if at_start:
-            pipe.xinfo_stream(self._stream)
-        answers = pipe.execute(raise_on_error=False)
-        info = answers.pop() if at_start else {}
-        if _is_no_such_key(info):
-            info = {}
-        for answer in (*answers, info):
+        for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
+        info = self._info(client) if at_start else {}
         gone = [anchor for anchor, found in zip(anchors, answers[1:], strict=True) if not found]
         return answers[0], gone, info
 
