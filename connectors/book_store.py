@@ -13,13 +13,15 @@ loading a book as of an entry leaves the later messages out.
 import pickle
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 from threading import local
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from state.book import Book
@@ -27,11 +29,12 @@ from state.messages import Message, message_from_state, message_to_state
 from state.records import FIRST_ID, id_order
 from state.run import Run
 
+# With row ids, what an epoch brings is added at the end, in few pages.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS books (
     key TEXT, ms INTEGER, seq INTEGER, whole INTEGER, data BLOB,
     PRIMARY KEY (key, ms, seq, whole)
-) WITHOUT ROWID
+)
 """
 
 _PATIENCE = 3
@@ -41,31 +44,45 @@ there is time, and must be after so many times as many."""
 _SMALLEST = 500
 """Things in a book; a smaller one is taken for one of this size."""
 
-_TIME_FOR_WHOLE_S = 0.005
+_TIME_FOR_WHOLE_S = 0.002
 """At the end of an epoch, for books that may be written but need not."""
 
 _Row = tuple[int, int, int, bytes]
-"""Last entry id (milliseconds, sequence), whether it is a whole book, pickled data."""
+"""Last entry id (milliseconds, sequence), whether it is a whole book, pickled data.
+
+That is the state of a whole book; else batches of messages, one pickle after another.
+"""
+
+_Batch = tuple[list[bytes], bytes | list[tuple[Any, ...]]]
+"""Entry ids, and as many messages, or a run, packed or as plain values."""
 
 
 class BookStoreError(Exception):
     """The recovery directory lacks a book that Bytewax's store refers to, or has no room."""
 
 
-class _Changed(NamedTuple):
+class _Changed:
     """A book and the messages it took in since the last commit."""
 
-    book: Book
-    batches: list[tuple[list[bytes], bytes | list[tuple[Any, ...]]]]
-    """Entry ids, and as many messages, or a run, packed or as plain values."""
+    def __init__(self, book: Book) -> None:
+        self.book = book
+        self.messages = 0
+        self._last_id = b""
+        self._batches: list[bytes] = []
+
+    def add(self, batch: _Batch) -> None:
+        # Pickled at once, since all of it together would delay the commit.
+        self._batches.append(pickle.dumps(batch, protocol=5))
+        self.messages += len(batch[0])
+        self._last_id = batch[0][-1]
 
     @property
     def last(self) -> tuple[int, int]:
-        return id_order(self.batches[-1][0][-1].decode())
+        return id_order(self._last_id.decode())
 
     @property
-    def messages(self) -> int:
-        return sum(len(ids) for ids, _ in self.batches)
+    def data(self) -> bytes:
+        return b"".join(self._batches)
 
 
 class BookStores:
@@ -99,11 +116,15 @@ class BookStore:
     def __init__(self, directory: Path, process: int = 0, worker: int = 0) -> None:
         self._directory = directory
         name = f"books-{process}.{worker}.db" if worker else f"books-{process}.db"
-        self._db = sqlite3.connect(directory / name, isolation_level=None)
+        # One thread at a time: a commit waits for the checkpoint.
+        self._db = sqlite3.connect(directory / name, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = WAL")
         # An epoch is durable only if its books are.
         self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA wal_autocheckpoint = 0")
         self._db.execute(_SCHEMA)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="books")
+        self._checkpoint: Future[object] | None = None
         self._changed: dict[str, _Changed] = {}
         self._since_whole: dict[str, int] = {}
         self._committed: dict[str, tuple[int, int]] = {}
@@ -115,13 +136,16 @@ class BookStore:
 
         ids: of the entries that brought them, as many. taken: a run is given packed.
         """
+        if self._checkpoint is None:
+            # Between two commits, as it would delay one; it needs no Python.
+            self._checkpoint = self._thread.submit(self._write_back)
         changed = self._changed.get(key)
         if changed is None:
-            changed = self._changed[key] = _Changed(book, [])
+            changed = self._changed[key] = _Changed(book)
         if isinstance(taken, bytes):
-            changed.batches.append((ids, taken))
+            changed.add((ids, taken))
         else:
-            changed.batches.append((ids, list(map(message_to_state, taken))))
+            changed.add((ids, list(map(message_to_state, taken))))
 
     def commit(self) -> None:
         """Make all that was noted durable; does nothing if nothing was.
@@ -131,6 +155,8 @@ class BookStore:
         if not self._changed:
             return
         try:
+            if self._checkpoint is not None:
+                self._checkpoint.result()
             self._db.execute("BEGIN")
             self._write_whole_books()
             self._write_messages()
@@ -139,7 +165,7 @@ class BookStore:
             raise BookStoreError(
                 f"cannot write to the recovery directory {self._directory}: {error}"
             ) from error
-        self._changed = {}
+        self._changed, self._checkpoint = {}, None
 
     def load(self, key: str, symbol: str, account: str | None, entry_id: str) -> Book:
         """Return the book of a key as it was after an entry.
@@ -152,7 +178,7 @@ class BookStore:
         if start is None:
             book, last = Book(symbol, account), id_order(FIRST_ID)
         else:
-            book, last = Book.from_state(_loads(rows[start][3])), rows[start][:2]
+            book, last = Book.from_state(next(_loads(rows[start][3]))), rows[start][:2]
             rows = rows[start + 1 :]
         self._since_whole[key] = 0
         for row in rows:
@@ -182,6 +208,10 @@ class BookStore:
                     "WHERE key = ? AND (ms, seq) <= (?, ?)", (key, *upto)
                 )  # fmt: skip
         return rows
+
+    def _write_back(self) -> None:
+        """Move what is committed from the log to where it stays, for the log not to grow."""
+        self._db.execute("PRAGMA wal_checkpoint").fetchall()
 
     def _write_whole_books(self) -> None:
         """Write some books whole, so that none needs many messages to load."""
@@ -218,7 +248,7 @@ class BookStore:
         """Write the messages of all other books that changed."""
         rows = []
         for key, changed in self._changed.items():
-            rows.append((key, *changed.last, pickle.dumps(changed.batches, protocol=5)))
+            rows.append((key, *changed.last, changed.data))
             self._committed[key] = changed.last
             self._since_whole[key] = self._since_whole.get(key, 0) + changed.messages
         self._db.executemany("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 0, ?)", rows)
@@ -253,6 +283,8 @@ def copy_books(directories: Iterable[Path], target: Path, wanted: Callable[[str]
                     new.execute("INSERT INTO books VALUES (?, ?, ?, ?, ?)", row)
 
 
-def _loads(data: bytes) -> Any:
-    # Whoever can write here can also replace Bytewax's own pickles beside it.
-    return pickle.loads(data)  # noqa: S301
+def _loads(data: bytes) -> Iterator[Any]:
+    file = BytesIO(data)
+    while file.tell() < len(data):
+        # Whoever can write here can also replace Bytewax's own pickles beside it.
+        yield pickle.load(file)  # noqa: S301
