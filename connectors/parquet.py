@@ -5,9 +5,11 @@ match; both are split by `date` as Hive does. What a crash can do to them is set
 by one file per stream, the manifest: it names the newest entry whose rows are
 written (`last_id`) and the files of the last commit.
 
-1. The rows of an epoch go to temporary files, synced to disk.
-2. The manifest that names them is put in place by a rename: that is the commit.
-3. The files are renamed to where readers look.
+1. The rows of an epoch go to temporary files. They, their names and a new manifest that
+   names them are synced to disk, all side by side.
+2. That manifest is put in place by a rename, which is synced: that is the commit.
+3. The files are renamed to where readers look. These names need last only when the next
+   manifest forgets the files, so its commit waits for the disk to have them.
 
 A start finishes step 3 if a crash cut it off, and deletes temporary files that no
 manifest names. Rows of entries up to `last_id` are passed over, since a row depends
@@ -36,12 +38,19 @@ from state.records import FIRST_ID, Changes, id_order
 
 log = logging.getLogger("lotstream.parquet")
 
-_ROWS_AT_ONCE = 4_000
+_ROWS_AT_ONCE, _ROWS_AT_ONCE_LIVE = 4_000, 100
+"""Rows made to tables together: many cost less, few delay what comes after them less."""
+
+_ROW_GROUP = 1_000
+"""Rows in a file from which they are written before the file is finished."""
 
 # Columns of few values, which a dictionary makes small; in others it costs time only.
 _REPEATING = {"account", "symbol", "currency", "multiplier", "type", "side", "direction"}
 
 _LOCK_WAIT_S = 3.0
+
+_FILES_AT_ONCE = 2
+"""Finished side by side, which needs little Python."""
 
 
 class DataDirError(Exception):
@@ -96,7 +105,10 @@ class ParquetSink(FixedPartitionedSink[Changes, str]):
 
 
 class _ParquetPartition(StatefulSinkPartition[Changes, str]):
-    """Rows are written while the epoch runs, in a thread; `snapshot` commits them."""
+    """Rows go to files while the epoch runs, in a thread; `snapshot` commits them.
+
+    It holds up the flow, so as little as can be is left to it.
+    """
 
     def __init__(self, files: "StreamFiles") -> None:
         self._files = files
@@ -120,7 +132,7 @@ class _ParquetPartition(StatefulSinkPartition[Changes, str]):
                 if self._written == id_order(FIRST_ID):
                     earliest = (changes.first_id, self._files.first_id)
                     self._files.first_id = min(set(earliest) - {FIRST_ID}, key=id_order)
-        if self._held_rows >= _ROWS_AT_ONCE:
+        if self._held_rows >= (_ROWS_AT_ONCE_LIVE if values[-1].live else _ROWS_AT_ONCE):
             # Made here, while the figures are fresh in the processor's cache; writing
             # them needs no Python, so the other core can do it.
             made = list(tables(self._held))
@@ -160,6 +172,9 @@ class StreamFiles:
         self._manifest = self._own_dir / "manifest.json"
         self._lock: FileLock | None = None
         self._open: dict[tuple[str, int], PartFile] = {}
+        self._threads = ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="files")
+        self._syncing: list[Future[None]] = []
+        """What makes the last commit's files last where readers look."""
         self.first_id = FIRST_ID
         self._after = FIRST_ID
         """The last commit's `last_id`: the files being written hold what comes after."""
@@ -199,18 +214,16 @@ class StreamFiles:
                 # cut off must not pass for a file of the commit before.
                 path = self._own_dir / f"{data_set}.{date_of(day)}.{self._after}.parquet"
                 self._open[data_set, day] = PartFile(path, rows.schema)
-            self._open[data_set, day].writer.write_table(rows)
+            self._open[data_set, day].add(rows)
             metrics.PARQUET_ROWS.labels(data_set).inc(rows.num_rows)
 
     def commit(self, last_id: str) -> None:
         """Let all that was written since the last commit appear, or none of it."""
+        finishing = [self._threads.submit(file.finish) for file in self._open.values()]
         files = {}
         for (data_set, day), file in self._open.items():
-            file.finish()
-            files[file.path.name] = (
-                f"{data_set}/date={date_of(day)}/{self._name}.{self._after}.{last_id}.parquet"
-            )
-        _sync(self._own_dir)
+            final = f"{self._name}.{self._after}.{last_id}.parquet"
+            files[file.path.name] = f"{data_set}/date={date_of(day)}/{final}"
         manifest = {
             "version": 1, "stream": self._stream, "first_id": self.first_id, "last_id": last_id,
             "files": files,
@@ -220,6 +233,9 @@ class StreamFiles:
             json.dump(manifest, file_)
             file_.flush()
             os.fsync(file_.fileno())
+        _sync(self._own_dir)
+        for done in (*finishing, *self._syncing):
+            done.result()
         temporary.rename(self._manifest)
         _sync(self._own_dir)
         self._publish(files)
@@ -229,6 +245,7 @@ class StreamFiles:
 
     def close(self) -> None:
         """Let other processes write the stream's rows."""
+        self._threads.shutdown()
         if self._lock is not None:
             self._lock.close()
 
@@ -240,10 +257,12 @@ class StreamFiles:
                 if temporary.exists():
                     make_dir(final.parent)
                     temporary.rename(final)
-        # The next commit forgets these files, so their new names must last.
-        for directory in {final.parent for _, final in to_move}:
-            if directory.exists():
-                _sync(directory)
+        directories = {final.parent for _, final in to_move}
+        self._syncing = [
+            self._threads.submit(_sync, directory)
+            for directory in directories
+            if directory.exists()
+        ]
 
     def _read_manifest(self) -> dict[str, Any]:
         try:
@@ -302,16 +321,31 @@ class PartFile:
         self.path = path
         self._file = path.open("wb")
         repeating = [field.name for field in schema if field.name in _REPEATING]
-        self.writer = pq.ParquetWriter(
+        self._writer = pq.ParquetWriter(
             self._file, schema, compression="zstd", use_dictionary=repeating
         )
+        self._held: list[pa.Table] = []
+        self._held_rows = 0
+
+    def add(self, rows: pa.Table) -> None:
+        """Take rows in; few are held, as each row group takes room and time of its own."""
+        self._held.append(rows)
+        self._held_rows += rows.num_rows
+        if self._held_rows >= _ROW_GROUP:
+            self._write()
 
     def finish(self) -> None:
         """Complete the file and wait until the disk has it."""
-        self.writer.close()
+        if self._held:
+            self._write()
+        self._writer.close()
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+
+    def _write(self) -> None:
+        self._writer.write_table(pa.concat_tables(self._held))
+        self._held, self._held_rows = [], 0
 
 
 def _sync(directory: Path) -> None:

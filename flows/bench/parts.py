@@ -145,7 +145,7 @@ class _Pass:
                 if (data_set, day) not in self._files:
                     path = Path(self._directory, f"{data_set}.{day}.parquet")
                     self._files[data_set, day] = PartFile(path, rows.schema)
-                self._files[data_set, day].writer.write_table(rows)
+                self._files[data_set, day].add(rows)
         self._held = []
 
     def _commit(self) -> None:
