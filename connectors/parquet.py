@@ -47,6 +47,8 @@ _ROW_GROUP = 1_000
 # Columns of few values, which a dictionary makes small; in others it costs time only.
 _REPEATING = {"account", "symbol", "currency", "multiplier", "type", "side", "direction"}
 
+_BUFFER_BYTES = 1 << 16
+
 _LOCK_WAIT_S = 3.0
 
 _FILES_AT_ONCE = 2
@@ -191,6 +193,7 @@ class StreamFiles:
         directory cannot be written.
         """
         try:
+            make_dir(self._own_dir)
             self._lock = FileLock(self._own_dir / "lock")
             self._lock.acquire(wait_s=_LOCK_WAIT_S)
         except OSError as error:
@@ -319,7 +322,8 @@ class PartFile:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
-        self._file = path.open("wb")
+        # Not a Python file: to write to one needs Python, which the main thread may hold.
+        self._file = pa.output_stream(str(path), compression=None, buffer_size=_BUFFER_BYTES)
         repeating = [field.name for field in schema if field.name in _REPEATING]
         self._writer = pq.ParquetWriter(
             self._file, schema, compression="zstd", use_dictionary=repeating
@@ -339,17 +343,17 @@ class PartFile:
         if self._held:
             self._write()
         self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
+        _sync(self.path)
 
     def _write(self) -> None:
         self._writer.write_table(pa.concat_tables(self._held))
         self._held, self._held_rows = [], 0
 
 
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a directory."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
