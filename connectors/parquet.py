@@ -38,7 +38,7 @@ from state.records import FIRST_ID, Changes, id_order
 
 log = logging.getLogger("lotstream.parquet")
 
-_ROWS_AT_ONCE, _ROWS_AT_ONCE_LIVE = 4_000, 100
+_ROWS_AT_ONCE, _ROWS_AT_ONCE_LIVE = 4_000, 200
 """Rows made to tables together: many cost less, few delay what comes after them less."""
 
 _ROW_GROUP = 1_000
