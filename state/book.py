@@ -28,7 +28,7 @@ from state.messages import (
     message_from_state,
     message_to_state,
 )
-from state.run import KeptRun, Run, RunUpdate, book_run, cannot_overflow
+from state.run import WIDEST, Columns, KeptRun, Run, RunUpdate, book_run, fits, unpack_texts
 from state.snapshot import ClosedLot, PositionSnapshot
 
 REMEMBERED = 2100
@@ -39,7 +39,7 @@ _FORGET_AT_ONCE = 500
 
 _END, _END_OF_MONEY = LIMIT * ONE, LIMIT * MONEY
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 class Booked:
@@ -97,7 +97,7 @@ class Book:
         """What came after `_history`, if it was booked in runs."""
         self._in_runs: set[str] = set()
         self._plain = True
-        """Whether all lots have a price above 0 and none was split; False if not sure."""
+        """Whether all lots are such that runs can be booked on them; False if not sure."""
 
     def apply(self, message: Message) -> Applied | None:
         """Take a message in; return what it did, or None if it changes nothing.
@@ -128,29 +128,37 @@ class Book:
         Returns None, and does nothing, unless all of it is plain: new executions in
         order of time that agree with the key, with prices above 0. Then use `apply`.
         """
-        totals = (self.qty, self.cost, self.realized, self.net)
-        costs = (self.commission, len(self.lots))
-        try:
-            instrument = self._instrument_with(run.instrument)
-        except RejectedError:
-            return None
+        instrument = self.instrument
+        if run.instrument != self._agreed:
+            try:
+                instrument = self._instrument_with(run.instrument)
+            except RejectedError:
+                return None
+        columns = run.columns()
         factor, fraction = divmod(instrument.multiplier or ONE, ONE)
-        if fraction or not self._is_plain(run) or not cannot_overflow(run, totals, factor, *costs):
+        totals = (self.qty, self.cost, self.realized, self.net)
+        if (
+            fraction
+            or not self._belongs_on_top(columns)
+            or not fits(columns, totals, factor, self.commission, len(self.lots))
+        ):
             return None
-        self.instrument = self._agreed = instrument
-        result = book_run(run, self._places, self.lots, totals, factor)
+        self.instrument, self._agreed = instrument, run.instrument
+        result = book_run(columns, self._places, self.lots, self.qty, factor)
         update = RunUpdate(
-            run, result, self.executions, self.commission, self.account, self.symbol,
-            instrument.currency or "USD", self.multiplier, run.pack(),
+            run, result, *totals, self.commission, self.executions, self.account, self.symbol,
+            instrument.currency or "USD", self.multiplier,
         )  # fmt: skip
-        self._runs.append(KeptRun.of(self._places, run, update.packed, result))
-        self._in_runs.update(run.identities)
-        self._last_of_runs = run.execution(-1)
-        self.qty, self.cost = result.qtys[-1], result.costs[-1]
-        self.realized, self.net = result.realized[-1], result.nets[-1]
-        self.commission += sum(filter(None, run.commissions))
-        self.executions += len(run.qtys)
-        self._places += len(run.qtys)
+        self._runs.append(KeptRun(self._places, run, result))
+        self._in_runs.update(columns.exec_ids)
+        self._last_of_runs = run.execution(len(columns.qtys) - 1, columns.exec_ids[-1])
+        self.qty += sum(columns.qtys)
+        self.cost += sum(columns.traded) * factor + result.gain
+        self.realized += result.gain
+        self.net += result.gain - result.due * ONE
+        self.commission += sum(columns.fees)
+        self.executions += len(columns.qtys)
+        self._places += len(columns.qtys)
         self._forget()
         return update
 
@@ -261,37 +269,40 @@ class Book:
 
     # --- the history: what was booked, in booking order ---------------------------
 
-    def _is_plain(self, run: Run) -> bool:
-        """Tell whether a run's executions are all new and belong on top."""
-        identities, times = run.identities, run.timestamps
-        if self._runs:
-            last = self._runs[-1].timestamps[-1]
+    def _belongs_on_top(self, columns: Columns) -> bool:
+        """Tell whether a run's executions are all new and in order, on lots that are plain."""
+        exec_ids, times = columns.exec_ids, columns.timestamps
+        if self._runs and self._last_of_runs is not None:
+            last = self._last_of_runs.timestamp
         else:
             last = _order(self._history[-1])[0] if self._history else 0
-        seen = (self._known.keys(), self._in_runs, self._reports.keys(), self._forgotten.keys())
         return (
             self._plain
-            and min(run.prices) > 0
             and times[0] >= last
-            and times == sorted(times)
-            and len(set(identities)) == len(identities)
-            and all(not some or some.isdisjoint(identities) for some in seen)
+            and (len(times) == 1 or (times == sorted(times) and len(set(exec_ids)) == len(times)))
+            and self._in_runs.isdisjoint(exec_ids)
+            and self._known.keys().isdisjoint(exec_ids)
+            and self._reports.keys().isdisjoint(exec_ids)
+            and self._forgotten.keys().isdisjoint(exec_ids)
         )
 
     def _unroll(self) -> None:
         """Turn what was booked in runs into single messages, which can be undone."""
+        factor = self.multiplier // ONE
         for kept in self._runs:
-            run, gains, net_gains, parts, closers = kept.unpack()
-            first_place, forgotten = kept.first_place, kept.forgotten
+            executions = kept.run.executions()
             booked = []
-            for at, execution in enumerate(run.executions()):
-                one = Booked(execution, first_place + at, execution.commission or 0)
-                one.realized, one.net, one.parts = gains[at], net_gains[at], []
-                booked.append(one)
-            for part, closer in zip(parts, closers, strict=True):
-                booked[closer].parts.append(part)
-            self._history += booked[forgotten:]
-            self._known.update(zip(run.identities[forgotten:], booked[forgotten:], strict=True))
+            for at, (execution, due) in enumerate(zip(executions, kept.result.dues(), strict=True)):
+                booked.append(Booked(execution, kept.first_place + at, execution.commission or 0))
+                booked[-1].net = -due * ONE
+            for closer, part, gain in kept.result.closed_lots(kept.run, factor):
+                one = booked[closer]
+                one.parts.append(part)
+                one.realized += gain
+                one.net += gain - part.commission * ONE
+            self._history += booked[kept.forgotten :]
+            for execution, one in list(zip(executions, booked, strict=True))[kept.forgotten :]:
+                self._known[execution.identity] = one
         self._runs.clear()
         self._in_runs.clear()
 
@@ -387,11 +398,10 @@ class Book:
             raise
         booked.parts, booked.realized, booked.net = parts, realized, realized - due * ONE
         if opened:
-            self._plain = self._plain and fill.price > 0
             exec_id = fill.exec_id if isinstance(fill, Execution) else None
-            self.lots.append(
-                Lot(booked.place, exec_id, fill.timestamp, fill.price, opened, opened_cost, later)
-            )
+            lot = Lot(booked.place, exec_id, fill.timestamp, fill.price, opened, opened_cost, later)
+            self._plain = self._plain and _is_plain(lot)
+            self.lots.append(lot)
         self._add(booked, fill, 1, cost + opened_cost)
 
     def _book_split(self, booked: Booked, split: Split) -> None:
@@ -406,11 +416,13 @@ class Book:
         if isinstance(fill, Split):
             self.lots = deque(booked.parts)
             self.qty = sum(lot.qty for lot in self.lots)
+            self._plain = all(map(_is_plain, self.lots))
             return
         cost = -sum(part.cost for part in booked.parts)
         if self.lots and self.lots[-1].place == booked.place:
             cost += self.lots.pop().cost
         put_back(self.lots, booked.parts)
+        self._plain = self._plain and all(map(_is_plain, booked.parts))
         self._add(booked, fill, -1, cost)
 
     def _add(self, booked: Booked, fill: Execution | Opening, sign: int, cost: int) -> None:
@@ -506,14 +518,14 @@ class Book:
 
     def _forget(self) -> None:
         """Drop the oldest messages; what they did to lots and totals stays."""
-        if self._remembered < REMEMBERED + _FORGET_AT_ONCE:
+        too_many = self._remembered - REMEMBERED - _FORGET_AT_ONCE
+        if too_many < 0:
             return
-        # Always so many at once, whether they came one by one or in runs: what is
+        # Always a multiple of so many, whether they came one by one or in runs: what is
         # forgotten must not depend on how the stream was read.
-        while self._remembered >= REMEMBERED + _FORGET_AT_ONCE:
-            left = self._forget_messages(_FORGET_AT_ONCE)
-            while left:
-                left -= self._forget_of_run(left)
+        left = self._forget_messages((too_many // _FORGET_AT_ONCE + 1) * _FORGET_AT_ONCE)
+        while left:
+            left -= self._forget_of_run(left)
         self._reports = {
             identity: report
             for identity, report in self._reports.items()
@@ -532,17 +544,19 @@ class Book:
     def _forget_of_run(self, most: int) -> int:
         """Forget the oldest executions of the oldest run; return how many."""
         kept = self._runs.popleft()
-        identities, timestamps, start = kept.identities, kept.timestamps, kept.forgotten
-        end = min(start + most, len(identities))
-        self._advance_horizon((timestamps[end - 1], kept.first_place + end - 1))
-        self._in_runs.difference_update(identities[start:end])
-        for at in range(start, end):
-            if timestamps[at] == self._horizon[0]:
-                self._forgotten[identities[at]] = None
-        if end < len(identities):
-            self._runs.appendleft(kept._replace(forgotten=end))
+        exec_ids, timestamps = unpack_texts(kept.run.exec_ids), kept.run.timestamps()
+        start, end = kept.forgotten, min(kept.forgotten + most, len(exec_ids))
+        newest = timestamps[end - 1]
+        self._advance_horizon((newest, kept.first_place + end - 1))
+        self._in_runs.difference_update(exec_ids[start:end])
+        of_newest = bisect_left(timestamps, newest, start, end)
+        self._forgotten.update(dict.fromkeys(exec_ids[of_newest:end]))
+        if end < len(exec_ids):
+            # A long run takes room for what of it is forgotten, until most of it is.
+            kept_on = kept._replace(forgotten=end) if 2 * end < len(exec_ids) else kept.rest(end)
+            self._runs.appendleft(kept_on)
         if end - start == most:
-            self._last_forgotten = kept.execution(end - 1)
+            self._last_forgotten = kept.run.execution(end - 1, exec_ids[end - 1])
         return end - start
 
     def _advance_horizon(self, order: tuple[int, int]) -> None:
@@ -621,9 +635,10 @@ class Book:
             book._last_forgotten = forgotten_execution
         book._runs = deque(map(KeptRun.from_state, runs))
         for kept in book._runs:
-            book._in_runs.update(kept.identities[kept.forgotten :])
-            book._last_of_runs = kept.execution(-1)
-        book._plain = all(lot.price > 0 and not lot.was_split for lot in book.lots)
+            exec_ids = unpack_texts(kept.run.exec_ids)
+            book._in_runs.update(exec_ids[kept.forgotten :])
+            book._last_of_runs = kept.run.execution(len(exec_ids) - 1, exec_ids[-1])
+        book._plain = all(map(_is_plain, book.lots))
         return book
 
 
@@ -640,6 +655,16 @@ def _identity(message: Execution | Opening | Split) -> Hashable:
             return _OPENING
         case Split():
             return (_SPLIT, message.timestamp)
+
+
+def _is_plain(lot: Lot) -> bool:
+    """Tell whether `state.run` can book on top of a lot, and pack it."""
+    return (
+        0 < lot.price < WIDEST
+        and abs(lot.commission) < WIDEST
+        and not lot.was_split
+        and "\n" not in (lot.exec_id or "")
+    )
 
 
 def _order(booked: Booked) -> tuple[int, int]:

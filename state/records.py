@@ -1,11 +1,12 @@
 """What travels between the steps of the flow: entries, rejected entries, updates."""
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from state.book import Applied
 from state.messages import Message
-from state.run import RunUpdate
+from state.run import RunUpdate, unpack_texts
 from state.snapshot import PositionSnapshot
 
 FIRST_ID = "0-0"
@@ -51,9 +52,11 @@ class Update(NamedTuple):
 class RunUpdates(NamedTuple):
     """A position after each execution of a run."""
 
-    ids: list[bytes]
-    """The entries that brought the executions."""
+    ids: bytes
+    """The entries that brought the executions, packed."""
     update: RunUpdate
+    skip: int = 0
+    """How many of the executions, from the first, are of no interest."""
 
 
 class Changes(NamedTuple):
@@ -75,27 +78,38 @@ class Changes(NamedTuple):
     def first_id(self) -> str:
         """The entry that brought the first update."""
         if isinstance(self.updates, RunUpdates):
-            first: bytes = self.updates.ids[0]
-            return first.decode()
+            return id_at(self.updates.ids, self.updates.skip)
         return self.updates[0].stream_id if self.updates else self.stream_id
 
     @property
     def size(self) -> int:
         """How many updates there are."""
-        return len(self.updates.ids if isinstance(self.updates, RunUpdates) else self.updates)
+        if isinstance(self.updates, RunUpdates):
+            return self.updates.ids.count(b"\n") - self.updates.skip
+        return len(self.updates)
 
     def after(self, order: tuple[int, int]) -> "Changes":
         """Return the updates whose entries come after one (see `id_order`)."""
         if isinstance(self.updates, RunUpdates):
-            ids, update = self.updates
-            start = bisect_right(ids, order, key=lambda entry_id: id_order(entry_id.decode()))
-            return (
-                self._replace(updates=RunUpdates(ids[start:], update.rest(start)))
-                if start
-                else self
-            )
+            start = bisect_right(unpack_texts(self.updates.ids), order, key=id_order)
+            return self._replace(updates=self.updates._replace(skip=start))
         later = [update for update in self.updates if id_order(update.stream_id) > order]
         return self._replace(updates=later)
+
+
+def pack_ids(entry_ids: Iterable[bytes]) -> bytes:
+    """Pack entry ids as `state.run` packs texts."""
+    return b"".join([entry_id + b"\n" for entry_id in entry_ids])
+
+
+def id_at(ids: bytes, at: int) -> str:
+    """Return one of some packed ids."""
+    return ids.split(b"\n", at + 1)[at].decode()
+
+
+def last_id(ids: bytes) -> str:
+    """Return the last of some packed ids."""
+    return ids[ids.rfind(b"\n", 0, -1) + 1 : -1].decode()
 
 
 def id_order(entry_id: str) -> tuple[int, int]:

@@ -130,8 +130,8 @@ def test_a_refused_message_leaves_no_trace_and_the_others_count(arrived: Arrival
 
 def test_a_state_that_another_version_wrote_is_not_read() -> None:
     state = book_of("BUY 3 @ 10 fee 1").to_state()
-    with pytest.raises(ValueError, match="expected a book of version 1, found 2"):
-        Book.from_state((2, *state[1:]))
+    with pytest.raises(ValueError, match="expected a book of version 2, found 1"):
+        Book.from_state((1, *state[1:]))
 
 
 # --- small sets, in every order -----------------------------------------------------------

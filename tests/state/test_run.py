@@ -1,6 +1,7 @@
 """The fast path does what `Book.apply` would, one by one."""
 
 import pickle
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -22,14 +23,10 @@ Step = tuple[PositionSnapshot, list[ClosedLot], int, int]
 
 
 def run_of(fills: Sequence[Message]) -> Run:
-    """Put executions into columns."""
+    """Put executions into a run."""
     rows = [fill for fill in fills if isinstance(fill, Execution)]
     assert len(rows) == len(fills)
-    return Run(
-        [row.exec_id for row in rows], [row.identity for row in rows],
-        [row.timestamp for row in rows], [row.qty for row in rows], [row.price for row in rows],
-        [row.commission for row in rows], [row.order_id for row in rows], rows[0].instrument,
-    )  # fmt: skip
+    return Run.of(rows)
 
 
 def is_plain(message: Message) -> bool:
@@ -39,16 +36,25 @@ def is_plain(message: Message) -> bool:
 
 
 def steps_of(update: RunUpdate) -> Iterator[Step]:
-    """Read the columns as what `apply` and `snapshot` tell step by step."""
-    run, result = update.run, update.result
+    """Work out from an update what `apply` and `snapshot` tell step by step."""
+    factor = update.multiplier // ONE
+    qty, cost, realized, net = update.qty, update.cost, update.realized, update.net
     commission = update.commission
-    for at, execution in enumerate(run.executions()):
+    closed_lots = update.result.closed_lots(update.run, factor)
+    effects = array("q", update.result.effects)
+    for at, execution in enumerate(update.run.executions()):
+        parts = [(part, gain) for closer, part, gain in closed_lots if closer == at]
+        gained = sum(gain for _, gain in parts)
+        due, open_lots = effects[2 * at : 2 * at + 2]
+        net_gained = gained - (due + sum(part.commission for part, _ in parts)) * ONE
+        qty += execution.qty
+        cost += execution.qty * execution.price * factor + gained
+        realized, net = realized + gained, net + net_gained
         commission += execution.commission or 0
-        qty, cost = result.qtys[at], result.costs[at]
         average = round_half_even(cost * ONE, qty * update.multiplier) if qty else None
         snapshot = PositionSnapshot(
             update.account, update.symbol, update.currency, update.multiplier, qty, average, cost,
-            result.realized[at], commission, result.nets[at], result.open_lots[at],
+            realized, commission, net, open_lots,
             update.executions + at + 1, execution.exec_id, execution.price, execution.timestamp,
         )  # fmt: skip
         closed = [
@@ -56,12 +62,9 @@ def steps_of(update: RunUpdate) -> Iterator[Step]:
                 "LONG" if part.qty > 0 else "SHORT", abs(part.qty), part.exec_id, part.timestamp,
                 part.price, execution.exec_id, execution.timestamp, execution.price, gain,
             )
-            for part, closer, gain in zip(
-                result.parts, result.closers, result.part_gains, strict=True
-            )
-            if closer == at
+            for part, gain in parts
         ]  # fmt: skip
-        yield snapshot, closed, result.gains[at], result.net_gains[at]
+        yield snapshot, closed, gained, net_gained
 
 
 def round_half_even(top: int, bottom: int) -> int:
@@ -147,13 +150,11 @@ def test_a_long_run_of_plain_executions_is_taken_and_forgets_like_single_ones() 
     assert unrolled(fast) == unrolled(slow)
 
 
-def test_the_rest_of_an_update_is_that_of_the_later_executions() -> None:
-    update = Book("XYZ").apply_run(
-        run_of(messages("BUY 3 @ 5 fee 1", "SELL 4 @ 6 fee 2", "BUY 2 @ 7", "SELL 3 @ 8 fee 0.5"))
-    )
-    assert update is not None
-    for start in range(5):
-        assert list(steps_of(update.rest(start))) == list(steps_of(update))[start:]
+def test_the_rest_of_a_run_is_that_of_the_later_executions() -> None:
+    run = run_of(messages("BUY 3 @ 5 fee 1", "SELL 4 @ 6 fee 2", "BUY 2 @ 7", "SELL 3 @ 8"))
+    assert run.executions()[2].commission is None
+    for start in range(4):
+        assert run.rest(start).executions() == run.executions()[start:]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +172,11 @@ def test_the_rest_of_an_update_is_that_of_the_later_executions() -> None:
         (("BUY 1 @ 5",), ("#3 BUY 1 @ 5 x2 at 9",)),  # another multiplier
         (("BUY 1 @ 5 x0.5",), ("#3 BUY 1 @ 5 at 9",)),
         (("BUY 100000000 @ 900000000",), ("#3 BUY 100000000 @ 900000000 at 9",)),  # the limit
+        (("BUY 900000000 @ 1",), ("#3 BUY 900000000 @ 1 at 9",)),  # beyond 64 bits
+        (("BUY 1 @ 1 fee 950000000",), ("#3 SELL 1 @ 1 at 9",)),
+        (("BUY 1 @ 950000000",), ("#3 SELL 1 @ 1 at 9",)),
+        (("BUY 1 @ 1 x100",), ("#3 SELL 90000000 @ 1 x100 at 9",)),
+        (("BUY 0.001 @ 1 x950000000",), ("#3 SELL 0.001 @ 1 x950000000 at 9",)),
     ],
 )
 def test_a_run_that_is_not_plain_is_refused_and_leaves_no_trace(
@@ -181,6 +187,16 @@ def test_a_run_that_is_not_plain_is_refused_and_leaves_no_trace(
     state = book.to_state()
     assert book.apply_run(run_of(messages(*fills))) is None
     assert book.to_state() == state
+
+
+def test_an_id_of_two_lines_is_not_packed() -> None:
+    book = Book("XYZ")
+    plain = message("BUY 1 @ 5", 1)
+    assert isinstance(plain, Execution)
+    assert book.apply(plain._replace(exec_id="a\nb", identity="a\nb"))
+    assert book.apply_run(run_of([message("SELL 1 @ 6", 2)])) is None
+    assert book.apply(message("SELL 1 @ 6", 2))
+    assert book.apply_run(run_of([message("BUY 1 @ 6", 3)])) is None
 
 
 def test_a_run_does_not_take_a_net_figure_to_the_limit_by_commissions_that_waited() -> None:
