@@ -5,17 +5,18 @@ columns; both become the same tables, split by date.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, chain, groupby, islice
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from state.exact import MONEY_PLACES, ONE, PLACES, divide_half_even
+from connectors.wide import Ints, Wide, quotients
+from state.exact import MONEY_PLACES, ONE, PLACES
 from state.messages import CommissionReport, Execution, Message, Opening, Split
 from state.records import Changes, RunUpdates, Update
-from state.run import RunUpdate
+from state.run import CLOSED_WIDTH, EFFECTS_WIDTH, NO_COMMISSION, RUN_WIDTH
 from state.snapshot import ClosedLot
 
 QUANTITY = pa.decimal128(38, PLACES)
@@ -77,10 +78,15 @@ def tables(changes: Iterable[Changes]) -> Iterator[Table]:
 
 
 def _tables_of_runs(runs: list[RunUpdates]) -> Iterator[Table]:
-    positions = _run_positions(runs)
-    closed = _run_closed_lots(runs, positions)
+    did = _What(runs)
+    positions = _run_positions(did)
+    closed_lots = _run_closed_lots(did, positions)
+    if any(did.skips):
+        wanted = did.at >= np.array(did.skips)[did.of_run]
+        positions = positions.filter(pa.array(wanted))
+        closed_lots = closed_lots.filter(pa.array(wanted[did.closers]))
     yield from _split_by_day("positions", positions, "timestamp")
-    yield from _split_by_day("closed_lots", closed, "close_timestamp")
+    yield from _split_by_day("closed_lots", closed_lots, "close_timestamp")
 
 
 def _split_by_day(data_set: str, table: pa.Table, time_column: str) -> Iterator[Table]:
@@ -90,113 +96,151 @@ def _split_by_day(data_set: str, table: pa.Table, time_column: str) -> Iterator[
                     else table.filter(pa.array(days == day)))  # fmt: skip
 
 
-def _run_positions(runs: list[RunUpdates]) -> pa.Table:
-    """One row for each execution of the runs; in a run, it is also the last one booked."""
-    of_run = np.repeat(np.arange(len(runs)), [len(run.ids) for run in runs])
-    updates = [run.update for run in runs]
-    qtys = _all(update.run.qtys for update in updates)
-    prices = _small_decimals(_all(update.run.prices for update in updates), QUANTITY)
-    exec_ids = pa.array(_all(update.run.exec_ids for update in updates), pa.string())
-    times = pa.array(_all(update.run.timestamps for update in updates), pa.int64()).view(TIME)
-    executions = chain.from_iterable(
-        range(update.executions + 1, update.executions + len(update.run.qtys) + 1)
-        for update in updates
-    )
-    bought = np.array([qty > 0 for qty in qtys])
+class _What:
+    """What runs did: columns over all executions in them, and over all lots they closed."""
+
+    def __init__(self, runs: list[RunUpdates]) -> None:  # noqa: PLR0915 - many columns
+        # Turned to columns at once: to look at each update again and again takes longer.
+        self.ids, updates, self.skips = zip(*runs, strict=True)
+        run, result, qty, cost, realized, net, commission, self.executions, *says = zip(
+            *updates, strict=True
+        )
+        self.accounts, self.symbols, self.currencies, self.multipliers = says
+        numbers, self.exec_ids, _ = zip(*run, strict=True)
+        effects, closed, self.open_exec_ids, _, _ = zip(*result, strict=True)
+
+        self._lengths = _lengths(numbers, RUN_WIDTH)
+        self.begins = np.cumsum(self._lengths) - self._lengths
+        self.of_run = np.repeat(np.arange(len(runs)), self._lengths)
+        """Which run each execution belongs to."""
+        self.at = np.arange(len(self.of_run)) - self.begins[self.of_run]
+        """Its place there."""
+        self.times, self.qtys, self.prices, commissions, self.order_ids = _unpack(
+            numbers, RUN_WIDTH
+        )
+        fees = np.where(commissions == NO_COMMISSION, 0, commissions)
+        own_dues, self.open_lots = _unpack(effects, EFFECTS_WIDTH)
+        closers, _, self.open_times, self.open_prices, self.closed_qtys, open_fees = _unpack(
+            closed, CLOSED_WIDTH
+        )
+        self.closers = closers + np.repeat(self.begins, _lengths(closed, CLOSED_WIDTH))
+
+        # To close a lot realizes what it is worth by now less what it cost. So what the
+        # open lots cost changes by what is traded and what is realized.
+        multipliers = np.array(self.multipliers, np.int64)
+        factors = (multipliers // ONE)[self.of_run]
+        rises = self.prices[self.closers] - self.open_prices
+        self.part_gains = Wide.product(self.closed_qtys * factors[self.closers], rises)
+        self.gains = self._by_closer(self.part_gains)
+        dues = Wide.of(own_dues) + self._by_closer(Wide.of(open_fees))
+        self.net_gains = self.gains - Wide.product(dues.narrow(), np.full(len(self.qtys), ONE))
+        traded = Wide.product(self.qtys * factors, self.prices)
+
+        self.held = self._running(Wide.of(self.qtys), qty)
+        self.costs = self._running(traded + self.gains, cost)
+        self.realized = self._running(self.gains, realized)
+        self.nets = self._running(self.net_gains, net)
+        self.commissions = self._running(Wide.of(fees), commission)
+        self.averages = quotients(self.costs, self.held.narrow() * factors, QUANTITY)
+
+    def _by_closer(self, of_closed: Wide) -> Wide:
+        """Add up for each execution what belongs to the lots it closed."""
+        counts = np.bincount(self.closers, minlength=len(self.qtys))
+        upto = np.cumsum(counts)
+        sums = of_closed.sums()
+        return sums.take(upto) - sums.take(upto - counts)
+
+    def _running(self, changes: Wide, before: Sequence[int]) -> Wide:
+        """Return a figure after each execution; before: what it was before each run."""
+        sums = changes.sums()
+        starts = Wide.of_ints(before) - sums.take(self.begins)
+        return sums.take(np.arange(1, len(self.qtys) + 1)) + starts.take(self.of_run)
+
+
+def _run_positions(did: _What) -> pa.Table:
+    """One row for each execution; it is also the last one booked."""
+    of_run, exec_ids = pa.array(did.of_run), _texts(did.exec_ids)
+    prices, times = _quantities(did.prices), pa.array(did.times).view(TIME)
     columns = {
-        "account": _repeat([update.account for update in updates], pa.string(), of_run),
-        "symbol": _repeat([update.symbol for update in updates], pa.string(), of_run),
-        "currency": _repeat([update.currency for update in updates], pa.string(), of_run),
-        "multiplier": _repeat([update.multiplier for update in updates], QUANTITY, of_run),
-        "qty": _small_decimals(_all(update.result.qtys for update in updates), QUANTITY),
-        "avg_price": _small_decimals(_all(map(_average_prices, updates)), QUANTITY),
-        "cost_basis": _decimals(_all(update.result.costs for update in updates), MONEY),
-        "realized_pnl": _decimals(_all(update.result.realized for update in updates), MONEY),
-        "commission": _small_decimals(_all(map(_commissions_so_far, updates)), QUANTITY),
-        "net_realized_pnl": _decimals(_all(update.result.nets for update in updates), MONEY),
-        "open_lots": pa.array(_all(update.result.open_lots for update in updates), pa.int64()),
-        "executions": pa.array(list(executions), pa.int64()),
+        "account": pa.array(did.accounts, pa.string()).take(of_run),
+        "symbol": pa.array(did.symbols).take(of_run),
+        "currency": pa.array(did.currencies).take(of_run),
+        "multiplier": _quantities(np.array(did.multipliers, np.int64)).take(of_run),
+        "qty": did.held.to_decimals(QUANTITY),
+        "avg_price": did.averages,
+        "cost_basis": did.costs.to_decimals(MONEY),
+        "realized_pnl": did.realized.to_decimals(MONEY),
+        "commission": did.commissions.to_decimals(QUANTITY),
+        "net_realized_pnl": did.nets.to_decimals(MONEY),
+        "open_lots": pa.array(did.open_lots),
+        "executions": pa.array(np.array(did.executions, np.int64)[did.of_run] + did.at + 1),
         "last_exec_id": exec_ids,
         "last_price": prices,
         "timestamp": times,
-        "stream_id": pa.array(_all(run.ids for run in runs), pa.string()),
-        "type": _repeat(["execution"], pa.string(), np.zeros(len(of_run), np.int64)),
+        "stream_id": _texts(did.ids),
+        "type": pa.array(["execution"]).take(pa.array(np.zeros(len(did.qtys), np.int8))),
         "message_timestamp": times,
-        "side": pa.array(["SELL", "BUY"]).take(pa.array(bought.astype(np.int64))),
-        "fill_qty": pc.abs(_small_decimals(qtys, QUANTITY)),
+        "side": _either(did.qtys > 0, "BUY", "SELL"),
+        "fill_qty": _quantities(np.abs(did.qtys)),
         "fill_price": prices,
         "exec_id": exec_ids,
-        "order_id": pa.array(_all(update.run.order_ids for update in updates), pa.int64()),
-        "realized_pnl_change": _decimals(_all(u.result.gains for u in updates), MONEY),
-        "net_realized_pnl_change": _decimals(_all(u.result.net_gains for u in updates), MONEY),
+        "order_id": pa.array(did.order_ids),
+        "realized_pnl_change": did.gains.to_decimals(MONEY),
+        "net_realized_pnl_change": did.net_gains.to_decimals(MONEY),
     }
     return pa.table(columns, schema=POSITIONS_SCHEMA)
 
 
-def _run_closed_lots(runs: list[RunUpdates], positions: pa.Table) -> pa.Table:
-    """One row for each match; what the closing execution says is taken from its row."""
-    starts = np.cumsum([0, *(len(run.ids) for run in runs)])[:-1].tolist()
-    closers = pa.array(
-        [start + at for start, run in zip(starts, runs, strict=True)
-         for at in run.update.result.closers], pa.int64(),
-    )  # fmt: skip
-    if not len(closers):
-        return CLOSED_LOTS_SCHEMA.empty_table()
-    parts = zip(*_all(run.update.result.parts for run in runs), strict=True)
-    _, open_ids, open_times, open_prices, qtys, *_ = map(list, parts)
+def _run_closed_lots(did: _What, positions: pa.Table) -> pa.Table:
+    """One row for each closed lot; what the closing execution says is taken from its row."""
     closing = positions.select(
         ["account", "symbol", "currency", "multiplier", "exec_id", "timestamp", "fill_price",
          "stream_id"]
-    ).take(closers)  # fmt: skip
+    ).take(pa.array(did.closers))  # fmt: skip
+    open_ids = _texts(did.open_exec_ids)
     columns = {name: closing.column(name) for name in ("account", "symbol", "currency")}
-    long = np.array([qty > 0 for qty in qtys])
     columns |= {
         "multiplier": closing.column("multiplier"),
-        "direction": pa.array(["SHORT", "LONG"]).take(pa.array(long.astype(np.int64))),
-        "qty": pc.abs(_small_decimals(qtys, QUANTITY)),
-        "open_exec_id": pa.array(open_ids, pa.string()),
-        "open_timestamp": pa.array(open_times, pa.int64()).view(TIME),
-        "open_price": _small_decimals(open_prices, QUANTITY),
+        "direction": _either(did.closed_qtys > 0, "LONG", "SHORT"),
+        "qty": _quantities(np.abs(did.closed_qtys)),
+        "open_exec_id": pc.if_else(pc.equal(open_ids, ""), None, open_ids),
+        "open_timestamp": pa.array(did.open_times).view(TIME),
+        "open_price": _quantities(did.open_prices),
         "close_exec_id": closing.column("exec_id"),
         "close_timestamp": closing.column("timestamp"),
         "close_price": closing.column("fill_price"),
-        "realized_pnl": _decimals(_all(run.update.result.part_gains for run in runs), MONEY),
+        "realized_pnl": did.part_gains.to_decimals(MONEY),
         "stream_id": closing.column("stream_id"),
     }
     return pa.table(columns, schema=CLOSED_LOTS_SCHEMA)
 
 
-def _average_prices(update: RunUpdate) -> list[int | None]:
-    """Return the average price of the open lots after each execution; None when flat."""
-    multiplier = update.multiplier
-    return [
-        divide_half_even(cost * ONE, qty * multiplier) if qty else None
-        for cost, qty in zip(update.result.costs, update.result.qtys, strict=True)
-    ]
+def _unpack(packed: Iterable[bytes], width: int) -> Ints:
+    """Return the columns of packed rows (see `state.run`)."""
+    return np.frombuffer(b"".join(packed), np.int64).reshape(-1, width).T
 
 
-def _commissions_so_far(update: RunUpdate) -> Iterator[int]:
-    costs = (commission or 0 for commission in update.run.commissions)
-    return islice(accumulate(costs, initial=update.commission), 1, None)
+def _lengths(packed: Sequence[bytes], width: int) -> Ints:
+    """Return how many packed rows each has."""
+    return np.fromiter(map(len, packed), np.int64, len(packed)) // (8 * width)
 
 
-def _all(columns: Iterable[Iterable[Any]]) -> list[Any]:
-    return list(chain.from_iterable(columns))
+def _texts(packed: Iterable[bytes]) -> pa.Array:
+    """Return packed texts (see `state.run`)."""
+    data = np.frombuffer(b"".join(packed), np.uint8)
+    ends = np.flatnonzero(data == ord("\n"))
+    offsets = np.zeros(len(ends) + 1, np.int32)
+    offsets[1:] = ends - np.arange(len(ends))
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data[data != ord("\n")])]
+    return pa.Array.from_buffers(pa.string(), len(ends), buffers)
 
 
-def _repeat(values: Sequence[Any], of_type: pa.DataType, of_run: np.ndarray[Any, Any]) -> pa.Array:
-    return _array(values, of_type).take(pa.array(of_run))
+def _quantities(numbers: Ints) -> pa.Array:
+    return Wide.of(numbers).to_decimals(QUANTITY)
 
 
-def _small_decimals(values: Sequence[int | None], of_type: pa.DataType) -> pa.Array:
-    """Build decimals from whole numbers of their smallest unit, most below 64 bits."""
-    try:
-        narrow = pa.array(values, pa.int64())
-    except (OverflowError, pa.ArrowInvalid):
-        return _decimals(values, of_type)
-    # Arrow widens with scale 0; the same whole numbers then count smaller units.
-    wide = narrow.cast(pa.decimal128(38, 0))
-    return pa.Array.from_buffers(of_type, len(values), wide.buffers())
+def _either(first: np.ndarray[Any, Any], if_so: str, else_: str) -> pa.Array:
+    return pa.array([else_, if_so]).take(pa.array(first.astype(np.int8)))
 
 
 # --- from rows ------------------------------------------------------------------------
