@@ -38,7 +38,7 @@ DEAD_LETTERS = Counter(
 BATCH_ENTRIES = Histogram(
     "lotstream_batch_entries",
     "Entries that one read of a stream brought, reads that brought none left out.",
-    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000),
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000),
 )
 EPOCH_CLOSE_SECONDS = Histogram(
     "lotstream_epoch_close_seconds",

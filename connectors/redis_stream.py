@@ -9,20 +9,25 @@ after it. Two rules make a gap impossible to miss:
   restored from a copy, or its server lost data.
 - A read from the very beginning asks whether the stream still begins there.
 
+While there is more to read than one read takes, the next read is asked for before this
+one is worked on, and taken as bytes (see `bulk`).
+
 Delivery is at least once by itself; the sinks make it exactly once.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from threading import Event
 from typing import Any, NamedTuple
 
+import hiredis
 import redis
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors import metrics
+from connectors.bulk import BulkConnection, EntryBlock, alike, last_id_in, parse
 from connectors.redis_link import RedisLink, RedisRefusedError, StoppedError, send, send_all
 from state.records import FIRST_ID, RawEntry, id_order
 
@@ -33,6 +38,10 @@ GROUP = "positions"
 
 CONSUMER = "flow"
 """The group's consumer: its idle time shows whether the flow is there."""
+
+_MOST, _COLLECT_S = 100_000, 0.5
+"""Entries handed on at once while catching up, and the longest time to collect them. A key
+costs something for itself each time, so that with thousands of keys, more pay off."""
 
 TRIM_EVERY_S = 10.0
 ALIVE_EVERY_S = 1.0
@@ -49,18 +58,20 @@ class Read(NamedTuple):
     """What one read of a stream returned."""
 
     stream: str
-    entries: list[RawEntry]
+    entries: Sequence[RawEntry]
+    """As `EntryBlocks` if they are many and alike."""
     live: bool
     """True if these were all the entries there were: the flow has caught up."""
 
 
 class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
-    """Read streams as one `Read` per round trip.
+    """Read streams: a `Read` is what one round trip brings, or many while there is more.
 
     streams: the streams' names, one partition each.
     written: tells the first and the newest entry of a stream whose rows the sinks have
         already, 0-0 if none; a start that reads them again needs them to be there still.
-    count: most entries a read. block_ms: longest wait in a read, in milliseconds.
+    count: most entries a read; bulk_count: while there are more than that.
+    block_ms: longest wait in a read, in milliseconds.
     retention_ms: entries older than this are trimmed, never past the last one that is
         committed; None keeps all.
     accept_gap: the last read id behind which to go on although entries are missing.
@@ -74,13 +85,14 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
         *,
         written: Callable[[str], tuple[str, str]] = lambda _stream: (FIRST_ID, FIRST_ID),
         count: int = 2000,
+        bulk_count: int = 2_500,
         block_ms: int = 10,
         retention_ms: int | None = None,
         accept_gap: str | None = None,
     ) -> None:
         self._link, self._streams, self._stop = link, streams, stop
         self._written, self._accept_gap = written, accept_gap
-        self._count, self._retention_ms = count, retention_ms
+        self._counts, self._retention_ms = (count, bulk_count), retention_ms
         self._block_ms = max(1, block_ms // len(streams))
         self._readers: list[_StreamReader] = []
 
@@ -98,7 +110,7 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
     ) -> "_StreamPartition":
         """Resume a stream after the last entry handed on, or begin at its first."""
         del step_id
-        reader = _StreamReader(self._link, for_part, self._count, self._block_ms, self._accept_gap)
+        reader = _StreamReader(self._link, for_part, self._counts, self._block_ms, self._accept_gap)
         reader.began_at, reader.must_hold = self._written(for_part)
         if resume_state is not None:
             reader.last_id, reader.entries_read = resume_state
@@ -131,14 +143,14 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
                 self._show_progress()
                 self._show_alive()
                 self._trim()
-            read = self._reader.read()
+            reads = self._reader.read()
         except StoppedError:
             raise StopIteration from None
         except Exception as error:
             explained = isinstance(error, GapError | RedisRefusedError)
             log.critical("stopped: %s", error, exc_info=not explained)
             raise
-        return [read] if read.entries else []
+        return reads
 
     def next_awake(self) -> datetime | None:
         """Ask to be called again at once: the read itself waits for entries."""
@@ -174,10 +186,16 @@ class _StreamReader:
     """The commands that one stream needs, and the check that no entry is missing."""
 
     def __init__(
-        self, link: RedisLink, stream: str, count: int, block_ms: int, accept_gap: str | None
+        self,
+        link: RedisLink,
+        stream: str,
+        counts: tuple[int, int],
+        block_ms: int,
+        accept_gap: str | None,
     ) -> None:
         self._link, self._stream = link, stream
-        self._count, self._block_ms, self._accept_gap = count, block_ms, accept_gap
+        self._count, self._bulk_count = counts
+        self._block_ms, self._accept_gap = block_ms, accept_gap
         self.last_id = FIRST_ID
         self.entries_read = 0
         self.must_hold = FIRST_ID
@@ -187,12 +205,39 @@ class _StreamReader:
         self.checked = False
         """True once a read has found no entry missing."""
         self._warned = False
+        self._bulk: BulkConnection | None = None
+        self._asked_after: str | None = None
+        """The entry after which the next bulk read goes on, if it was asked for."""
+        self._checks: list[tuple[str, ...]] = []
+        """What was asked with it, to see that no entry is missing."""
+        self._may_bulk = True
+        self._behind = False
 
-    def read(self) -> Read:
+    def read(self) -> list[Read]:
         """Return the entries after the last one read, waiting a moment if there is none.
 
         Raises GapError if an entry may be missing.
         """
+        found = self._read_bulk() or self._read_parsed()
+        if entries := sum(map(len, found)):
+            metrics.BATCH_ENTRIES.observe(entries)
+        return [Read(self._stream, some, live=not self._behind) for some in found]
+
+    def _took(self, entries: EntryBlock | list[RawEntry], *, most: int) -> None:
+        """Note that entries were read; if there may be more, ask for them."""
+        if entries:
+            if isinstance(entries, EntryBlock):
+                self.last_id = entries.last_id
+            else:
+                self.last_id = entries[-1][0].decode()
+            self.entries_read += len(entries)
+        self._behind = len(entries) >= most
+        if self._asked_after not in {None, self.last_id}:
+            self._give_bulk_up()
+        if self._behind and self._asked_after is None:
+            self._ask_bulk(self.last_id)
+
+    def _read_parsed(self) -> list[list[RawEntry]]:
         reply, gone, info = self._link.call(self._ask)
         if gone:
             self._refuse_gap(f"entry {gone[0]}, which was read before, is gone")
@@ -200,22 +245,84 @@ class _StreamReader:
             self._check_beginning(info)
         self.checked = True
         entries = _entries(reply)
-        if entries:
-            self.last_id = entries[-1][0].decode()
-            self.entries_read += len(entries)
-            metrics.BATCH_ENTRIES.observe(len(entries))
-        return Read(self._stream, entries, live=len(entries) < self._count)
+        self._took(entries, most=self._count)
+        return [entries] if entries else []
+
+    def _read_bulk(self) -> list[Sequence[RawEntry]]:
+        """Return the entries that were asked for, if any were, and those behind them."""
+        blocks: list[EntryBlock] = []
+        until = time.monotonic() + _COLLECT_S
+        while (
+            self._asked_after is not None
+            and sum(map(len, blocks)) < _MOST
+            and time.monotonic() < until
+        ):
+            entries = self._answer_of_bulk()
+            self._took(entries, most=self._bulk_count)
+            if not isinstance(entries, EntryBlock):
+                return [*alike(blocks), *([entries] if entries else [])]
+            blocks.append(entries)
+        return [*alike(blocks)]
+
+    def _ask_bulk(self, after: str) -> None:
+        """Ask for the entries after one, for `_read_bulk` to take."""
+        read = ("XREAD", "COUNT", self._bulk_count, "STREAMS", self._stream, after)
+        self._checks = [("XRANGE", self._stream, one, one) for one in self._anchors(after)]
+        try:
+            if self._bulk is None and self._may_bulk:
+                self._bulk = BulkConnection(self._link.client)
+            if self._bulk is not None:
+                self._bulk.ask(read, *self._checks)
+                self._asked_after = after
+        except redis.RedisError as error:
+            # A user of Redis without the permission will not get it meanwhile.
+            self._may_bulk = not isinstance(error, redis.ResponseError)
+            self._give_bulk_up()
+
+    def _answer_of_bulk(self) -> EntryBlock | list[RawEntry]:
+        """Return the entries that were asked for, and ask for those behind them.
+
+        Whatever is wrong, it returns none: the next read, which is parsed, will find out.
+        """
+        assert self._bulk is not None
+        self._asked_after, checks = None, len(self._checks)
+        try:
+            reply = self._bulk.answer()
+            # Already now, as the server takes as long as it takes to look at these.
+            if (last_id := last_id_in(reply, checks)) is not None:
+                self._ask_bulk(last_id)
+            block = EntryBlock.of(reply)
+            replies = parse(reply if block is None else block.rest)
+        except (redis.RedisError, hiredis.HiredisError):
+            self._give_bulk_up()
+            return []
+        found = replies[-checks:]
+        all_there = all(one and not isinstance(one, Exception) for one in found)
+        if not all_there or len(replies) != checks + (block is None):
+            return []
+        return _entries(replies[0]) if block is None else block
+
+    def _give_bulk_up(self) -> None:
+        self._asked_after = None
+        if self._bulk is not None:
+            self._bulk.close()
+            self._bulk = None
+
+    def _anchors(self, last_id: str) -> set[str]:
+        """Return entries that must be there still, if that is the last one read."""
+        return {last_id, max(self.must_hold, last_id, key=id_order)} - {FIRST_ID}
 
     @property
     def _anchor(self) -> str:
-        """The entry that was read before and must still be there; 0-0 if none was."""
+        """The newest entry that was ever read; 0-0 if none was."""
         return max(self.must_hold, self.last_id, key=id_order)
 
     def _ask(self, client: redis.Redis) -> tuple[Any, list[str], dict[str, Any]]:
         """Return the reply to XREAD, entries that should be there and are not, and XINFO."""
         at_start = self.last_id == FIRST_ID
-        anchors = {self._anchor, self.began_at} if at_start else {self._anchor}
-        anchors.discard(FIRST_ID)
+        anchors = self._anchors(self.last_id)
+        if at_start:
+            anchors |= {self.began_at} - {FIRST_ID}
         answers = send_all(
             client,
             ("XREAD", "COUNT", self._count, "BLOCK", self._block_ms, "STREAMS", self._stream,
@@ -315,7 +422,7 @@ class _StreamReader:
 
 def _entries(reply: Any) -> list[RawEntry]:
     """Return the entries of a reply to XREAD, in the form of RESP2 or of RESP3."""
-    if not reply:
+    if not reply or isinstance(reply, Exception):
         return []
     [[_, entries]] = reply.items() if isinstance(reply, dict) else reply
     return list(entries)

@@ -27,8 +27,9 @@ from bytewax.outputs import Sink
 
 from connectors import metrics
 from connectors.book_store import BookStores
-from connectors.codec import Heading, decode, key_of
-from connectors.columns import decode_runs
+from connectors.bulk import BlockEntries, EntryBlocks, packed_ids
+from connectors.codec import decode, key_of
+from connectors.columns import KeyRun, decode_blocks
 from connectors.dead_letters import DeadLetterSink
 from connectors.file_lock import FileLock, LockedError
 from connectors.parquet import DataDirError, ParquetSink, StreamFiles
@@ -42,14 +43,23 @@ from flows.settings import Settings, load_settings, partition_names
 from state.book import Book
 from state.keys import partition_of
 from state.messages import Execution, Message, RejectedError
-from state.records import FIRST_ID, Changes, Entry, RawEntry, Rejected, RunUpdates, Update, id_order
+from state.records import (
+    FIRST_ID,
+    Changes,
+    Entry,
+    RawEntry,
+    Rejected,
+    RunUpdates,
+    Update,
+    id_at,
+    id_order,
+    last_id,
+    pack_ids,
+)
 from state.run import Run
 from state.snapshot import PositionSnapshot
 
 log = logging.getLogger("lotstream.flow")
-
-_MANY = 8
-"""Entries of a read from which columns are worth their start."""
 
 _BLOCK_ALONE_MS, _BLOCK_TOGETHER_MS = 10, 1
 """Longest wait in a read: a worker that waits serves no peer meanwhile."""
@@ -62,8 +72,8 @@ class Messages(NamedTuple):
     key: str
     symbol: str
     account: str | None
-    entries: list[RawEntry]
-    messages: list[Message] | Run
+    entries: list[RawEntry] | BlockEntries
+    messages: Sequence[Message] | Run
     """As many as there are entries."""
     live: bool
 
@@ -117,9 +127,18 @@ def _holds_rejected(item: tuple[str, Changes | Rejected]) -> bool:
 
 def decode_read(read: Read, progress: Progress) -> Iterable[Messages | Rejected]:
     """Sort a read's entries into messages by key, and entries that cannot be used."""
-    if len(read.entries) >= _MANY and (runs := decode_runs(read.entries)) is not None:
-        progress.read(len(read.entries), live=read.live)
-        return [_run_of(read, *key_run) for key_run in runs]
+    if isinstance(read.entries, EntryBlocks):
+        runs = decode_blocks(read.entries)
+        if runs is not None:
+            progress.read(len(read.entries), live=read.live)
+            return [_messages_of(read, of_key) for of_key in runs]
+        if len(read.entries.blocks) > 1:
+            # Few entries are unusual: only the blocks that have some take long.
+            return [
+                item
+                for block in read.entries.blocks
+                for item in decode_read(read._replace(entries=EntryBlocks([block])), progress)
+            ]
     by_key: dict[str, Messages] = {}
     rejected: list[Messages | Rejected] = []
     for raw in read.entries:
@@ -131,16 +150,17 @@ def decode_read(read: Read, progress: Progress) -> Iterable[Messages | Rejected]
         key = key_of(symbol, account)
         if key not in by_key:
             by_key[key] = Messages(read.stream, key, symbol, account, [], [], read.live)
-        by_key[key].entries.append(raw)
+        by_key[key].entries.append(raw)  # type: ignore[union-attr]
         by_key[key].messages.append(message)  # type: ignore[union-attr]
     progress.read(len(read.entries), len(rejected), live=read.live)
     return rejected + list(by_key.values())
 
 
-def _run_of(read: Read, heading: Heading, run: Run, at: Sequence[int]) -> Messages:
+def _messages_of(read: Read, of_key: KeyRun) -> Messages:
+    heading, run, entries = of_key
     symbol, account, _ = heading
-    entries = [read.entries[n] for n in at]
-    return Messages(read.stream, key_of(symbol, account), symbol, account, entries, run, read.live)
+    key = key_of(symbol, account)
+    return Messages(read.stream, key, symbol, account, entries, run, read.live)
 
 
 def at_home(
@@ -161,7 +181,7 @@ def at_home(
         yield from (Rejected(item.stream, Entry.of(raw), reason) for raw in item.entries)
 
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, ...]]):
@@ -228,12 +248,12 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         if isinstance(messages.messages, Run):
             update = book.apply_run(messages.messages)
             if update is not None:
-                ids = [entry_id for entry_id, _ in messages.entries]
-                self._remember(messages, book, ids, update.packed)
-                metrics.EXECUTIONS_BOOKED.inc(len(ids))
+                ids = packed_ids(messages.entries)
+                self._remember(messages, book, ids, messages.messages)
+                metrics.EXECUTIONS_BOOKED.inc(len(messages.entries))
                 updates = RunUpdates(ids, update)
-                return [self._changes(messages, ids[-1].decode(), book.snapshot(), updates)]
-            messages = messages._replace(messages=list(messages.messages.executions()))
+                return [self._changes(messages, last_id(ids), book.snapshot(), updates)]
+            messages = messages._replace(messages=messages.messages.executions())
         return self._take_one_by_one(book, messages)
 
     def _take_one_by_one(self, book: Book, messages: Messages) -> list[Changes | Rejected]:
@@ -254,7 +274,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
             if applied is not None:
                 updates.append(Update(raw[0].decode(), message, applied, book.snapshot()))
         if taken:
-            self._remember(messages, book, ids, taken)
+            self._remember(messages, book, pack_ids(ids), taken)
             _count(taken, updates, None if self._shown is None else self._shown.timestamp)
         if updates:
             last = updates[-1]
@@ -262,11 +282,11 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         return results
 
     def _remember(
-        self, messages: Messages, book: Book, ids: list[bytes], taken: list[Message] | bytes
+        self, messages: Messages, book: Book, ids: bytes, taken: Sequence[Message] | Run
     ) -> None:
         if self._store is not None:
             self._store.remember(messages.key, book, ids, taken)
-            self._last_id = ids[-1].decode()
+            self._last_id = last_id(ids)
 
     def _changes(
         self,
@@ -288,7 +308,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
                 self._book = self._store.load(*self._name[1:], self._last_id)
             else:
                 self._book = Book(messages.symbol, messages.account)
-        first = messages.entries[0][0].decode()
+        first = id_at(packed_ids(messages.entries), 0)
         if id_order(first) <= id_order(self._last_id):
             raise RuntimeError(
                 f"{messages.key!r}: expected entries after {self._last_id}, which the book has, "
@@ -297,7 +317,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         return self._book
 
 
-def _count(taken: list[Message], updates: list[Update], newest: int | None) -> None:
+def _count(taken: Sequence[Message], updates: list[Update], newest: int | None) -> None:
     """Count what became of the executions among messages; newest: the latest time before."""
     booked = corrected = late = 0
     for _, message, _, _ in updates:

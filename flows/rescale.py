@@ -45,7 +45,7 @@ from state.records import FIRST_ID, id_order
 GROUP = "positions"
 _SOURCE, _POSITION, _ROWS = "positions.executions", "positions.position", "positions.parquet"
 """Steps of the main flow, as its recovery store names them."""
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 """Of the recovery snapshot of a position."""
 _PAGE = 1000
 

@@ -107,6 +107,8 @@ SHARED_BY_CONNECTORS = (
     "connectors.metrics",
     "connectors.codec",
     "connectors.rows",
+    "connectors.bulk",
+    "connectors.wide",
 )
 
 

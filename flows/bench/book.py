@@ -67,7 +67,7 @@ def _executions(seed: int, count: int) -> list[Execution]:
 
 def _in_runs_us(books: list[list[Execution]]) -> float:
     runs = [
-        [_run(book[start : start + _RUN_LENGTH]) for start in range(0, len(book), _RUN_LENGTH)]
+        [Run.of(book[start : start + _RUN_LENGTH]) for start in range(0, len(book), _RUN_LENGTH)]
         for book in books
     ]
     start = perf_counter()
@@ -76,19 +76,6 @@ def _in_runs_us(books: list[list[Execution]]) -> float:
         for run in of_book:
             assert book.apply_run(run) is not None
     return (perf_counter() - start) / sum(map(len, books)) * 1e6
-
-
-def _run(fills: list[Execution]) -> Run:
-    return Run(
-        exec_ids=[fill.exec_id for fill in fills],
-        identities=[fill.identity for fill in fills],
-        timestamps=[fill.timestamp for fill in fills],
-        qtys=[fill.qty for fill in fills],
-        prices=[fill.price for fill in fills],
-        commissions=[fill.commission for fill in fills],
-        order_ids=[fill.order_id for fill in fills],
-        instrument=fills[0].instrument,
-    )
 
 
 def _one_by_one_us(books: list[list[Execution]]) -> float:

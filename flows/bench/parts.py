@@ -12,20 +12,20 @@ from itertools import islice
 from pathlib import Path
 from threading import Event
 from time import perf_counter
-from typing import Any
 
 from connectors.book_store import BookStores
+from connectors.bulk import BulkConnection, EntryBlock, EntryBlocks
 from connectors.codec import key_of
-from connectors.columns import KeyRun, decode_runs
+from connectors.columns import KeyRun, decode_blocks
 from connectors.parquet import PartFile
 from connectors.redis_hash import PositionHashSink
-from connectors.redis_link import RedisLink, send
+from connectors.redis_link import RedisLink
 from connectors.rows import tables
 from flows.bench.report import Figure
-from flows.bench.rig import READ_COUNT, STREAM, Rig, entries_of, no_collection, set_up
+from flows.bench.rig import READ_COUNT, STREAM, Rig, no_collection, set_up
 from flows.bench.sizes import Sizes
 from state.book import Book
-from state.records import FIRST_ID, Changes, RunUpdates
+from state.records import FIRST_ID, Changes, RunUpdates, last_id
 
 TITLE = "Where the time goes, per execution, 100 symbols"
 STEPS = 2
@@ -41,7 +41,7 @@ _PARTS = {
 }
 
 _WARM_UP_READS = 2
-_ROWS_AT_ONCE = 20_000
+_ROWS_AT_ONCE = 4_000
 _EPOCH_S = 1.0
 
 
@@ -83,10 +83,10 @@ class _Pass:
         epoch_ends = perf_counter() + _EPOCH_S
         for entries in islice(self._reads(), most_reads):
             with self._timed("parse"):
-                runs = decode_runs(entries)
+                runs = decode_blocks(EntryBlocks([entries]))
             assert runs is not None  # all that the rig publishes is plain
             with self._timed("book"):
-                changes = [self._book(entries, run) for run in runs]
+                changes = [self._book(run) for run in runs]
             with self._timed("recovery"):
                 self._note(changes)
             with self._timed("hash"):
@@ -106,20 +106,21 @@ class _Pass:
         yield
         self._spent[part] += perf_counter() - start
 
-    def _reads(self) -> Iterator[list[Any]]:
-        last: bytes | str = FIRST_ID
-        with self._rig.raw_client() as client:
-            while True:
-                with self._timed("read"):
-                    entries = entries_of(
-                        send(client, "XREAD", "COUNT", READ_COUNT, "STREAMS", STREAM, last)
-                    )
-                if not entries:
-                    return
-                yield entries
-                last = entries[-1][0]
+    def _reads(self) -> Iterator[EntryBlock]:
+        last, read, added = FIRST_ID, 0, self._rig.client.xlen(STREAM)
+        bulk = BulkConnection(self._rig.client)
+        while read < added:
+            with self._timed("read"):
+                bulk.ask(("XREAD", "COUNT", READ_COUNT, "STREAMS", STREAM, last))
+                reply = bulk.answer()
+            with self._timed("parse"):
+                entries = EntryBlock.of(reply)
+            assert entries is not None  # see above
+            yield entries
+            last, read = entries.last_id, read + len(entries)
+        bulk.close()
 
-    def _book(self, entries: list[Any], run: KeyRun) -> Changes:
+    def _book(self, run: KeyRun) -> Changes:
         symbol, account, _ = run.heading
         key = key_of(symbol, account)
         if key not in self._books:
@@ -127,15 +128,14 @@ class _Pass:
         book = self._books[key]
         update = book.apply_run(run.run)
         assert update is not None  # plain, see above
-        ids = [entries[at][0] for at in run.at]
-        updates = RunUpdates(ids, update)
-        return Changes(STREAM, key, ids[-1].decode(), book.snapshot(), updates, live=False)
+        updates = RunUpdates(run.entries.ids, update)
+        return Changes(STREAM, key, last_id(run.entries.ids), book.snapshot(), updates, live=False)
 
     def _note(self, changes: list[Changes]) -> None:
         for change in changes:
             assert isinstance(change.updates, RunUpdates)
-            ids, update = change.updates
-            self._store.remember(change.key, self._books[change.key], ids, update.packed)
+            run, book = change.updates.update.run, self._books[change.key]
+            self._store.remember(change.key, book, change.updates.ids, run)
 
     def _write_rows(self) -> None:
         with self._timed("rows"):

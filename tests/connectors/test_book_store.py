@@ -29,7 +29,7 @@ class Run:
         for number in range(self.last + 1, upto + 1):
             message = execution(number)
             assert self.book.apply(message) is not None
-            self.store.remember("S", self.book, [b"%d-0" % number], [message])
+            self.store.remember("S", self.book, b"%d-0\n" % number, [message])
         self.last = upto
         if commit:
             self.store.commit()

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from connectors import codec
 from connectors.codec import LAST_TIMESTAMP, decode, key_of
-from connectors.columns import decode_runs
 from state import exact
 from state.exact import ONE
 from state.messages import (
@@ -25,6 +24,7 @@ from state.messages import (
     RejectedError,
     Split,
 )
+from tests.resp import decode_runs
 from tests.strategies import SETTINGS
 
 ID = "0000e0d5.6596b0d2.01.01"
@@ -451,16 +451,15 @@ def reads(draw: st.DrawFn) -> list[list[bytes]]:
 def test_the_fast_decoder_gives_the_same_messages_or_leaves_them_to_this_one(
     read: list[list[bytes]],
 ) -> None:
-    runs = decode_runs([(b"1-0", pairs) for pairs in read])
+    runs = decode_runs([(b"1-%d" % place, pairs) for place, pairs in enumerate(read)])
     event("taken" if runs else "left")
-    expected = [decode(pairs) for pairs in read] if runs else []
-    for heading, run, at in runs or []:
-        fills = list(run.executions())
-        assert [(heading.symbol, heading.account, fill) for fill in fills] == [
-            expected[place] for place in at
+    for heading, run, entries in runs or []:
+        assert [(heading.symbol, heading.account, fill) for fill in run.executions()] == [
+            decode(pairs) for _, pairs in entries
         ]
     if runs is not None:
-        assert sorted(place for run in runs for place in run.at) == [*range(len(read))]
+        taken = [raw for run in runs for raw in run.entries]
+        assert sorted(taken) == [[b"1-%d" % place, pairs] for place, pairs in enumerate(read)]
 
 
 def test_the_fast_decoder_takes_plain_executions() -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import pytest
 
 from connectors.codec import decode
-from connectors.columns import decode_runs
 from state.messages import Execution, RejectedError
+from state.records import pack_ids
+from tests.resp import decode_runs
 
 PLAIN = {
     "symbol": "AAPL", "side": "BUY", "fill_qty": "10", "fill_price": "150.25", "order_id": "7",
@@ -53,8 +54,10 @@ def check_same(entries: Sequence[list[object]]) -> bool:
         return False
     read = {run.heading[:2]: list(run.run.executions()) for run in runs}
     assert read == carefully(entries)
-    places = sorted(at for run in runs for at in run.at)
-    assert places == list(range(len(entries)))
+    found = [raw for run in runs for raw in run.entries]
+    assert sorted(found) == sorted(map(list, entries))
+    for run in runs:
+        assert run.entries.ids == pack_ids(entry_id for entry_id, _ in run.entries)
     return True
 
 

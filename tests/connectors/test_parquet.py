@@ -195,7 +195,8 @@ def test_a_commit_waits_for_the_disk_to_have_all_that_it_rests_on(
     own = tmp_path / ".lotstream" / "executions"
     moved_to: set[int] = set()
     for number in (1, 2):
-        files.write([Table("positions", day, pa.table({"a": [day]})) for day in (0, 1)])
+        for day in (0, 1):
+            files.write(Table("positions", day, pa.table({"a": [day]})))
         written = {path.stat().st_ino for path in own.glob("*.parquet")}
         files.commit(f"{number}-0")
         manifest = (own / "manifest.json").stat().st_ino

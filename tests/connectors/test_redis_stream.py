@@ -40,6 +40,7 @@ class Reader:
         self, link: RedisLink, state: ResumeState | None = None, stop: Event | None = None,
         **options: Any,
     ) -> None:  # fmt: skip
+        options.setdefault("bulk_count", options.get("count", 10_000))
         source = RedisStreamSource(link, [STREAM], stop or Event(), **options)
         self.part = source.build_part("step", STREAM, state)
 
@@ -195,10 +196,10 @@ def test_a_group_that_someone_deleted_is_made_again(link: RedisLink, redis: redi
 
 
 def test_trimming_stops_at_the_committed_entry(link: RedisLink, redis: redis_py.Redis) -> None:
-    add(redis, "1-1", "1-2", "1-3", "1-4")
-    first = Reader(link, count=1)
+    add(redis, "1-1", "1-2")
+    first = Reader(link)
     first.ids()
-    first.ids()
+    add(redis, "1-3", "1-4")
     reader = Reader(link, first.part.snapshot(), retention_ms=1)
     assert reader.ids() == ["1-3", "1-4"]
     reader.ids()
@@ -336,6 +337,15 @@ def test_a_start_from_before_what_was_written_reads_it_again(
 ) -> None:
     add(redis, "1-1", "2-1", "5-1")
     assert Reader(link, ("1-1", 1), written=lambda _: ("1-1", "5-1")).epoch() == ["2-1", "5-1"]
+
+
+def test_a_start_from_before_what_was_written_needs_the_entries_between(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1", "2-1", "3-1", "5-1")
+    redis.xtrim(STREAM, minid="3-1", approximate=False)
+    with pytest.raises(GapError):
+        Reader(link, ("1-1", 1), written=lambda _: ("1-1", "5-1")).ids()
 
 
 @pytest.mark.parametrize("lose", [trimmed, flushed_with_new_ids_above, last_entry_deleted])
