@@ -10,10 +10,10 @@ up to it. So what a run wrote that died before its epoch was durable does no har
 loading a book as of an entry leaves the later messages out.
 """
 
-import pickle
+import marshal
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from io import BytesIO
@@ -26,8 +26,8 @@ from urllib.parse import quote
 
 from state.book import Book
 from state.messages import Message, message_from_state, message_to_state
-from state.records import FIRST_ID, id_order
-from state.run import Run
+from state.records import FIRST_ID, id_order, last_id
+from state.run import Run, unpack_texts
 
 # With row ids, what an epoch brings is added at the end, in few pages.
 _SCHEMA = """
@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS books (
 )
 """
 
-_PATIENCE = 3
+_PATIENCE = 4
 """A book may be written whole again after as many messages as it holds things, when
 there is time, and must be after so many times as many."""
 
@@ -48,13 +48,13 @@ _TIME_FOR_WHOLE_S = 0.002
 """At the end of an epoch, for books that may be written but need not."""
 
 _Row = tuple[int, int, int, bytes]
-"""Last entry id (milliseconds, sequence), whether it is a whole book, pickled data.
+"""Last entry id (milliseconds, sequence), whether it is a whole book, marshalled data.
 
-That is the state of a whole book; else batches of messages, one pickle after another.
+That is the state of a whole book; else batches of messages, one behind the other.
 """
 
-_Batch = tuple[list[bytes], bytes | list[tuple[Any, ...]]]
-"""Entry ids, and as many messages, or a run, packed or as plain values."""
+_Batch = tuple[bytes, tuple[Any, ...] | list[tuple[Any, ...]]]
+"""Entry ids, packed, and as many messages: a run, or a list, as plain values."""
 
 
 class BookStoreError(Exception):
@@ -67,22 +67,16 @@ class _Changed:
     def __init__(self, book: Book) -> None:
         self.book = book
         self.messages = 0
-        self._last_id = b""
-        self._batches: list[bytes] = []
+        self.ids = b""
+        """Of the last batch."""
+        self.batches: list[bytes] = []
+        """Marshalled."""
 
     def add(self, batch: _Batch) -> None:
-        # Pickled at once, since all of it together would delay the commit.
-        self._batches.append(pickle.dumps(batch, protocol=5))
-        self.messages += len(batch[0])
-        self._last_id = batch[0][-1]
-
-    @property
-    def last(self) -> tuple[int, int]:
-        return id_order(self._last_id.decode())
-
-    @property
-    def data(self) -> bytes:
-        return b"".join(self._batches)
+        # Packed at once, since all of it together would delay the commit.
+        self.batches.append(marshal.dumps(batch))
+        self.ids, _ = batch
+        self.messages += self.ids.count(b"\n")
 
 
 class BookStores:
@@ -118,6 +112,8 @@ class BookStore:
         name = f"books-{process}.{worker}.db" if worker else f"books-{process}.db"
         # One thread at a time: a commit waits for the checkpoint.
         self._db = sqlite3.connect(directory / name, isolation_level=None, check_same_thread=False)
+        # What is written is large: whole books, and all that a read brought of a key.
+        self._db.execute("PRAGMA page_size = 32768")
         self._db.execute("PRAGMA journal_mode = WAL")
         # An epoch is durable only if its books are.
         self._db.execute("PRAGMA synchronous = FULL")
@@ -129,12 +125,10 @@ class BookStore:
         self._since_whole: dict[str, int] = {}
         self._committed: dict[str, tuple[int, int]] = {}
 
-    def remember(
-        self, key: str, book: Book, ids: list[bytes], taken: list[Message] | bytes
-    ) -> None:
+    def remember(self, key: str, book: Book, ids: bytes, taken: Sequence[Message] | Run) -> None:
         """Note messages that the book of a key has taken in; `commit` writes them.
 
-        ids: of the entries that brought them, as many. taken: a run is given packed.
+        ids: of the entries that brought them, as many, packed.
         """
         if self._checkpoint is None:
             # Between two commits, as it would delay one; it needs no Python.
@@ -142,8 +136,8 @@ class BookStore:
         changed = self._changed.get(key)
         if changed is None:
             changed = self._changed[key] = _Changed(book)
-        if isinstance(taken, bytes):
-            changed.add((ids, taken))
+        if isinstance(taken, Run):
+            changed.add((ids, taken.to_state()))
         else:
             changed.add((ids, list(map(message_to_state, taken))))
 
@@ -158,8 +152,7 @@ class BookStore:
             if self._checkpoint is not None:
                 self._checkpoint.result()
             self._db.execute("BEGIN")
-            self._write_whole_books()
-            self._write_messages()
+            self._write()
             self._db.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise BookStoreError(
@@ -184,11 +177,12 @@ class BookStore:
         for row in rows:
             for ids, taken in _loads(row[3]):
                 # Rows overlap where a run wrote some, died, and its successor replayed.
-                start = bisect_right(ids, last, key=lambda entry_id: id_order(entry_id.decode()))
-                if start < len(ids):
+                listed = unpack_texts(ids)
+                start = bisect_right(listed, last, key=id_order)
+                if start < len(listed):
                     _apply(book, taken, start)
-                    last = id_order(ids[-1].decode())
-                    self._since_whole[key] += len(ids) - start
+                    last = id_order(listed[-1])
+                    self._since_whole[key] += len(listed) - start
         if last != upto:
             raise BookStoreError(
                 f"{self._directory}: expected the book of {key!r} up to entry {entry_id}, found "
@@ -213,24 +207,26 @@ class BookStore:
         """Move what is committed from the log to where it stays, for the log not to grow."""
         self._db.execute("PRAGMA wal_checkpoint").fetchall()
 
-    def _write_whole_books(self) -> None:
-        """Write some books whole, so that none needs many messages to load."""
-        start = perf_counter()
-        for key, changed in list(self._changed.items()):
+    def _write(self) -> None:
+        """Write what changed: messages, but some books whole, so that none needs many to load."""
+        start, rows = perf_counter(), []
+        for key, changed in self._changed.items():
+            last = id_order(last_id(changed.ids))
             since = self._since_whole.get(key, 0) + changed.messages
-            size = max(changed.book.size, _SMALLEST)
-            in_time = perf_counter() - start < _TIME_FOR_WHOLE_S
-            if since > _PATIENCE * size or (since > size and in_time):
-                self._write_whole(key, changed)
-                del self._changed[key]
+            if since > _SMALLEST and since > (size := max(changed.book.size, _SMALLEST)):
+                in_time = perf_counter() - start < _TIME_FOR_WHOLE_S
+                if in_time or since > _PATIENCE * size:
+                    self._write_whole(key, changed.book, last)
+                    since = 0
+            if since:
+                rows.append((key, *last, b"".join(changed.batches)))
+            self._committed[key], self._since_whole[key] = last, since
+        self._db.executemany("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 0, ?)", rows)
 
-    def _write_whole(self, key: str, changed: "_Changed") -> None:
-        last = changed.last
-        data = pickle.dumps(changed.book.to_state(), protocol=5)
+    def _write_whole(self, key: str, book: Book, last: tuple[int, int]) -> None:
+        data = marshal.dumps(book.to_state())
         self._db.execute("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 1, ?)", (key, *last, data))
         self._forget_before(key)
-        self._committed[key] = last
-        self._since_whole[key] = 0
 
     def _forget_before(self, key: str) -> None:
         """Delete what precedes a whole book that is durable, as its epoch is over."""
@@ -244,20 +240,11 @@ class BookStore:
                 "DELETE FROM books WHERE key = ? AND (ms, seq) < (?, ?)", (key, *whole)
             )
 
-    def _write_messages(self) -> None:
-        """Write the messages of all other books that changed."""
-        rows = []
-        for key, changed in self._changed.items():
-            rows.append((key, *changed.last, changed.data))
-            self._committed[key] = changed.last
-            self._since_whole[key] = self._since_whole.get(key, 0) + changed.messages
-        self._db.executemany("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 0, ?)", rows)
 
-
-def _apply(book: Book, taken: bytes | list[tuple[Any, ...]], start: int) -> None:
+def _apply(book: Book, taken: tuple[Any, ...] | list[tuple[Any, ...]], start: int) -> None:
     """Let a book take in again what it took in before, from one message on."""
-    if isinstance(taken, bytes):
-        run = Run.unpack(taken).rest(start)
+    if isinstance(taken, tuple):
+        run = Run.from_state(taken).rest(start)
         if book.apply_run(run) is not None:
             return
         messages: Iterable[Message] = run.executions()
@@ -287,4 +274,4 @@ def _loads(data: bytes) -> Iterator[Any]:
     file = BytesIO(data)
     while file.tell() < len(data):
         # Whoever can write here can also replace Bytewax's own pickles beside it.
-        yield pickle.load(file)  # noqa: S301
+        yield marshal.load(file)  # noqa: S302

@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -33,12 +32,12 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors import metrics
 from connectors.file_lock import FileLock, LockedError
-from connectors.rows import Table, tables
+from connectors.rows import DATA_SETS, Table, tables
 from state.records import FIRST_ID, Changes, id_order
 
 log = logging.getLogger("lotstream.parquet")
 
-_ROWS_AT_ONCE, _ROWS_AT_ONCE_LIVE = 4_000, 200
+_ROWS_AT_ONCE, _ROWS_AT_ONCE_LIVE = 10_000, 200
 """Rows made to tables together: many cost less, few delay what comes after them less."""
 
 _ROW_GROUP = 1_000
@@ -119,10 +118,12 @@ class _ParquetPartition(StatefulSinkPartition[Changes, str]):
         self._newest = self._written = id_order(self.last_id)
         self._held: list[Changes] = []
         self._held_rows = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="parquet")
+        # One each, as a data set's rows are written in order; together when nothing else runs.
+        self._threads = {name: ThreadPoolExecutor(1, thread_name_prefix=name) for name in DATA_SETS}
         self._writing: list[Future[None]] = []
 
     def write_batch(self, values: list[Changes]) -> None:
+        at_once = _ROWS_AT_ONCE_LIVE if values[-1].live else _ROWS_AT_ONCE
         for changes in values:
             newest = id_order(changes.stream_id)
             if newest > self._written:
@@ -134,19 +135,24 @@ class _ParquetPartition(StatefulSinkPartition[Changes, str]):
                 if self._written == id_order(FIRST_ID):
                     earliest = (changes.first_id, self._files.first_id)
                     self._files.first_id = min(set(earliest) - {FIRST_ID}, key=id_order)
-        if self._held_rows >= (_ROWS_AT_ONCE_LIVE if values[-1].live else _ROWS_AT_ONCE):
-            # Made here, while the figures are fresh in the processor's cache; writing
-            # them needs no Python, so the other core can do it.
-            made = list(tables(self._held))
-            self._writing.append(self._thread.submit(self._files.write, made))
-            self._held, self._held_rows = [], 0
+            if self._held_rows >= at_once:
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        # Tables are made here, while the figures are fresh in the processor's cache;
+        # writing them needs no Python, so the other core can do it.
+        for made in tables(self._held):
+            thread = self._threads[made.data_set]
+            self._writing.append(thread.submit(self._files.write, made))
+        self._held, self._held_rows = [], 0
 
     def snapshot(self) -> str:
         if self._newest > self._written:
             try:
                 for written in self._writing:
                     written.result()
-                self._files.write(tables(self._held))
+                for made in tables(self._held):
+                    self._files.write(made)
                 self.last_id = "{}-{}".format(*self._newest)
                 self._files.commit(self.last_id)
             except OSError as error:
@@ -157,7 +163,8 @@ class _ParquetPartition(StatefulSinkPartition[Changes, str]):
         return self.last_id
 
     def close(self) -> None:
-        self._thread.shutdown()
+        for thread in self._threads.values():
+            thread.shutdown()
         self._files.close()
 
 
@@ -209,16 +216,16 @@ class StreamFiles:
         self._after = str(manifest["last_id"])
         return self._after
 
-    def write(self, made: Iterable[Table]) -> None:
-        """Write rows to the files of the next commit, which no reader sees yet."""
-        for data_set, day, rows in made:
-            if (data_set, day) not in self._open:
-                # Unlike the names of any other commit: what is left of one that a crash
-                # cut off must not pass for a file of the commit before.
-                path = self._own_dir / f"{data_set}.{date_of(day)}.{self._after}.parquet"
-                self._open[data_set, day] = PartFile(path, rows.schema)
-            self._open[data_set, day].add(rows)
-            metrics.PARQUET_ROWS.labels(data_set).inc(rows.num_rows)
+    def write(self, made: Table) -> None:
+        """Write rows to a file of the next commit, which no reader sees yet."""
+        data_set, day, rows = made
+        if (data_set, day) not in self._open:
+            # Unlike the names of any other commit: what is left of one that a crash
+            # cut off must not pass for a file of the commit before.
+            path = self._own_dir / f"{data_set}.{date_of(day)}.{self._after}.parquet"
+            self._open[data_set, day] = PartFile(path, rows.schema)
+        self._open[data_set, day].add(rows)
+        metrics.PARQUET_ROWS.labels(data_set).inc(rows.num_rows)
 
     def commit(self, last_id: str) -> None:
         """Let all that was written since the last commit appear, or none of it."""

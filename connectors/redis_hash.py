@@ -24,7 +24,7 @@ from state.snapshot import PositionSnapshot
 
 log = logging.getLogger("lotstream.positions")
 
-WRITE_EVERY_S = 0.5
+WRITE_EVERY_S = 1.0
 """While catching up."""
 
 _AT_ONCE = 1000
