@@ -17,9 +17,10 @@ is left to the parser.
 
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import chain, groupby, pairwise
+from itertools import accumulate, chain, groupby, pairwise
 from typing import Any
 
 import hiredis
@@ -167,6 +168,9 @@ class EntryBlock(Sequence[RawEntry]):
         """Return an entry as the client library would."""
         return self._parsed[at]
 
+    def __iter__(self) -> Iterator[RawEntry]:
+        return iter(self._parsed)
+
     @cached_property
     def _parsed(self) -> list[RawEntry]:
         [parsed] = parse(b"*%d\r\n" % len(self) + self._reply[self._first : self._stop])
@@ -222,16 +226,18 @@ class EntryBlocks(Sequence[RawEntry]):
         self.blocks = blocks
         self.names = blocks[0].names
 
+        self._begins = [0, *accumulate(map(len, blocks))]
+
     def __len__(self) -> int:
-        return sum(map(len, self.blocks))
+        return self._begins[-1]
 
     def __getitem__(self, at: Any) -> Any:
-        """Return an entry as the client library would."""
-        return self._parsed[at]
+        """Return an entry as the client library would; only its block is parsed for it."""
+        block = bisect_right(self._begins, at) - 1
+        return self.blocks[block][at - self._begins[block]]
 
-    @cached_property
-    def _parsed(self) -> list[RawEntry]:
-        return list(chain.from_iterable(self.blocks))
+    def __iter__(self) -> Iterator[RawEntry]:
+        return chain.from_iterable(self.blocks)
 
     def values(self, name: bytes) -> pa.Array:
         """Return the values of a field, as binary."""
@@ -300,6 +306,13 @@ class BlockEntries(Sequence[RawEntry]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (list, (list(self),))
+
+
+def ids_of(entries: Sequence[RawEntry]) -> list[bytes]:
+    """Return the ids of entries; no block is parsed for them."""
+    if isinstance(entries, BlockEntries):
+        return entries.ids.split(b"\n")[:-1]
+    return [entry_id for entry_id, _ in entries]
 
 
 def packed_ids(entries: Sequence[RawEntry]) -> bytes:

@@ -3,7 +3,7 @@
 A field never goes back: the server compares entry ids before it writes, so that
 neither a replay nor a second writer can show an older position than one that was
 seen. While the flow catches up, only the last position of each key is written, about
-twice a second; once it is live, each one at once.
+once a second; once it is live, each one at once.
 """
 
 import logging

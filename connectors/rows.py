@@ -78,7 +78,7 @@ def tables(changes: Iterable[Changes]) -> Iterator[Table]:
 
 
 def _tables_of_runs(runs: list[RunUpdates]) -> Iterator[Table]:
-    did = _What(runs)
+    did = _Booked(runs)
     positions = _run_positions(did)
     closed_lots = _run_closed_lots(did, positions)
     if any(did.skips):
@@ -96,8 +96,8 @@ def _split_by_day(data_set: str, table: pa.Table, time_column: str) -> Iterator[
                     else table.filter(pa.array(days == day)))  # fmt: skip
 
 
-class _What:
-    """What runs did: columns over all executions in them, and over all lots they closed."""
+class _Booked:
+    """What was booked in runs, in columns: over all executions, and over all lots they closed."""
 
     def __init__(self, runs: list[RunUpdates]) -> None:  # noqa: PLR0915 - many columns
         # Turned to columns at once: to look at each update again and again takes longer.
@@ -157,7 +157,7 @@ class _What:
         return sums.take(np.arange(1, len(self.qtys) + 1)) + starts.take(self.of_run)
 
 
-def _run_positions(did: _What) -> pa.Table:
+def _run_positions(did: _Booked) -> pa.Table:
     """One row for each execution; it is also the last one booked."""
     of_run, exec_ids = pa.array(did.of_run), _texts(did.exec_ids)
     prices, times = _quantities(did.prices), pa.array(did.times).view(TIME)
@@ -191,7 +191,7 @@ def _run_positions(did: _What) -> pa.Table:
     return pa.table(columns, schema=POSITIONS_SCHEMA)
 
 
-def _run_closed_lots(did: _What, positions: pa.Table) -> pa.Table:
+def _run_closed_lots(did: _Booked, positions: pa.Table) -> pa.Table:
     """One row for each closed lot; what the closing execution says is taken from its row."""
     closing = positions.select(
         ["account", "symbol", "currency", "multiplier", "exec_id", "timestamp", "fill_price",

@@ -27,7 +27,7 @@ from bytewax.outputs import Sink
 
 from connectors import metrics
 from connectors.book_store import BookStores
-from connectors.bulk import BlockEntries, EntryBlocks, packed_ids
+from connectors.bulk import BlockEntries, EntryBlocks, ids_of, packed_ids
 from connectors.codec import decode, key_of
 from connectors.columns import KeyRun, decode_blocks
 from connectors.dead_letters import DeadLetterSink
@@ -262,17 +262,19 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         updates: list[Update] = []
         ids: list[bytes] = []
         taken: list[Message] = []
-        for raw, message in zip(messages.entries, messages.messages, strict=True):
+        all_ids = ids_of(messages.entries)
+        for at, (entry_id, message) in enumerate(zip(all_ids, messages.messages, strict=True)):
             try:
                 applied = book.apply(message)
             except RejectedError as error:
-                results.append(Rejected(messages.stream, Entry.of(raw), str(error)))
+                entry = Entry.of(messages.entries[at])
+                results.append(Rejected(messages.stream, entry, str(error)))
                 self._progress.read(0, 1, live=messages.live)
                 continue
-            ids.append(raw[0])
+            ids.append(entry_id)
             taken.append(message)
             if applied is not None:
-                updates.append(Update(raw[0].decode(), message, applied, book.snapshot()))
+                updates.append(Update(entry_id.decode(), message, applied, book.snapshot()))
         if taken:
             self._remember(messages, book, pack_ids(ids), taken)
             _count(taken, updates, None if self._shown is None else self._shown.timestamp)
