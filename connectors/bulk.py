@@ -29,7 +29,7 @@ import pyarrow as pa
 import redis
 from numpy.typing import NDArray
 
-from state.records import RawEntry, pack_ids
+from state.records import RawEntry, id_at, pack_ids
 
 _Bytes = NDArray[np.uint8]
 _Ints = NDArray[np.int64]
@@ -225,7 +225,6 @@ class EntryBlocks(Sequence[RawEntry]):
     def __init__(self, blocks: list[EntryBlock]) -> None:
         self.blocks = blocks
         self.names = blocks[0].names
-
         self._begins = [0, *accumulate(map(len, blocks))]
 
     def __len__(self) -> int:
@@ -319,7 +318,14 @@ def packed_ids(entries: Sequence[RawEntry]) -> bytes:
     """Return the ids of entries, packed."""
     if isinstance(entries, BlockEntries):
         return entries.ids
-    return pack_ids(entry_id for entry_id, _ in entries)
+    return pack_ids(ids_of(entries))
+
+
+def first_id(entries: Sequence[RawEntry]) -> str:
+    """Return the id of the first of some entries; no block is parsed for it."""
+    if isinstance(entries, BlockEntries):
+        return id_at(entries.ids, 0)
+    return str(entries[0][0].decode())
 
 
 def _word(text: bytes) -> np.uint64:

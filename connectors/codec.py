@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from state.exact import PLACES, decimal_places, from_text
-from state.keys import parse_exec_id, position_key
+from state.keys import parse_exec_id
 from state.messages import (
     CommissionReport,
     Execution,
@@ -93,11 +93,6 @@ def _owner(given_symbol: bytes | None, given_account: bytes | None) -> tuple[str
     if account is None and ":" in symbol:
         raise _expected("symbol", "no colon, as there is no account", symbol)
     return symbol, account
-
-
-def key_of(symbol: str, account: str | None) -> str:
-    """Return the key that the messages of a position share."""
-    return position_key(symbol, account)
 
 
 # --- the types of message ---------------------------------------------------------

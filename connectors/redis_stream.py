@@ -244,7 +244,7 @@ class _StreamReader:
         if self.last_id == FIRST_ID:
             self._check_beginning(info)
         self.checked = True
-        entries = _entries(reply)
+        entries = entries_of(reply)
         self._took(entries, most=self._count)
         return [entries] if entries else []
 
@@ -300,7 +300,7 @@ class _StreamReader:
         all_there = all(one and not isinstance(one, Exception) for one in found)
         if not all_there or len(replies) != checks + (block is None):
             return []
-        return _entries(replies[0]) if block is None else block
+        return entries_of(replies[0]) if block is None else block
 
     def _give_bulk_up(self) -> None:
         self._asked_after = None
@@ -420,8 +420,8 @@ class _StreamReader:
         self._link.call(lambda client: send(client, "XTRIM", self._stream, "MINID", oldest_kept))
 
 
-def _entries(reply: Any) -> list[RawEntry]:
-    """Return the entries of a reply to XREAD, in the form of RESP2 or of RESP3."""
+def entries_of(reply: Any) -> list[RawEntry]:
+    """Return the entries in a reply to XREAD of one stream, in RESP2's form or RESP3's."""
     if not reply or isinstance(reply, Exception):
         return []
     [[_, entries]] = reply.items() if isinstance(reply, dict) else reply

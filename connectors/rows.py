@@ -105,13 +105,14 @@ class _Booked:
         run, result, qty, cost, realized, net, commission, self.executions, *says = zip(
             *updates, strict=True
         )
-        self.accounts, self.symbols, self.currencies, self.multipliers = says
+        self.accounts, self.symbols, self.currencies, multipliers = says
+        self.multipliers = np.array(multipliers, np.int64)
         numbers, self.exec_ids, _ = zip(*run, strict=True)
         effects, closed, self.open_exec_ids, _, _ = zip(*result, strict=True)
 
-        self._lengths = _lengths(numbers, RUN_WIDTH)
-        self.begins = np.cumsum(self._lengths) - self._lengths
-        self.of_run = np.repeat(np.arange(len(runs)), self._lengths)
+        lengths = _lengths(numbers, RUN_WIDTH)
+        self.begins = np.cumsum(lengths) - lengths
+        self.of_run = np.repeat(np.arange(len(runs)), lengths)
         """Which run each execution belongs to."""
         self.at = np.arange(len(self.of_run)) - self.begins[self.of_run]
         """Its place there."""
@@ -127,8 +128,7 @@ class _Booked:
 
         # To close a lot realizes what it is worth by now less what it cost. So what the
         # open lots cost changes by what is traded and what is realized.
-        multipliers = np.array(self.multipliers, np.int64)
-        factors = (multipliers // ONE)[self.of_run]
+        factors = (self.multipliers // ONE)[self.of_run]
         rises = self.prices[self.closers] - self.open_prices
         self.part_gains = Wide.product(self.closed_qtys * factors[self.closers], rises)
         self.gains = self._by_closer(self.part_gains)
@@ -165,7 +165,7 @@ def _run_positions(did: _Booked) -> pa.Table:
         "account": pa.array(did.accounts, pa.string()).take(of_run),
         "symbol": pa.array(did.symbols).take(of_run),
         "currency": pa.array(did.currencies).take(of_run),
-        "multiplier": _quantities(np.array(did.multipliers, np.int64)).take(of_run),
+        "multiplier": _quantities(did.multipliers).take(of_run),
         "qty": did.held.to_decimals(QUANTITY),
         "avg_price": did.averages,
         "cost_basis": did.costs.to_decimals(MONEY),

@@ -27,8 +27,8 @@ from bytewax.outputs import Sink
 
 from connectors import metrics
 from connectors.book_store import BookStores
-from connectors.bulk import BlockEntries, EntryBlocks, ids_of, packed_ids
-from connectors.codec import decode, key_of
+from connectors.bulk import BlockEntries, EntryBlocks, first_id, ids_of, packed_ids
+from connectors.codec import decode
 from connectors.columns import KeyRun, decode_blocks
 from connectors.dead_letters import DeadLetterSink
 from connectors.file_lock import FileLock, LockedError
@@ -41,7 +41,7 @@ from flows import exporter, recovery
 from flows.logs import Progress, log_exceptions, log_exceptions_of_parts, set_up_logging
 from flows.settings import Settings, load_settings, partition_names
 from state.book import Book
-from state.keys import partition_of
+from state.keys import partition_of, position_key
 from state.messages import Execution, Message, RejectedError
 from state.records import (
     FIRST_ID,
@@ -51,7 +51,6 @@ from state.records import (
     Rejected,
     RunUpdates,
     Update,
-    id_at,
     id_order,
     last_id,
     pack_ids,
@@ -147,7 +146,7 @@ def decode_read(read: Read, progress: Progress) -> Iterable[Messages | Rejected]
         except RejectedError as error:
             rejected.append(Rejected(read.stream, Entry.of(raw), str(error)))
             continue
-        key = key_of(symbol, account)
+        key = position_key(symbol, account)
         if key not in by_key:
             by_key[key] = Messages(read.stream, key, symbol, account, [], [], read.live)
         by_key[key].entries.append(raw)  # type: ignore[union-attr]
@@ -159,7 +158,7 @@ def decode_read(read: Read, progress: Progress) -> Iterable[Messages | Rejected]
 def _messages_of(read: Read, of_key: KeyRun) -> Messages:
     heading, run, entries = of_key
     symbol, account, _ = heading
-    key = key_of(symbol, account)
+    key = position_key(symbol, account)
     return Messages(read.stream, key, symbol, account, entries, run, read.live)
 
 
@@ -310,7 +309,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
                 self._book = self._store.load(*self._name[1:], self._last_id)
             else:
                 self._book = Book(messages.symbol, messages.account)
-        first = id_at(packed_ids(messages.entries), 0)
+        first = first_id(messages.entries)
         if id_order(first) <= id_order(self._last_id):
             raise RuntimeError(
                 f"{messages.key!r}: expected entries after {self._last_id}, which the book has, "

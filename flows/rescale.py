@@ -28,7 +28,7 @@ import typer
 from redis.client import Pipeline
 
 from connectors.book_store import copy_books
-from connectors.codec import decode, key_of
+from connectors.codec import decode
 from connectors.file_lock import LockedError
 from connectors.letter_box import trace_stream
 from connectors.parquet import DataDirError, StreamFiles
@@ -38,7 +38,7 @@ from connectors.redis_link import RedisLink, explain, send
 from flows import recovery
 from flows.logs import set_up_logging
 from flows.settings import Settings, load_settings, partition_names
-from state.keys import partition_of
+from state.keys import partition_of, position_key
 from state.messages import RejectedError
 from state.records import FIRST_ID, id_order
 
@@ -244,7 +244,7 @@ class _Parent:
             symbol, account, _ = decode(fields)
         except RejectedError:
             return self._number
-        home = partition_of(key_of(symbol, account), partitions)
+        home = partition_of(position_key(symbol, account), partitions)
         return home if home % parents == self._number else self._number
 
     def _must_stay(self, entry_id: str) -> bool:

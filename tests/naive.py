@@ -13,9 +13,10 @@ from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
-from connectors.codec import decode, key_of
+from connectors.codec import decode
 from state.book import Applied, Book
 from state.exact import MONEY_PLACES, PLACES
+from state.keys import position_key
 from state.messages import CommissionReport, Execution, Message, Opening, RejectedError
 from state.snapshot import ClosedLot, PositionSnapshot
 from tests.flow_process import Outcome, Row, order, time_of
@@ -172,7 +173,7 @@ def by_book(stream: str, entries: Entries) -> Outcome:
     for entry_id, pairs in entries:
         try:
             symbol, account, message = decode(pairs)
-            key = key_of(symbol, account)
+            key = position_key(symbol, account)
             book = books.setdefault(key, Book(symbol, account))
             applied = book.apply(message)
         except RejectedError as error:

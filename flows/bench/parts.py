@@ -15,7 +15,6 @@ from time import perf_counter
 
 from connectors.book_store import BookStores
 from connectors.bulk import BulkConnection, EntryBlock, EntryBlocks
-from connectors.codec import key_of
 from connectors.columns import KeyRun, decode_blocks
 from connectors.parquet import PartFile
 from connectors.redis_hash import PositionHashSink
@@ -25,6 +24,7 @@ from flows.bench.report import Figure
 from flows.bench.rig import READ_COUNT, STREAM, Rig, no_collection, set_up
 from flows.bench.sizes import Sizes
 from state.book import Book
+from state.keys import position_key
 from state.records import FIRST_ID, Changes, RunUpdates, last_id
 
 TITLE = "Where the time goes, per execution, 100 symbols"
@@ -122,7 +122,7 @@ class _Pass:
 
     def _book(self, run: KeyRun) -> Changes:
         symbol, account, _ = run.heading
-        key = key_of(symbol, account)
+        key = position_key(symbol, account)
         if key not in self._books:
             self._books[key] = Book(symbol, account)
         book = self._books[key]

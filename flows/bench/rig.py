@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import NamedTuple, NoReturn, Self
 
 import redis
 
@@ -204,14 +204,6 @@ class Flow:
     def _fail(self, why: str) -> NoReturn:
         lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
         raise SystemExit("\n".join([f"lotstream: {why}; the end of its log:", *lines]))
-
-
-def entries_of(reply: Any) -> list[Any]:
-    """Return the entries in a reply to XREAD of one stream, in RESP2's form or RESP3's."""
-    if not reply:
-        return []
-    [[_, entries]] = reply.items() if isinstance(reply, dict) else reply
-    return list(entries)
 
 
 @contextmanager

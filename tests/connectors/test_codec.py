@@ -12,9 +12,10 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from connectors import codec
-from connectors.codec import LAST_TIMESTAMP, decode, key_of
+from connectors.codec import LAST_TIMESTAMP, decode
 from state import exact
 from state.exact import ONE
+from state.keys import position_key
 from state.messages import (
     CommissionReport,
     Execution,
@@ -267,7 +268,7 @@ def test_an_execution_has_exact_figures() -> None:
             commission="-0.35",
         )
     )  # fmt: skip
-    assert (symbol, account, key_of(symbol, account)) == ("AAPL", "U1234567", "U1234567:AAPL")
+    assert (symbol, account, position_key(symbol, account)) == ("AAPL", "U1234567", "U1234567:AAPL")
     assert message == Execution(
         ID, ID, 1, 1_700_000_000_000, -1, 10**19 - 1, -35 * ONE // 100, -3, "SELL",
         Instrument("EUR", 5 * ONE, 265598),
@@ -276,7 +277,7 @@ def test_an_execution_has_exact_figures() -> None:
 
 def test_an_execution_without_optional_fields_says_nothing_of_them() -> None:
     symbol, account, message = decode(entry(EXECUTION))
-    assert (symbol, account, key_of(symbol, account)) == ("AAPL", None, "AAPL")
+    assert (symbol, account, position_key(symbol, account)) == ("AAPL", None, "AAPL")
     assert message == Execution(
         ID, ID, 1, 1_700_000_000_000, 10 * ONE, 15025 * ONE // 100, None, 7, "BUY", Instrument()
     )

@@ -15,11 +15,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from connectors.codec import decode, key_of
+from connectors.codec import decode
 from notebooks import history
 from notebooks.history import History
 from state.book import Book
 from state.exact import MONEY_PLACES, PLACES
+from state.keys import position_key
 from state.snapshot import PositionSnapshot
 from tests.flow_process import Row
 from tests.notebooks.flow_data import Fields, Written
@@ -538,7 +539,7 @@ def booked_until(
         if int(counts_from) <= ends or fields.get("type") == "opening":
             pairs = [str(text).encode() for pair in fields.items() for text in pair]
             symbol, account, message = decode(pairs)
-            key = key_of(symbol, account)
+            key = position_key(symbol, account)
             books.setdefault(key, Book(symbol, account)).apply(message)
     return {key: book.snapshot() for key, book in books.items()}
 
