@@ -35,9 +35,9 @@ import pyarrow.parquet as pq
 import typer
 
 from connectors.file_lock import FileLock, LockedError
-from connectors.parquet import own_dir, publishing
-from flows.logs import set_up_logging
-from flows.settings import load_settings
+from connectors.parquet.sink import own_dir, publishing
+from flows.common.logs import set_up_logging
+from flows.common.settings import load_settings
 
 DATA_SETS = ("positions", "closed_lots")
 

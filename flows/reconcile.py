@@ -25,11 +25,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from connectors.ibkr import Account, Held, Tws, TwsError, ask_account, decimal_text, opening_message
-from connectors.publisher import Once, Publisher
-from connectors.redis_link import RedisLink, RedisRefusedError, StoppedError
-from flows.logs import set_up_logging
-from flows.settings import Settings, load_settings
+from connectors.ibkr.feed import (
+    Account,
+    Held,
+    Tws,
+    TwsError,
+    ask_account,
+    decimal_text,
+    opening_message,
+)
+from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
+from connectors.redis.publisher import Once, Publisher
+from flows.common.logs import set_up_logging
+from flows.common.settings import Settings, load_settings
 from state.keys import position_key
 
 SPARE_CLIENT_IDS = 8

@@ -17,11 +17,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from connectors.codec import decode
-from connectors.letter_box import Letter, LetterBox
-from connectors.publisher import Publisher
-from connectors.redis_link import RedisLink, RedisRefusedError, StoppedError
-from flows.logs import set_up_logging
-from flows.settings import Settings, load_settings, partition_names
+from connectors.redis.letter_box import Letter, LetterBox
+from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
+from connectors.redis.publisher import Publisher
+from flows.common.logs import set_up_logging
+from flows.common.settings import Settings, load_settings, partition_names
 from state.messages import RejectedError
 
 SHOWN = 10

@@ -2,7 +2,7 @@
 
     python -m flows.rescale --to 4 --from data/recovery --into 'data/recovery-{}'
 
-Run it while neither producers nor flows run; the page flows/deploy/SCALING.md has the
+Run it while neither producers nor flows run; the page docs/scaling.md has the
 procedure. Each stream becomes some new ones, each key's entries into the one where the
 key now lives. The one idea: an entry keeps its id. So all that was written by id stays
 true (positions, Parquet rows, dead letters, books), and the recovery state moves on
@@ -30,14 +30,14 @@ from redis.client import Pipeline
 from connectors.book_store import copy_books
 from connectors.codec import decode
 from connectors.file_lock import LockedError
-from connectors.letter_box import trace_stream
-from connectors.parquet import DataDirError, StreamFiles
-from connectors.partitions import count_key, recorded
-from connectors.publisher import once_keys
-from connectors.redis_link import RedisLink, explain, send
-from flows import recovery
-from flows.logs import set_up_logging
-from flows.settings import Settings, load_settings, partition_names
+from connectors.parquet.sink import DataDirError, StreamFiles
+from connectors.redis.letter_box import trace_stream
+from connectors.redis.link import RedisLink, explain, send
+from connectors.redis.partitions import count_key, recorded
+from connectors.redis.publisher import once_keys
+from flows.common.logs import set_up_logging
+from flows.common.settings import Settings, load_settings, partition_names
+from flows.job import recovery
 from state.keys import partition_of, position_key
 from state.messages import RejectedError
 from state.records import FIRST_ID, id_order

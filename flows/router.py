@@ -16,11 +16,11 @@ from threading import Event, Thread
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
-from connectors.ibkr import ExecutionFeed, Message, Tws
-from connectors.publisher import BATCH, Once, Publisher
-from connectors.redis_link import RedisLink, RedisRefusedError
-from flows.logs import set_up_logging
-from flows.settings import Settings, load_settings
+from connectors.ibkr.feed import ExecutionFeed, Message, Tws
+from connectors.redis.link import RedisLink, RedisRefusedError
+from connectors.redis.publisher import BATCH, Once, Publisher
+from flows.common.logs import set_up_logging
+from flows.common.settings import Settings, load_settings
 from state.keys import position_key
 
 T = TypeVar("T")

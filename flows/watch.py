@@ -26,7 +26,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from connectors.overview import (
+from connectors.redis.overview import (
     Overview,
     OverviewReader,
     Position,
@@ -35,7 +35,7 @@ from connectors.overview import (
     Total,
     to_json,
 )
-from flows.settings import Settings, load_settings, partition_names
+from flows.common.settings import Settings, load_settings, partition_names
 
 RATE_OVER_S = 10.0
 MOST_STREAMS = 6

@@ -12,7 +12,7 @@ from typing import Protocol
 import pytest
 import redis as redis_py
 
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 
 class OwnServer(Protocol):

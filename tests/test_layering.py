@@ -44,7 +44,7 @@ def test_every_part_is_looked_at() -> None:
     [
         ("state/book.py", "import redis"),
         ("state/book.py", "import state.lots, connectors.codec"),
-        ("state/book.py", "from flows.settings import Settings"),
+        ("state/book.py", "from flows.common.settings import Settings"),
         ("state/book.py", "from connectors import codec"),
         ("state/book.py", "import os.path"),
         ("state/book.py", "def now():\n    from time import time"),
@@ -53,11 +53,11 @@ def test_every_part_is_looked_at() -> None:
         ("state/book.py", "print('hello')"),
         ("state/book.py", "from .lots import Lot"),
         ("connectors/codec.py", "from flows import settings"),
-        ("connectors/codec.py", "from connectors.parquet import SCHEMA"),
+        ("connectors/codec.py", "from connectors.parquet.sink import SCHEMA"),
         ("connectors/codec.py", "from connectors import parquet"),
         ("connectors/codec.py", "import notebooks.charts"),
-        ("flows/router.py", "import tests.servers"),
-        ("notebooks/charts.py", "from flows.settings import load_settings"),
+        ("flows/router.py", "import tests.support.servers"),
+        ("notebooks/charts.py", "from flows.common.settings import load_settings"),
         ("notebooks/charts.py", "import bytewax.operators as op"),
         ("notebooks/tour.ipynb", "import flows.demo"),
     ],
@@ -71,7 +71,7 @@ def test_the_check_finds_an_import_that_breaks_a_layer(path: str, code: str) -> 
     [
         ("state/book.py", "import re\nfrom decimal import Decimal\nfrom state.lots import Lot"),
         ("state/book.py", "from datetime import UTC, datetime\ndatetime.fromtimestamp(0, UTC)"),
-        ("connectors/redis_hash.py", "import time, redis\nfrom connectors.redis_link import T"),
+        ("connectors/redis_hash.py", "import time, redis\nfrom connectors.redis.link import T"),
         ("connectors/parquet.py", "from bytewax.outputs import FixedPartitionedSink"),
         ("flows/positions.py", "import bytewax.operators as op\nfrom connectors import codec"),
         ("notebooks/charts.py", "import altair, polars\nfrom state.book import Book"),
@@ -101,14 +101,14 @@ def _problems(path: Path, tree: ast.Module) -> Iterator[str]:
 
 
 SHARED_BY_CONNECTORS = (
-    "connectors.redis_link",
+    "connectors.redis.link",
     "connectors.file_lock",
-    "connectors.partitions",
+    "connectors.redis.partitions",
     "connectors.metrics",
     "connectors.codec",
-    "connectors.rows",
-    "connectors.bulk",
-    "connectors.wide",
+    "connectors.parquet.tables",
+    "connectors.columns.replies",
+    "connectors.parquet.wide",
 )
 
 

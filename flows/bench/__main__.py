@@ -19,7 +19,7 @@ from flows.bench import book, catchup, flat, live, parts
 from flows.bench.peers import has_nautilus
 from flows.bench.report import Figure, Report
 from flows.bench.sizes import FULL, QUICK, TINY, Sizes
-from flows.demo_stage import end_on_signals
+from flows.demo.stage import end_on_signals
 
 
 class _Section(NamedTuple):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import redis
 
-from connectors.redis_link import send
+from connectors.redis.link import send
 from flows.bench.report import Figure
 from flows.bench.rig import DEADLINE_S, FIRST_TIME, HASH, STREAM, Flow, Rig, no_collection, set_up
 from flows.bench.sizes import Sizes

@@ -14,12 +14,12 @@ from threading import Event
 from time import perf_counter
 
 from connectors.book_store import BookStores
-from connectors.bulk import BulkConnection, EntryBlock, EntryBlocks
-from connectors.columns import KeyRun, decode_blocks
-from connectors.parquet import PartFile
-from connectors.redis_hash import PositionHashSink
-from connectors.redis_link import RedisLink
-from connectors.rows import tables
+from connectors.columns.messages import KeyRun, decode_blocks
+from connectors.columns.replies import BulkConnection, EntryBlock, EntryBlocks
+from connectors.parquet.sink import PartFile
+from connectors.parquet.tables import tables
+from connectors.redis.hash_sink import PositionHashSink
+from connectors.redis.link import RedisLink
 from flows.bench.report import Figure
 from flows.bench.rig import READ_COUNT, STREAM, Rig, no_collection, set_up
 from flows.bench.sizes import Sizes

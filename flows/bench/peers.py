@@ -15,8 +15,8 @@ from typing import Any
 
 import redis
 
-from connectors.redis_link import send
-from connectors.redis_stream import entries_of
+from connectors.redis.link import send
+from connectors.redis.source import entries_of
 from flows.bench.rig import READ_COUNT, STREAM, Rig, no_collection
 from state.exact import ONE, to_text
 from state.messages import Execution

@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn, Self
 
 import redis
 
-from connectors.redis_link import send
+from connectors.redis.link import send
 
 STREAM, HASH = "executions", "positions"
 READ_COUNT = 2000

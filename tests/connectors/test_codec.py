@@ -25,8 +25,8 @@ from state.messages import (
     RejectedError,
     Split,
 )
-from tests.resp import decode_runs
-from tests.strategies import SETTINGS
+from tests.support.resp import decode_runs
+from tests.support.strategies import SETTINGS
 
 ID = "0000e0d5.6596b0d2.01.01"
 CORRECTION = "0000e0d5.6596b0d2.01.02"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from connectors.file_lock import FileLock, LockedError
-from tests.flow_process import ROOT
+from tests.support.flow_process import ROOT
 
 _HOLD = """
 import sys, time

@@ -14,14 +14,14 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from connectors import codec, metrics
-from flows import exporter
-from flows.settings import Settings
+from flows.common.settings import Settings
+from flows.job import exporter
 from tests.conftest import OwnServer
-from tests.hash_values import commit, position, put
-from tests.servers import free_port
+from tests.support.hash_values import commit, position, put
+from tests.support.servers import free_port
 
-FLOWS = Path(__file__).parents[2] / "flows"
-DASHBOARD, ALERTS = FLOWS / "grafana-dashboard.json", FLOWS / "alert-rules.yml"
+DEPLOY = Path(__file__).parents[2] / "deploy"
+DASHBOARD, ALERTS = DEPLOY / "grafana-dashboard.json", DEPLOY / "alert-rules.yml"
 # What Python's client adds by itself.
 PROCESS = {"process_resident_memory_bytes"}
 

@@ -24,9 +24,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from tests.conftest import OwnServer
-from tests.flow_process import FlowProcess, until
-from tests.hash_values import be_heard, commit, position, put
-from tests.servers import RedisServer, free_port, tied
+from tests.support.flow_process import FlowProcess, until
+from tests.support.hash_values import be_heard, commit, position, put
+from tests.support.servers import RedisServer, free_port, tied
 
 urlopen = urllib.request.urlopen
 ROOT = Path(__file__).parents[2]

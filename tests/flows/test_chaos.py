@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-from tests import chaos
-from tests.servers import RedisServer
+from tests.support import chaos
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from tests.flow_process import FlowProcess, until
-from tests.scaling import Ledger, found
-from tests.servers import free_port
+from tests.support.flow_process import FlowProcess, until
+from tests.support.scaling import Ledger, found
+from tests.support.servers import free_port
 
 TWO = ("executions:0", "executions:1")
 

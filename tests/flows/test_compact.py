@@ -25,9 +25,9 @@ import redis as redis_py
 from connectors.file_lock import FileLock
 from flows import compact as compact_module
 from flows.compact import CompactError, compact
-from tests import naive
-from tests.chaos import Feed, Trader, new_seed
-from tests.flow_process import (
+from tests.support import naive
+from tests.support.chaos import Feed, Trader, new_seed
+from tests.support.flow_process import (
     DEADLINE_S,
     ROOT,
     FlowProcess,
@@ -37,7 +37,7 @@ from tests.flow_process import (
     read_stream,
     until,
 )
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has renameat2")
 

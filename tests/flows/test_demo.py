@@ -17,10 +17,10 @@ import polars as pl
 import pytest
 import redis as redis_py
 
-from flows.sample import history
-from flows.sample_market import INSTRUMENTS, LAST_DAY
-from flows.statements import Comparison, compare, load_statements
-from tests.servers import free_port
+from flows.demo.market import INSTRUMENTS, LAST_DAY
+from flows.demo.sample import history
+from flows.demo.statements import Comparison, compare, load_statements
+from tests.support.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 DEMO = [sys.executable, "-m", "flows.demo"]

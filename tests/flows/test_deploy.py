@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from connectors.parquet import StreamFiles
-from tests.flow_process import ROOT, FlowProcess
-from tests.scaling import Ledger
+from connectors.parquet.sink import StreamFiles
+from tests.support.flow_process import ROOT, FlowProcess
+from tests.support.scaling import Ledger
 
-DEPLOY = ROOT / "flows" / "deploy"
+DEPLOY = ROOT / "deploy"
 UNITS = sorted(DEPLOY.glob("*.service"))
 FLOW = ["-m", "bytewax.run", "flows.positions"]
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from tests import naive
-from tests.flow_process import FlowProcess, add, outcome, parts, read_hash, read_stream
+from tests.support import naive
+from tests.support.flow_process import FlowProcess, add, outcome, parts, read_hash, read_stream
 
 EXECUTION = {"side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1"}
 

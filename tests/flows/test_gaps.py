@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from connectors.redis_link import send
-from tests import naive
+from connectors.redis.link import send
 from tests.conftest import OwnServer
-from tests.flow_process import (
+from tests.support import naive
+from tests.support.flow_process import (
     FlowProcess,
     add,
     group,

@@ -19,8 +19,8 @@ import pytest
 from redis import Redis
 
 from tests.conftest import OwnServer
-from tests.flow_process import FlowProcess
-from tests.scaling import Ledger, found
+from tests.support.flow_process import FlowProcess
+from tests.support.scaling import Ledger, found
 
 BACKOFF_S = 5
 """The longest wait between two tries to reach Redis."""

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from tests import chaos, naive
-from tests.chaos import Feed, Trader
 from tests.conftest import OwnServer
-from tests.flow_process import FlowProcess, add, outcome, read_hash, read_stream, until
-from tests.servers import RedisServer
+from tests.support import chaos, naive
+from tests.support.chaos import Feed, Trader
+from tests.support.flow_process import FlowProcess, add, outcome, read_hash, read_stream, until
+from tests.support.servers import RedisServer
 
 EXECUTION = {
     "symbol": "S", "side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1",

@@ -8,11 +8,11 @@ from threading import Event
 import pytest
 from redis import Redis
 
-from connectors.publisher import Publisher
-from connectors.redis_link import RedisLink
+from connectors.redis.link import RedisLink
+from connectors.redis.publisher import Publisher
 from state.keys import partition_of
-from tests.flow_process import FlowProcess, group, outcome, parts, read_stream
-from tests.scaling import Ledger, flow_of, found
+from tests.support.flow_process import FlowProcess, group, outcome, parts, read_stream
+from tests.support.scaling import Ledger, flow_of, found
 
 TWO = ("executions:0", "executions:1")
 SYMBOLS = ("AAPL", "MSFT", "TSLA")

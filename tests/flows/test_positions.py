@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 import redis as redis_py
 
-from connectors.redis_link import send
+from connectors.redis.link import send
 from state.keys import partition_of
-from tests import naive
 from tests.conftest import OwnServer
-from tests.flow_process import (
+from tests.support import naive
+from tests.support.flow_process import (
     FlowProcess,
     Outcome,
     add,
@@ -32,7 +32,7 @@ from tests.flow_process import (
     read_hash,
     read_stream,
 )
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 _GOOD = """
 1-1 symbol AAPL side BUY fill_qty 10 fill_price 150.25 order_id 1 exec_id a1

@@ -14,10 +14,10 @@ import pytest
 import redis as redis_py
 
 from connectors.codec import decode
-from connectors.ibkr import Held
+from connectors.ibkr.feed import Held
 from flows.reconcile import Book, compare
-from tests.servers import free_port
-from tests.tws_double import CHANGES_ORDERS, Fill, Holding, Instrument, TwsDouble
+from tests.support.servers import free_port
+from tests.support.tws_double import CHANGES_ORDERS, Fill, Holding, Instrument, TwsDouble
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60

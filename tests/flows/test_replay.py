@@ -14,12 +14,12 @@ import pytest
 import redis as redis_py
 from typer.testing import CliRunner, Result
 
-from connectors.letter_box import LetterBox
-from connectors.redis_link import RedisLink
+from connectors.redis.letter_box import LetterBox
+from connectors.redis.link import RedisLink
 from flows.replay import app
 from state.keys import partition_of
-from tests.flow_process import ROOT, FlowProcess, read_hash, read_stream, until
-from tests.servers import free_port
+from tests.support.flow_process import ROOT, FlowProcess, read_hash, read_stream, until
+from tests.support.servers import free_port
 
 DEAD, HANDLED = "executions:dead", "executions:dead:handled"
 GOOD: dict[Any, Any] = {

@@ -12,13 +12,13 @@ from threading import Event
 import pytest
 from redis import Redis
 
-from connectors.partitions import PartitionsError
-from connectors.publisher import Once, Publisher
-from connectors.redis_link import RedisLink, RedisRefusedError
+from connectors.redis.link import RedisLink, RedisRefusedError
+from connectors.redis.partitions import PartitionsError
+from connectors.redis.publisher import Once, Publisher
 from flows import rescale
-from flows.settings import partition_names
-from tests.flow_process import ROOT, FlowProcess, group, groups, read_stream
-from tests.scaling import Ledger, found
+from flows.common.settings import partition_names
+from tests.support.flow_process import ROOT, FlowProcess, group, groups, read_stream
+from tests.support.scaling import Ledger, found
 
 Start = Callable[..., FlowProcess]
 

@@ -25,8 +25,8 @@ import pytest
 import redis as redis_py
 
 from tests.conftest import OwnServer
-from tests.servers import RedisServer, free_port, tied
-from tests.tws_double import CHANGES_ORDERS, Fill, Instrument, TwsDouble, wait_until
+from tests.support.servers import RedisServer, free_port, tied
+from tests.support.tws_double import CHANGES_ORDERS, Fill, Instrument, TwsDouble, wait_until
 
 ROOT = Path(__file__).parents[2]
 STOP_S = 5.0  # it takes 1 to 2; a hang takes 10

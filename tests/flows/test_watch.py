@@ -21,12 +21,12 @@ import pytest
 import redis as redis_py
 from rich.console import Console
 
-from connectors.overview import SILENT_S, Overview, OverviewReader, StreamState
+from connectors.redis.overview import SILENT_S, Overview, OverviewReader, StreamState
 from flows.watch import Rate, Show, Sort, View, age, figure, flow_words, moment, page, progress
 from tests.conftest import OwnServer
-from tests.flow_process import FlowProcess
-from tests.hash_values import be_heard, commit, position, put
-from tests.servers import free_port, tied
+from tests.support.flow_process import FlowProcess
+from tests.support.hash_values import be_heard, commit, position, put
+from tests.support.servers import free_port, tied
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "flows.watch"]

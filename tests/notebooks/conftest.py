@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.notebooks.flow_data import Written, a_year_of_trading, one_row, written_by_flow
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.flow_process import FlowProcess, Row, read_hash
-from tests.servers import RedisServer
+from tests.support.flow_process import FlowProcess, Row, read_hash
+from tests.support.servers import RedisServer
 
 Fields = dict[str, str | int]
 

@@ -22,8 +22,8 @@ from state.book import Book
 from state.exact import MONEY_PLACES, PLACES
 from state.keys import position_key
 from state.snapshot import PositionSnapshot
-from tests.flow_process import Row
 from tests.notebooks.flow_data import Fields, Written
+from tests.support.flow_process import Row
 
 IBKR = "0000e0d5.6596b0d2.01."
 """An execution id without its revision."""

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from tests.flow_process import Row, read_rows
+from tests.support.flow_process import Row, read_rows
 
 
 def by_polars(data_set: Path) -> tuple[dict[str, str], list[Row]]:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from tests import chaos
-from tests.servers import RedisServer
+from tests.support import chaos
+from tests.support.servers import RedisServer
 
 KILLS = int(os.environ.get("LOTSTREAM_SOAK_KILLS", "300"))
 

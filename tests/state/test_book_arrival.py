@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 
 from state.messages import RejectedError
-from tests.notation import (
+from tests.support.notation import (
     average,
     book_of,
     closed,

@@ -7,7 +7,17 @@ import pytest
 from state.book import REMEMBERED
 from state.exact import ONE, to_text
 from state.messages import CommissionReport, RejectedError
-from tests.notation import book_of, execution, fees, gross, lots, message, money, net, played
+from tests.support.notation import (
+    book_of,
+    execution,
+    fees,
+    gross,
+    lots,
+    message,
+    money,
+    net,
+    played,
+)
 
 
 def cost(*lines: str) -> str:

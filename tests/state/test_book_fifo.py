@@ -11,7 +11,7 @@ import pytest
 from state.book import Book
 from state.exact import from_text, to_text
 from state.messages import RejectedError
-from tests.notation import average, book_of, closed, gross, lots, message, money, played
+from tests.support.notation import average, book_of, closed, gross, lots, message, money, played
 
 LONG = ("BUY 100 @ 10", "BUY 50 @ 11", "BUY 25 @ 12")
 SHORT = ("SELL 100 @ 10", "SELL 50 @ 9", "SELL 25 @ 8")

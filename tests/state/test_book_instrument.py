@@ -8,7 +8,7 @@ import pytest
 from state.book import Book
 from state.exact import ONE, from_text
 from state.messages import CommissionReport, Execution, Instrument, Message, RejectedError, Split
-from tests.notation import exec_id, execution
+from tests.support.notation import exec_id, execution
 
 
 def buy(number: int, **says: Any) -> Execution:

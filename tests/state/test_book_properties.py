@@ -17,9 +17,9 @@ from state.book import Book
 from state.exact import ONE
 from state.messages import CommissionReport, Execution, Message, RejectedError
 from state.snapshot import ClosedLot
-from tests.notation import book_of, messages
-from tests.oracle import check_agrees, check_invariants, check_matches, counting
-from tests.strategies import SETTINGS, Arrivals, arrivals, unruly
+from tests.support.notation import book_of, messages
+from tests.support.oracle import check_agrees, check_invariants, check_matches, counting
+from tests.support.strategies import SETTINGS, Arrivals, arrivals, unruly
 
 
 def resumed(book: Book) -> Book:

@@ -3,7 +3,17 @@
 import pytest
 
 from state.messages import RejectedError
-from tests.notation import average, book_of, closed, gross, lots, message, money, net, played
+from tests.support.notation import (
+    average,
+    book_of,
+    closed,
+    gross,
+    lots,
+    message,
+    money,
+    net,
+    played,
+)
 
 
 def cost_basis(*lines: str) -> str:

@@ -8,8 +8,8 @@ from hypothesis import event, given
 from state import book as book_module
 from state.book import REMEMBERED, Book
 from state.messages import Message, RejectedError
-from tests.notation import average, exec_id, fees, lots, message, net
-from tests.strategies import SETTINGS, sessions
+from tests.support.notation import average, exec_id, fees, lots, message, net
+from tests.support.strategies import SETTINGS, sessions
 
 MANY = 3000
 """Executions, enough for the oldest to be forgotten."""

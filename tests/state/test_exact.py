@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from state import exact
 from state.exact import ONE, PLACES, decimal_places, divide_half_even, from_text, to_text
-from tests.strategies import SETTINGS
+from tests.support.strategies import SETTINGS
 
 TEN = Decimal(10) ** PLACES
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from state.lots import Lot, divide, put_back, take
-from tests.strategies import SETTINGS
+from tests.support.strategies import SETTINGS
 
 
 @st.composite

@@ -6,8 +6,8 @@ import pytest
 
 from state.book import Applied, Book
 from state.exact import MONEY, ONE, from_text, to_text
-from tests.cases import FifoCase, Statement, StatementFill, fifo_cases, statements
-from tests.notation import average, closed_lot, gross, lots, messages
+from tests.support.cases import FifoCase, Statement, StatementFill, fifo_cases, statements
+from tests.support.notation import average, closed_lot, gross, lots, messages
 
 FIFO, STATEMENTS = fifo_cases(), statements()
 

@@ -15,8 +15,8 @@ from state.exact import ONE
 from state.messages import Execution, Instrument, Message, RejectedError
 from state.run import Run, RunUpdate
 from state.snapshot import ClosedLot, PositionSnapshot
-from tests.notation import exec_id, message, messages
-from tests.strategies import SETTINGS, sessions
+from tests.support.notation import exec_id, message, messages
+from tests.support.strategies import SETTINGS, sessions
 
 Step = tuple[PositionSnapshot, list[ClosedLot], int, int]
 """A position after a message, the lots it closed, and what it realized, gross and net."""

@@ -1,0 +1,162 @@
+"""The sink of current positions: a Redis hash, one field a key, its value one JSON object.
+
+A field never goes back: the server compares entry ids before it writes, so that
+neither a replay nor a second writer can show an older position than one that was
+seen. While the flow catches up, only the last position of each key is written, about
+once a second; once it is live, each one at once.
+"""
+
+import logging
+import time
+from functools import lru_cache, partial
+from hashlib import sha1
+from itertools import chain, starmap
+from json import dumps
+
+import redis
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from redis.exceptions import NoScriptError
+
+from connectors.redis.link import RedisLink, StoppedError, send_all
+from state.exact import MONEY_PLACES, to_text
+from state.records import Changes
+from state.snapshot import PositionSnapshot
+
+log = logging.getLogger("lotstream.positions")
+
+WRITE_EVERY_S = 1.0
+"""While catching up."""
+
+_AT_ONCE = 1000
+
+_Shown = tuple[str, PositionSnapshot]
+"""A position and the entry that caused it."""
+
+# The stream_id is the value's last member. An id is two whole numbers, so of two
+# the longer is the larger, and of equally long ones the later in text order. With
+# the longest id it takes 57 characters: no need to look at what precedes the last 60.
+_WRITE_NEWER = """
+local function newer(a, b)
+    if #a ~= #b then return #a > #b end
+    return a > b
+end
+for i = 1, #ARGV, 4 do
+    local key, ms, seq, value = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+    local old = redis.call('HGET', KEYS[1], key)
+    local old_ms, old_seq
+    if old then old_ms, old_seq = string.match(old, '"stream_id": ?"(%d+)%-(%d+)"}$', -60) end
+    if not old_ms or newer(ms, old_ms) or (ms == old_ms and newer(seq, old_seq)) then
+        redis.call('HSET', KEYS[1], key, value)
+    end
+end
+"""
+_WRITE_NEWER_SHA = sha1(_WRITE_NEWER.encode(), usedforsecurity=False).hexdigest()
+
+
+class PositionHashSink(FixedPartitionedSink[Changes, None]):
+    """Keep a hash at the latest position of each key.
+
+    Items are keyed by their source stream. Repeating a write changes nothing, and what
+    a replay repeats the server passes over.
+    """
+
+    def __init__(self, link: RedisLink, streams: list[str], name: str) -> None:
+        self._link, self._parts, self._name = link, sorted(streams), name
+
+    def list_parts(self) -> list[str]:
+        """Name the source streams."""
+        return self._parts
+
+    def part_fn(self, item_key: str) -> int:
+        """Return the place of a source stream in the sorted list of parts."""
+        return self._parts.index(item_key)
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: None
+    ) -> "_PositionHashPartition":
+        """Begin with nothing held."""
+        del step_id, for_part, resume_state
+        return _PositionHashPartition(self._link, self._name)
+
+
+class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
+    def __init__(self, link: RedisLink, name: str) -> None:
+        self._link, self._name = link, name
+        self._held: dict[str, _Shown] = {}
+        self._latest: dict[str, _Shown] = {}
+        """Of each key, held or written."""
+        self._write_at = 0.0
+        link.after_outage.append(self._write_all_again)
+
+    def write_batch(self, values: list[Changes]) -> None:
+        by_key = {changes.key: (changes.stream_id, changes.position) for changes in values}
+        self._held.update(by_key)
+        self._latest.update(by_key)
+        if values[-1].live or time.monotonic() >= self._write_at:
+            self._write_held()
+
+    def snapshot(self) -> None:
+        self._write_held()
+
+    def _write_held(self) -> None:
+        held, self._held = self._held, {}
+        self._write(list(held.items()))
+        self._write_at = time.monotonic() + WRITE_EVERY_S
+
+    def _write_all_again(self) -> None:
+        # A server that was away may have come back without its last writes, though it
+        # has the entries that caused them. Another part's thread may call this at any
+        # time; no lock, since two that wait for each other's would wait for ever, and
+        # the server takes what is written twice or late for what it is.
+        self._write(list(self._latest.items()))
+
+    def _write(self, shown: list[tuple[str, _Shown]]) -> None:
+        for start in range(0, len(shown), _AT_ONCE):
+            args = list(chain.from_iterable(starmap(_script_args, shown[start : start + _AT_ONCE])))
+            try:
+                self._link.call(partial(self._run_script, args))
+            except StoppedError:
+                log.warning("positions not written, as Redis is away: the next start writes them")
+                return
+
+    def _run_script(self, args: list[str], client: redis.Redis) -> None:
+        [answer] = send_all(client, ("EVALSHA", _WRITE_NEWER_SHA, 1, self._name, *args))
+        if isinstance(answer, NoScriptError):  # until the server has seen it whole
+            [answer] = send_all(client, ("EVAL", _WRITE_NEWER, 1, self._name, *args))
+        if isinstance(answer, Exception):
+            raise answer
+
+
+def _script_args(key: str, shown: _Shown) -> list[str]:
+    stream_id, position = shown
+    return [key, *stream_id.split("-"), to_json(position, stream_id)]
+
+
+def to_json(position: PositionSnapshot, stream_id: str) -> str:
+    """Write a position as the hash's value: numbers exact, in the contract's order.
+
+    stream_id: the entry that caused it; the last member, where the server looks for it.
+    """
+    avg_price = "null" if position.avg_price is None else to_text(position.avg_price)
+    last_price = "null" if position.last_price is None else to_text(position.last_price)
+    timestamp = "null" if position.timestamp is None else position.timestamp
+    return (
+        f"{_instrument_json(*position[:4])}, "
+        f'"qty": {to_text(position.qty)}, "avg_price": {avg_price}, '
+        f'"cost_basis": {to_text(position.cost_basis, MONEY_PLACES)}, '
+        f'"realized_pnl": {to_text(position.realized_pnl, MONEY_PLACES)}, '
+        f'"commission": {to_text(position.commission)}, '
+        f'"net_realized_pnl": {to_text(position.net_realized_pnl, MONEY_PLACES)}, '
+        f'"open_lots": {position.open_lots}, "executions": {position.executions}, '
+        f'"last_exec_id": {dumps(position.last_exec_id)}, "last_price": {last_price}, '
+        f'"timestamp": {timestamp}, "stream_id": "{stream_id}"}}'
+    )
+
+
+@lru_cache(maxsize=100_000)
+def _instrument_json(account: str | None, symbol: str, currency: str, multiplier: int) -> str:
+    """Write the members with which all values of a key begin alike, once for all of them."""
+    return (
+        f'{{"account": {dumps(account)}, "symbol": {dumps(symbol)}, '
+        f'"currency": {dumps(currency)}, "multiplier": {to_text(multiplier)}'
+    )

@@ -1,0 +1,51 @@
+"""How many partitions a stream has: one number that all its users agree on.
+
+The number decides which stream a key lives in, so two numbers at once would split a
+key's book in silence. Redis keeps it beside the streams, in the key that is named as
+the stream with `:partitions` behind: who starts first writes it, all others compare,
+and only `flows.rescale` changes it, in one step with the streams themselves.
+"""
+
+from collections.abc import Sequence
+
+import redis
+
+from connectors.redis.link import RedisLink, RedisRefusedError
+
+
+class PartitionsError(RedisRefusedError):
+    """The streams have another number of partitions than the caller takes them to have."""
+
+
+def agree(link: RedisLink, streams: Sequence[str]) -> None:
+    """Record how many partitions there are; if that is recorded already, compare.
+
+    streams: all partitions in order, as in `Settings.streams`.
+    Raises PartitionsError if the numbers differ.
+    """
+    stream = streams[0] if len(streams) == 1 else streams[0].removesuffix(":0")
+    has = link.call(lambda client: _record(client, stream, len(streams)))
+    if has != len(streams):
+        raise PartitionsError(
+            f"STREAM_PARTITIONS: expected {has}, as stream {stream!r} has had so far, found "
+            f"{len(streams)}; to change it, stop all that writes and reads the stream and run "
+            f"flows.rescale"
+        )
+
+
+def recorded(client: redis.Redis, stream: str) -> int | None:
+    """Return how many partitions a stream has, None if nobody has said yet."""
+    number = client.get(count_key(stream))
+    return None if number is None else int(number)
+
+
+def count_key(stream: str) -> str:
+    """Name the key that holds the number."""
+    return f"{stream}:partitions"
+
+
+def _record(client: redis.Redis, stream: str, partitions: int) -> int:
+    # Asked first: a Redis that is out of memory takes no SET, and waits for the flow to trim.
+    if recorded(client, stream) is None:
+        client.set(count_key(stream), partitions, nx=True)
+    return recorded(client, stream) or partitions

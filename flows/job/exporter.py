@@ -1,0 +1,77 @@
+"""The metrics server of a process: METRICS_PORT.
+
+What the flow counts is there already (`connectors.metrics`); here, each scrape looks up
+in Redis what is not counted. A scrape never waits long for an absent Redis: it says so.
+"""
+
+import logging
+from collections.abc import Callable
+from threading import Lock
+
+from connectors import metrics
+from connectors.redis.overview import Overview, OverviewReader, RedisAwayError
+from flows.common.settings import Settings
+from flows.watch import overview_reader
+
+log = logging.getLogger("lotstream.metrics")
+
+
+def start(settings: Settings) -> Callable[[], None]:
+    """Serve the metrics if METRICS_PORT is set; return what ends that.
+
+    Raises SystemExit with one line if the port is taken.
+    """
+    if settings.metrics_port is None:
+        return lambda: None
+    try:
+        stop = metrics.serve(settings.metrics_port, _Refresh(overview_reader(settings)))
+    except OSError as error:
+        raise SystemExit(
+            f"lotstream: METRICS_PORT: expected a free port, found {settings.metrics_port}: {error}"
+        ) from None
+    log.info("metrics on http://127.0.0.1:%d/metrics", settings.metrics_port)
+    return stop
+
+
+class _Refresh:
+    """Sets what is looked up; scrapes may come at once, each from a thread of its own."""
+
+    def __init__(self, reader: OverviewReader) -> None:
+        self._reader, self._lock = reader, Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            try:
+                overview = self._reader.read()
+            except (RedisAwayError, ValueError):
+                metrics.REDIS_UP.set(0)
+                _forget()
+            else:
+                metrics.REDIS_UP.set(1)
+                _set(overview)
+
+
+def _set(overview: Overview) -> None:
+    _forget()
+    for state in overview.streams:
+        if state.lag is not None:
+            metrics.LAG_ENTRIES.labels(state.stream).set(state.lag)
+        if state.committed_age_s is not None:
+            metrics.COMMITTED_AGE_SECONDS.labels(state.stream).set(state.committed_age_s)
+        metrics.LAG_SECONDS.labels(state.stream).set(state.lag_s)
+    metrics.DEAD_LETTERS_WAITING.set(overview.dead_letters)
+    totals = overview.totals
+    metrics.POSITIONS_OPEN.set(sum(total.open for total in totals))
+    for total in totals:
+        metrics.REALIZED_PNL.labels(total.currency).set(float(total.realized_pnl))
+
+
+def _forget() -> None:
+    # An old figure must not look like a new one.
+    for gauge in (
+        metrics.LAG_ENTRIES, metrics.LAG_SECONDS, metrics.COMMITTED_AGE_SECONDS,
+        metrics.REALIZED_PNL,
+    ):  # fmt: skip
+        gauge.clear()
+    for gauge in (metrics.DEAD_LETTERS_WAITING, metrics.POSITIONS_OPEN):
+        gauge.set(float("nan"))

@@ -1,0 +1,115 @@
+"""The sink of rejected entries against a real server."""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from threading import Event
+
+import pytest
+import redis as redis_py
+
+from connectors.redis.dead_letter_sink import DeadLetterSink
+from connectors.redis.link import RedisLink
+from state.records import Entry, Rejected
+from tests.conftest import OwnServer
+from tests.support.flow_process import read_stream, until
+
+DEAD = "executions:dead"
+
+
+@pytest.fixture
+def link(redis_url: str) -> Iterator[RedisLink]:
+    link = RedisLink(redis_url, Event())
+    with closing(link.client):
+        yield link
+
+
+def rejected(entry: str, *fields: bytes, reason: str = "side: expected BUY") -> Rejected:
+    return Rejected("executions", Entry(entry, list(fields)), reason)
+
+
+def ping(client: redis_py.Redis) -> bool:
+    return bool(client.ping())
+
+
+def write(link: RedisLink, *epochs: list[Rejected]) -> None:
+    """Write some epochs, as a run does after its start."""
+    part = DeadLetterSink(link, {"executions": DEAD}).build_part("step", "executions", None)
+    for letters in epochs:
+        if letters:
+            part.write_batch(letters)
+        part.snapshot()
+
+
+def test_a_letter_keeps_its_fields_and_says_why_and_where_from(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    fields = (b"b", b"\xff\x00", b"a", b"", b"b", b"again", b"error", b"its own")
+    write(link, [rejected("5-1", *fields)])
+    assert read_stream(redis, DEAD) == [
+        ("5-1", [*fields, b"error", b"side: expected BUY", b"source_stream", b"executions",
+                 b"source_id", b"5-1"])
+    ]  # fmt: skip
+
+
+def test_a_letter_is_written_and_logged_once_however_often_it_is_replayed(
+    link: RedisLink, redis: redis_py.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="lotstream.dead_letters")
+    write(link, [rejected("9-1")], [rejected("10-1")])
+    write(link, [rejected("9-1"), rejected("10-1"), rejected("10-2")])
+    assert [entry for entry, _ in read_stream(redis, DEAD)] == ["9-1", "10-1", "10-2"]
+    assert len(caplog.messages) == 3
+
+
+def test_letters_that_arrive_out_of_order_in_an_epoch_are_all_written(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    write(link, [rejected("10-1"), rejected("9-2"), rejected("9-10")])
+    assert [entry for entry, _ in read_stream(redis, DEAD)] == ["9-2", "9-10", "10-1"]
+
+
+def test_a_letter_that_someone_removed_is_not_written_again(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    write(link, [rejected("5-1"), rejected("6-1")])
+    redis.xdel(DEAD, "5-1", "6-1")
+    write(link, [rejected("5-1"), rejected("6-1"), rejected("7-1")])
+    assert [entry for entry, _ in read_stream(redis, DEAD)] == ["7-1"]
+
+
+def test_many_letters_are_all_written(link: RedisLink, redis: redis_py.Redis) -> None:
+    write(link, [rejected(f"{n}-1", b"n", b"x" * 100) for n in range(1, 1202)])
+    assert redis.xlen(DEAD) == 1201
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_letters_that_a_server_lost_in_an_outage_are_written_again(
+    own_server: OwnServer, more: bool
+) -> None:
+    server = own_server()
+    link = RedisLink(server.url, Event())
+    with closing(link.client), server.client() as client, ThreadPoolExecutor(1) as pool:
+        part = DeadLetterSink(link, {"executions": DEAD}).build_part("step", "executions", None)
+        part.write_batch([rejected("5-1"), rejected("6-1")])
+        part.snapshot()
+        server.kill()
+        if more:
+            part.write_batch([rejected("7-1")])
+        waiting = pool.submit(part.snapshot if more else lambda: link.call(ping))
+        until(lambda: link.retries, "an outage")
+        server.start()
+        waiting.result(20)
+        written = [entry for entry, _ in read_stream(client, DEAD)]
+    assert written == ["5-1", "6-1", "7-1"][: 2 + more]
+
+
+def test_a_reason_that_is_no_text_for_redis_is_written_all_the_same(
+    link: RedisLink, redis: redis_py.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Its log line would be in pytest's report, which cannot carry it either.
+    caplog.set_level(logging.CRITICAL)
+    write(link, [rejected("5-1", reason="found '\ud800'")])
+    [(_, fields)] = read_stream(redis, DEAD)
+    assert fields[1] == b"found '\\ud800'"

