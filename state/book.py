@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from itertools import count
+from operator import mul
 from typing import Any, NamedTuple, get_args
 
 from state.actions import Moved, act, money, worth
@@ -35,6 +36,7 @@ from state.messages import (
 )
 from state.run import (
     REPORT_WIDTH,
+    Columns,
     WIDEST,
     Run,
     RunUpdate,
@@ -195,16 +197,19 @@ class Book:
         of time that agree with the key, and first reports of what executions cost that say
         nothing of it themselves. Then use `apply`.
         """
-        fills, instrument, agreed = run.executions(), self.instrument, self._agreed
+        columns, instrument, agreed = run.columns(), self.instrument, self._agreed
         try:
-            anew = bool(fills) and run.instrument is not agreed and self._settle(run.instrument)
+            says = run.instrument
+            anew = (
+                bool(run.numbers) and says is not agreed and says != agreed and self._settle(says)
+            )
         except RejectedError:
             return None
-        update = None if anew else self._plan(run, fills)
+        update = None if anew else self._plan(run, columns)
         if update is None:
             self.instrument, self._agreed = instrument, agreed
             return None
-        self._book_run(run, fills, update.targets)
+        self._book_run(run, columns, update.targets)
         return update
 
     def snapshot(self) -> PositionSnapshot:
@@ -384,118 +389,122 @@ class Book:
 
     # --- many at once -----------------------------------------------------------------------
 
-    def _plan(self, run: Run, fills: list[Execution]) -> RunUpdate | None:
+    def _plan(self, run: Run, columns: Columns) -> RunUpdate | None:
         """Say what the rows of a run follow from; None if it is not plain."""
-        named = self._targets(run, fills)
         factor, fraction = divmod(self.multiplier, ONE)
-        if named is None or fraction or not self._follow(fills) or not self._fits(run, fills):
+        traded, held = sum(map(abs, columns.qtys)), sum(columns.qtys)
+        if fraction or not self._follow(columns) or not self._fits(run, columns, traded, factor):
+            return None
+        named = self._targets(run, columns) if run.reports else []
+        if named is None:
             return None
         stretch = self._parts[-1].stretch
         opened, closed = stretch.opened[-1], stretch.closed[-1]
-        held = stretch.held + sum([fill.qty for fill in fills])
-        traded = sum([abs(fill.qty) for fill in fills])
-        closes = ((opened + closed + traded - abs(held)) >> 1) - closed
-        rows = {at for _, at in named if at is not None}
-        rows.update(stretch.rows_between(closed, min(closed + closes, opened)))
-        lots, ids, numbers = sorted(rows), [], []
-        for at in lots:
+        closes = ((opened + closed + traded - abs(stretch.held + held)) >> 1) - closed
+        rows = stretch.rows_between(closed, min(closed + closes, opened))
+        if of_before := {at for _, at in named if at is not None}:
+            rows = sorted(of_before.union(rows))
+        numbers: list[int] = []
+        ids = []
+        for at in rows:
             fill, _, qty, value, charge = stretch.rows[at]
             if value != qty * fill.price * factor:
                 return None
             begin, end = stretch.opened[at - 1] - closed, stretch.opened[at] - closed
             numbers += (fill.timestamp, fill.price, qty, begin, end, charge)
             ids.append(fill.exec_id)
-        places = {at: number - len(lots) for number, at in enumerate(lots)}
+        places = {at: number - len(rows) for number, at in enumerate(rows)}
         targets = [of_run if at is None else places[at] for of_run, at in named]
         return RunUpdate(run, self.snapshot(), pack(numbers), pack_texts(ids), targets)
 
-    def _targets(self, run: Run, fills: list[Execution]) -> list[tuple[int, int | None]] | None:
+    def _targets(self, run: Run, columns: Columns) -> list[tuple[int, int | None]] | None:
         """Say what a run's reports name: an execution of the run, or a row of before.
 
         Returns None if there is anything unusual in them.
         """
-        if not run.reports:
-            return []
-        in_run = {fill.identity: number for number, fill in enumerate(fills)}
-        if run.currency not in {None, self.currency} or len(in_run) < len(fills):
+        if run.currency not in {None, self.currency}:
             return None
-        stretch, found = self._parts[-1].stretch, []
-        seen: set[str] = set()
-        for number, identity in enumerate(unpack_texts(run.report_ids)):
-            of_run = in_run.get(identity)
+        in_run = dict(zip(columns.exec_ids, count(), strict=False))
+        identities = unpack_texts(run.report_ids)
+        if len(set(identities)) < len(identities) or not self._reports.keys().isdisjoint(
+            identities
+        ):
+            return None
+        found: list[tuple[int, int | None]] = []
+        for number, identity in enumerate(identities):
             arrived = array("q", run.reports)[number * REPORT_WIDTH] - number
-            if identity in seen or identity in self._reports:
-                return None
-            seen.add(identity)
+            of_run, at = in_run.get(identity), None
             if of_run is not None:
-                fill, at, behind = fills[of_run], None, arrived - of_run
-            else:
-                place = self._known.get(identity)
-                if place is None:
-                    return None
+                fill, behind = columns.fills[of_run], arrived - of_run
+            elif (place := self._known.get(identity)) is not None:
                 part, at = self._find(identity, place)
+                stretch, of_run = self._parts[part].stretch, 0
+                fill, behind = stretch.rows[at].fill, len(stretch) - at + arrived
                 if part != len(self._parts) - 1:
                     return None
-                fill, of_run = stretch.rows[at].fill, 0
-                behind = len(stretch) - at + arrived
-            if fill.commission is not None or fill.adjustment or not fill.qty:
+            else:
                 return None
-            if not 0 < behind < REMEMBERED - 1:
+            # Also, no message in between may have the execution forgotten.
+            if not _says_nothing(fill) or not 0 < behind < REMEMBERED - 1:
                 return None
             found.append((of_run, at))
         return found
 
-    def _follow(self, fills: list[Execution]) -> bool:
+    def _follow(self, columns: Columns) -> bool:
         """Tell whether executions are new and in order."""
-        times = [fill.timestamp for fill in fills]
-        identities = [fill.identity for fill in fills]
-        return not fills or (
+        identities, times = columns.exec_ids, columns.timestamps
+        if not times:
+            return True
+        return (
             times[0] >= self._newest
             and (len(times) == 1 or (times == sorted(times) and len(set(identities)) == len(times)))
             and self._known.keys().isdisjoint(identities)
-            and self._reports.keys().isdisjoint(identities)
-            and self._forgotten.keys().isdisjoint(identities)
+            and not (self._reports and not self._reports.keys().isdisjoint(identities))
+            and not (self._forgotten and not self._forgotten.keys().isdisjoint(identities))
         )
 
-    def _fits(self, run: Run, fills: list[Execution]) -> bool:
+    def _fits(self, run: Run, columns: Columns, traded: int, factor: int) -> bool:
         """Tell whether no figure can grow too large, however the run is matched."""
-        stretch, (gross, net) = self._parts[-1].stretch, self._realized
-        factor = self.multiplier // ONE
-        qty = abs(stretch.held) + sum([abs(fill.qty) for fill in fills])
-        dearest = max([abs(fill.price) for fill in fills], default=0)
-        fees = sum(map(abs, unpack_rows(run.reports, REPORT_WIDTH)[2]))
-        fees += sum([abs(fill.commission or 0) for fill in fills])
+        stretch = self._parts[-1].stretch
+        qty = abs(stretch.held) + traded
+        fees = sum(map(abs, columns.fees))
+        if run.reports:
+            fees += sum(map(abs, unpack_rows(run.reports, REPORT_WIDTH)[2]))
+        dearest = max(map(abs, columns.prices), default=0)
         worth = 2 * (qty * dearest * factor + abs(stretch.cost))
         charges = abs(stretch.not_due) + abs(self._commission) + fees
         return (
             qty * factor < WIDEST
             and charges < WIDEST
-            and max(abs(gross), abs(net)) + worth + charges * ONE < _END_OF_MONEY
+            and max(map(abs, self._realized)) + worth + charges * ONE < _END_OF_MONEY
         )
 
-    def _book_run(self, run: Run, fills: list[Execution], targets: list[int]) -> None:
+    def _book_run(self, run: Run, columns: Columns, targets: list[int]) -> None:
         stretch, places = self._parts[-1].stretch, self._places
+        fills, exec_ids, timestamps, qtys, prices, charges = columns
+        self._commission += sum(charges)
+        if run.reports:
+            charges = charges.copy()
+            for target, (_, report) in zip(targets, run.commission_reports(), strict=True):
+                self._reports[report.identity] = report
+                self._commission += report.commission
+                if target >= 0:
+                    charges[target] = report.commission
+                else:
+                    _, at = self._find(report.identity, self._known[report.identity])
+                    stretch.charge(at, report.commission)
+        values = list(map(mul, qtys, prices))
         factor = self.multiplier // ONE
-        charges = [fill.commission or 0 for fill in fills]
-        for target, (_, report) in zip(targets, run.commission_reports(), strict=True):
-            self._reports[report.identity] = report
-            self._commission += report.commission
-            if target >= 0:
-                charges[target] = report.commission
-            else:
-                _, at = self._find(report.identity, self._known[report.identity])
-                stretch.charge(at, report.commission)
-        values = [fill.qty * fill.price * factor for fill in fills]
-        qtys = [fill.qty for fill in fills]
+        if factor != 1:
+            values = [value * factor for value in values]
         rows = zip(fills, count(places), qtys, values, charges, strict=False)
         stretch.extend(list(map(new_row, rows)))
-        self._known.update(zip([fill.identity for fill in fills], count(places), strict=False))
+        self._known.update(zip(exec_ids, count(places), strict=False))
         self._places += len(fills)
         self._paid += sum(values)
-        self._commission += sum([fill.commission or 0 for fill in fills])
         self.executions += len(fills)
         if fills:
-            self._newest = fills[-1].timestamp
+            self._newest = timestamps[-1]
             self._name(fills[-1])
         self._settle_figures()
         if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
@@ -596,9 +605,9 @@ class Book:
     def _open(self, openings: dict[str, tuple[Opening, int]], *, anew: bool) -> list[ClosedLot]:
         """Begin with other openings."""
         del anew  # all is done again anyway
-        opened = sorted(openings.values(), key=lambda one: (one[0].timestamp, one[1]))
-        lots, paid = [], 0
-        for opening, place in opened:
+        lots: list[Lot] = []
+        paid = 0
+        for opening, place in _in_order(openings):
             if opening.qty:
                 price, cost = worth(opening.qty, opening.price, opening.cost, self.multiplier)
                 fill = Execution(
@@ -729,11 +738,9 @@ class Book:
             if sec_type is not None and con_id is not None:
                 break
         if self._horizon[0] < 0:
-            opened = sorted(self._openings.values(), key=lambda one: (-one[0].timestamp, -one[1]))
-            for opening, _ in opened:
-                if opening.qty:
-                    sec_type = sec_type or opening.instrument.sec_type
-                    con_id = opening.instrument.con_id if con_id is None else con_id
+            for opening in reversed(self._opened_in_order()):
+                sec_type = sec_type or opening.instrument.sec_type
+                con_id = opening.instrument.con_id if con_id is None else con_id
         part = self._parts[-1]
         rows = part.stretch.rows[part.stretch.base :]
         self._newest = rows[-1].fill.timestamp if rows else max(part.order[0], self._horizon[0])
@@ -819,7 +826,9 @@ class Book:
                 action, place = self._parts[1].action, self._parts[1].place
                 assert action is not None
                 self._advance_horizon((action.timestamp, place))
-                self._forget_message((TYPE_NAMES[type(action)], action.exec_id), action.timestamp)
+                identity = (TYPE_NAMES[type(action)], action.exec_id)
+                del self._known[identity]
+                self._forgotten[identity] = None
                 del self._parts[0]
                 self._parts[0] = self._parts[0]._replace(action=None, place=-1)
             left -= rows
@@ -830,29 +839,32 @@ class Book:
         }
 
     def _forget_rows(self, rows: Sequence[Row]) -> None:
-        newest = rows[-1]
         if self._horizon[0] < 0:
-            opened = sorted(self._openings.values(), key=lambda one: (one[0].timestamp, one[1]))
-            for opening, _ in opened:
-                if opening.qty:
-                    self._name_before(opening.instrument)
-        self._advance_horizon((newest.fill.timestamp, newest.place))
+            self._note_before([opening.instrument for opening in self._opened_in_order()])
+        newest = rows[-1].fill.timestamp
+        self._advance_horizon((newest, rows[-1].place))
         for row in rows:
-            self._reports.pop(row.fill.identity, None)
-            self._forget_message(row.fill.identity, row.fill.timestamp)
-            if row.qty:
-                self._before = (row.fill, self._before[1])
-                self._name_before(row.fill.instrument)
+            identity = row[0][1]
+            del self._known[identity]
+            self._reports.pop(identity, None)
+        at = len(rows)
+        while at and rows[at - 1].fill.timestamp == newest:
+            at -= 1
+        self._forgotten.update(dict.fromkeys([row.fill.identity for row in rows[at:]]))
+        counting = [row[0] for row in rows if row[2]]
+        if counting:
+            self._before = (counting[-1], self._before[1])
+            self._note_before([fill.instrument for fill in counting])
 
-    def _name_before(self, says: Instrument) -> None:
+    def _note_before(self, said: Sequence[Instrument]) -> None:
         last, (sec_type, con_id) = self._before
-        named = (says.sec_type or sec_type, con_id if says.con_id is None else says.con_id)
-        self._before = (last, named)
-
-    def _forget_message(self, identity: Hashable, timestamp: int) -> None:
-        del self._known[identity]
-        if timestamp == self._horizon[0]:
-            self._forgotten[identity] = None
+        before: Instrument | None = None
+        for says in said:
+            if says is not before:
+                before = says
+                sec_type = says.sec_type or sec_type
+                con_id = con_id if says.con_id is None else says.con_id
+        self._before = (last, (sec_type, con_id))
 
     def _advance_horizon(self, order: _Order) -> None:
         before, self._horizon = self._horizon, order
@@ -927,6 +939,14 @@ class _Amounts(NamedTuple):
     other: str
     """The commission's currency if it is not the key's, else nothing."""
     adjustment: int
+
+
+def _in_order(openings: dict[str, tuple[Opening, int]]) -> list[tuple[Opening, int]]:
+    return sorted(openings.values(), key=lambda one: (one[0].timestamp, one[1]))
+
+
+def _says_nothing(fill: Execution) -> bool:
+    return fill.commission is None and not fill.adjustment and fill.qty != 0
 
 
 def _charge_of(amounts: _Amounts) -> int:

@@ -27,6 +27,9 @@ EXECUTION_WIDTH, REPORT_WIDTH, LOT_WIDTH = 5, 3, 6
 """Numbers in a packed row."""
 
 
+_FIRST, _ABSENT = repeat(1), repeat(None)
+
+
 class Run(NamedTuple):
     """Messages of one key in order of arrival, executions and reports apart.
 
@@ -49,28 +52,28 @@ class Run(NamedTuple):
     def __len__(self) -> int:
         return len(self.numbers) // (8 * EXECUTION_WIDTH) + len(self.reports) // (8 * REPORT_WIDTH)
 
-    def executions(self) -> list[Execution]:
-        """Return the executions."""
+    def columns(self) -> "Columns":
+        """Unpack the executions."""
         timestamps, qtys, prices, fees, order_ids = unpack_rows(self.numbers, EXECUTION_WIDTH)
         exec_ids = unpack_texts(self.exec_ids)
-        refs: Iterable[str | None] = repeat(None)
+        refs: Iterable[str | None] = _ABSENT
         if self.order_refs:
             refs = [ref or None for ref in unpack_texts(self.order_refs)]
-        given: Iterable[int | None] = fees
+        given: Sequence[int | None] = fees
         if NO_COMMISSION in fees:
             given = [None if fee == NO_COMMISSION else fee for fee in fees]
+            fees = [fee or 0 for fee in given]
         sides = ["BUY" if qty > 0 else "SELL" for qty in qtys]
-        return list(
-            map(
-                new_execution,
-                zip(exec_ids, exec_ids, repeat(1), timestamps, qtys, prices, given, order_ids,
-                    sides, repeat(self.instrument), refs, repeat(None), repeat(None)),
-            )
+        values = zip(
+            exec_ids, exec_ids, _FIRST, timestamps, qtys, prices, given, order_ids, sides,
+            repeat(self.instrument), refs, _ABSENT, _ABSENT, strict=False,
         )  # fmt: skip
+        fills = list(map(new_execution, values))
+        return Columns(fills, exec_ids, timestamps, qtys, prices, fees)
 
     def messages(self) -> list[Message]:
         """Return all messages one by one, in order of arrival."""
-        messages: list[Message] = list(self.executions())
+        messages: list[Message] = list(self.columns().fills)
         for at, report in self.commission_reports():
             messages.insert(at, report)
         return messages
@@ -94,6 +97,18 @@ class Run(NamedTuple):
         """Return what `to_state` described."""
         numbers, exec_ids, order_refs, instrument, *rest = state
         return cls(numbers, exec_ids, order_refs, Instrument(*instrument), *rest)
+
+
+class Columns(NamedTuple):
+    """The executions of a run, in columns of equal length."""
+
+    fills: list[Execution]
+    exec_ids: list[str]
+    timestamps: list[int]
+    qtys: list[int]
+    prices: list[int]
+    fees: list[int]
+    """The commissions, 0 where none is given."""
 
 
 class RunUpdate(NamedTuple):
