@@ -33,11 +33,12 @@ from state.messages import (
     Message,
     Opening,
     RejectedError,
+    new_execution,
 )
 from state.run import (
     REPORT_WIDTH,
-    Columns,
     WIDEST,
+    Columns,
     Run,
     RunUpdate,
     pack,
@@ -630,6 +631,9 @@ class Book:
             raise
         return _difference(before, _closed(self._parts, self._parts[0].stretch.base))
 
+    def _opened_in_order(self) -> list[Opening]:
+        return [opening for opening, _ in _in_order(self._openings) if opening.qty]
+
     def _charge(self, number: int, row: int, before: "_Amounts", after: "_Amounts") -> None:
         """Let an execution cost something else, all of it remembered."""
         self._count_charges(before, -1)
@@ -916,8 +920,9 @@ class Book:
         book._others = Counter(others)
         book._parts = [_part_from_state(part) for part in parts]
         book._reports = {report[1]: CommissionReport(*report) for report in reports}
-        for *opening, says, place in openings:
-            book._openings[opening[0]] = (Opening(*opening, Instrument(*says)), place)
+        for exec_id, timestamp, qty, price, cost, says, place in openings:
+            opening = Opening(exec_id, timestamp, qty, price, cost, Instrument(*says))
+            book._openings[exec_id] = (opening, place)
         book._places, book._horizon, forgotten = memory
         book._forgotten = dict.fromkeys(forgotten)
         book._before = (last[0] and _fill_from_state(last[0]), last[1])
@@ -978,7 +983,7 @@ def _fill_to_state(fill: Execution) -> tuple[Any, ...]:
 
 
 def _fill_from_state(state: tuple[Any, ...]) -> Execution:
-    return Execution(*state[:9], Instrument(*state[9]), *state[10:])
+    return new_execution((*state[:9], Instrument(*state[9]), *state[10:]))
 
 
 def _part_to_state(part: Part) -> tuple[Any, ...]:
