@@ -122,7 +122,14 @@ Action: TypeAlias = Split | Cost | TransferOut | TransferIn
 """What changes open lots otherwise than by trading."""
 
 Message: TypeAlias = (
-    Execution | CommissionReport | Opening | Split | Cost | TransferOut | TransferIn | ContractNumber
+    Execution
+    | CommissionReport
+    | Opening
+    | Split
+    | Cost
+    | TransferOut
+    | TransferIn
+    | ContractNumber
 )
 
 new_execution: Callable[[tuple[Any, ...]], Execution] = partial(tuple.__new__, Execution)

@@ -4,9 +4,10 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from state.run import RunUpdate, unpack_texts
+
 from state.book import Applied
 from state.messages import Message
-from state.run import RunUpdate, unpack_texts
 from state.snapshot import PositionSnapshot
 
 FIRST_ID = "0-0"
