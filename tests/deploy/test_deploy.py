@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from connectors.parquet.sink import StreamFiles
+from connectors.parquet.files import StreamFiles
 from tests.support.flow_process import ROOT, FlowProcess
 from tests.support.needs import need
 from tests.support.scaling import Ledger
