@@ -62,3 +62,7 @@ def summary(reasons: Iterable[str]) -> str:
     if any(match["package"] is None for match in lacks):
         ways.append("be root")
     return f"{len(lacks)} skipped for lack of what pip cannot bring; to run them: {', '.join(ways)}"
+
+
+if __name__ == "__main__":  # for .ci/run, which installs them
+    print(*map(" ".join, PACKAGES.items()), sep="\n")  # noqa: T201
