@@ -148,5 +148,24 @@ TYPE_NAMES: dict[type[Message], str] = {
 """What the stream calls each type."""
 
 
+_KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in TYPE_NAMES}
+
+
+def message_to_state(message: Message) -> tuple[Any, ...]:
+    """Return a message as plain values, which outlast a renamed class's fields."""
+    fields = [tuple(field) if isinstance(field, Instrument) else field for field in message]
+    return (type(message).__name__, *fields)
+
+
+def message_from_state(state: tuple[Any, ...]) -> Message:
+    """Return the message that `message_to_state` described."""
+    kind, *fields = state
+    make: Any = _KINDS[kind]
+    message: Message = make(
+        *(Instrument(*field) if isinstance(field, tuple) else field for field in fields)
+    )
+    return message
+
+
 class RejectedError(Exception):
     """A message that cannot be used; the text says what was expected and found."""

@@ -4,10 +4,9 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from state.run import RunUpdate, unpack_texts
-
 from state.book import Applied
 from state.messages import Message
+from state.run import RunUpdate, unpack_texts
 from state.snapshot import PositionSnapshot
 
 FIRST_ID = "0-0"
@@ -51,13 +50,13 @@ class Update(NamedTuple):
 
 
 class RunUpdates(NamedTuple):
-    """A position after each execution of a run."""
+    """A position after each message of a run."""
 
     ids: bytes
-    """The entries that brought the executions, packed."""
+    """The entries that brought the messages, packed."""
     update: RunUpdate
     skip: int = 0
-    """How many of the executions, from the first, are of no interest."""
+    """How many of the messages, from the first, are of no interest."""
 
 
 class Changes(NamedTuple):

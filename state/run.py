@@ -50,7 +50,12 @@ class Run(NamedTuple):
     """Of the reports."""
 
     def __len__(self) -> int:
-        return len(self.numbers) // (8 * EXECUTION_WIDTH) + len(self.reports) // (8 * REPORT_WIDTH)
+        return self.executions + len(self.reports) // (8 * REPORT_WIDTH)
+
+    @property
+    def executions(self) -> int:
+        """How many of the messages are executions."""
+        return len(self.numbers) // (8 * EXECUTION_WIDTH)
 
     def columns(self) -> "Columns":
         """Unpack the executions."""

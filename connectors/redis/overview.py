@@ -18,10 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from connectors.redis.link import can_pass, explain, send
-
-GROUP = "positions"
-CONSUMER = "flow"
-"""The group and the consumer in it that `connectors.redis.source` keeps."""
+from connectors.redis.names import CONSUMER, GROUP
 
 SILENT_S = 5.0
 """A flow that was not heard of for longer is away; it makes itself heard every second."""

@@ -23,8 +23,8 @@ import redis
 from pydantic import SecretStr
 
 from connectors.redis.link import RedisLink
+from connectors.redis.names import GROUP
 from connectors.redis.publisher import Publisher
-from connectors.redis.source import GROUP
 from flows.common.settings import Settings, load_settings, partition_names
 
 PREFIX = "lotstream-demo:"

@@ -22,7 +22,7 @@ from flows.demo.sample import history
 from flows.demo.statements import Comparison, compare, load_statements
 from tests.support.servers import free_port
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEMO = [sys.executable, "-m", "flows.demo"]
 KEYS = ["lotstream-demo:executions", "lotstream-demo:positions", "lotstream-demo:anything"]
 
