@@ -398,7 +398,8 @@ class _EntryLines(NamedTuple):
         short = (lengths >= 0) & (lengths <= _LONGEST)
         known = lengths if short.all() else np.where(short, lengths, 0)
         same: _Bools = self.words[starts - 8] >> _LENGTH_SHIFTS[known] == _LENGTH_WORDS[known]
-        return same & short
+        same &= short
+        return same
 
     def texts(self, line: int) -> Texts:
         """Return a line of each entry."""
