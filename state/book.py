@@ -94,7 +94,9 @@ class Book:
     Quantities, prices, charges and money are whole numbers (see `exact`).
     """
 
-    def __init__(self, symbol: str, account: str | None = None) -> None:
+    def __init__(  # noqa: PLR0915 - all that a position depends on
+        self, symbol: str, account: str | None = None
+    ) -> None:
         self.symbol = symbol
         self.account = account
         self.instrument = Instrument()
@@ -481,26 +483,18 @@ class Book:
         )
 
     def _book_run(self, run: Run, columns: Columns, targets: list[int]) -> None:
-        stretch, places = self._parts[-1].stretch, self._places
+        stretch = self._parts[-1].stretch
         fills, exec_ids, timestamps, qtys, prices, charges = columns
         self._commission += sum(charges)
         if run.reports:
-            charges = charges.copy()
-            for target, (_, report) in zip(targets, run.commission_reports(), strict=True):
-                self._reports[report.identity] = report
-                self._commission += report.commission
-                if target >= 0:
-                    charges[target] = report.commission
-                else:
-                    _, at = self._find(report.identity, self._known[report.identity])
-                    stretch.charge(at, report.commission)
+            charges = self._charges_of(run, charges, targets)
         values = list(map(mul, qtys, prices))
         factor = self.multiplier // ONE
         if factor != 1:
             values = [value * factor for value in values]
-        rows = zip(fills, count(places), qtys, values, charges, strict=False)
-        stretch.extend(list(map(new_row, rows)))
-        self._known.update(zip(exec_ids, count(places), strict=False))
+        places = list(range(self._places, self._places + len(fills)))
+        stretch.extend(list(map(new_row, zip(fills, places, qtys, values, charges, strict=True))))
+        self._known.update(zip(exec_ids, places, strict=True))
         self._places += len(fills)
         self._paid += sum(values)
         self.executions += len(fills)
@@ -510,6 +504,19 @@ class Book:
         self._settle_figures()
         if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
             self._forget()
+
+    def _charges_of(self, run: Run, charges: list[int], targets: list[int]) -> list[int]:
+        """Take a run's reports in; return what the executions of the run cost with them."""
+        charges = charges.copy()
+        for target, (_, report) in zip(targets, run.commission_reports(), strict=True):
+            self._reports[report.identity] = report
+            self._commission += report.commission
+            if target >= 0:
+                charges[target] = report.commission
+            else:
+                _, at = self._find(report.identity, self._known[report.identity])
+                self._parts[-1].stretch.charge(at, report.commission)
+        return charges
 
     # --- putting rows where they belong ----------------------------------------------------
 

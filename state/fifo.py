@@ -176,10 +176,10 @@ class Stretch:
         are_held = list(accumulate(qtys, initial=held))
         are_open = list(map(abs, are_held))
         opened = [(units + open_) >> 1 for units, open_ in zip(traded, are_open, strict=True)]
-        self.opened[at:] = opened[1:]
+        self.opened[at - 1 :] = opened
         self.closed[at:] = list(map(sub, opened, are_open))[1:]
         opens = map(gt, opened[1:], opened)
-        self.number[at:] = list(accumulate(opens, initial=self.number[at - 1]))[1:]
+        self.number[at - 1 :] = accumulate(opens, initial=self.number[at - 1])
         self.held = are_held[-1]
 
     def _weigh(self) -> None:

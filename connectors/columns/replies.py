@@ -20,7 +20,6 @@ import re
 import secrets
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from itertools import accumulate, chain, pairwise
 from typing import Any, NamedTuple
 
@@ -199,19 +198,28 @@ class Reply(Sequence[RawEntry]):
 
     def __init__(self, reply: bytearray, begins: _Ints, lines: "_Lines") -> None:
         """Take a reply and the lines with which its entries begin, and the last one ends."""
-        self._reply, self._lines, self._begins = reply, lines, begins
+        self._reply, self._offsets = reply, lines.starts[begins]
+        """Where each entry begins, and the last one ends."""
         self.shapes: list[Shape] = []
         counts = np.diff(begins)
         left = np.arange(len(counts))
         while len(left) and len(self.shapes) < _MOST_SHAPES:
             as_long = left[counts[left] == counts[left[0]]]
-            shape, like = self._shape_of(as_long)
+            shape, like = _shape_of(
+                lines.of_entries(begins[as_long], int(counts[left[0]])), as_long
+            )
             if shape is not None:
                 self.shapes.append(shape)
             like[0] = True  # whatever it is, it was looked at
-            left = np.setdiff1d(left, as_long[like], assume_unique=True)
-        in_shapes = [shape.at for shape in self.shapes]
-        self.odd: _Ints = np.setdiff1d(np.arange(len(counts)), np.concatenate([*in_shapes, []]))
+            left = (
+                left[:0]
+                if like.all() and len(as_long) == len(left)
+                else np.setdiff1d(left, as_long[like], assume_unique=True)
+            )
+        in_shapes = np.zeros(len(counts), np.bool_)
+        for shape in self.shapes:
+            in_shapes[shape.at] = True
+        self.odd = np.flatnonzero(~in_shapes)
         """The places of entries that are in none of the shapes."""
 
     @classmethod
@@ -235,34 +243,8 @@ class Reply(Sequence[RawEntry]):
         except hiredis.HiredisError:
             return False
 
-    def _shape_of(self, entries: _Ints) -> tuple[Shape | None, _Bools]:
-        """Return the shape that the first of some equally long entries has.
-
-        With it, which of the entries have its fields: those of them whose values are short
-        texts without line ends are in the shape.
-        """
-        lines, begins = self._lines, self._begins[entries]
-        size = int(self._begins[entries[0] + 1] - begins[0])
-        at = range(_FIRST_NAME, size, 4)
-        names = tuple(lines.text(begins[0] + line) for line in at)
-        like = lines.are(begins + _COUNT, b"*%d\r\n" % (2 * len(names)))
-        for line, name in zip(at, names, strict=True):
-            like &= lines.are(begins + line, b"$%d\r\n%b\r\n" % (len(name), name))
-        plain = like & lines.are_texts(begins + _ID)
-        for line in at:
-            plain &= lines.are_texts(begins + line + 2)
-        begins = begins[plain]
-        if not len(begins):
-            return None, like
-        values = {
-            name: lines.texts(begins + line + 2) for line, name in zip(at, names, strict=True)
-        }
-        if len(values) < len(names):  # a field is given twice
-            return None, like
-        return Shape(names, entries[plain], lines.texts(begins + _ID), values), like
-
     def __len__(self) -> int:
-        return len(self._begins) - 1
+        return len(self._offsets) - 1
 
     def __getitem__(self, at: Any) -> Any:
         """Return an entry as the client library would; only this one is parsed."""
@@ -271,33 +253,45 @@ class Reply(Sequence[RawEntry]):
         [entry] = parse(self._bytes(at))
         return entry
 
+    def __iter__(self) -> Iterator[RawEntry]:
+        [parsed] = parse(b"*%d\r\n" % len(self) + self._reply[self._offsets[0] : self._offsets[-1]])
+        return iter(parsed)
+
     def _bytes(self, at: int) -> bytearray:
         at %= len(self)
-        begin, end = (int(self._lines.starts[line]) for line in self._begins[at : at + 2])
-        return self._reply[begin:end]
-
-    def __iter__(self) -> Iterator[RawEntry]:
-        return iter(self._parsed)
-
-    @cached_property
-    def _parsed(self) -> list[RawEntry]:
-        begin, stop = int(self._lines.starts[self._begins[0]]), self._stop
-        [parsed] = parse(b"*%d\r\n" % len(self) + self._reply[begin:stop])
-        return list(parsed)
-
-    @property
-    def _stop(self) -> int:
-        return int(self._lines.starts[self._begins[-1]])
+        return self._reply[self._offsets[at] : self._offsets[at + 1]]
 
     @property
     def last_id(self) -> str:
         """The id of the last entry."""
-        return self._lines.text(self._begins[-2] + _ID).decode()
+        return str(self[-1][0].decode())
 
     @property
     def rest(self) -> bytes:
         """What follows the entries in the reply."""
-        return bytes(self._reply[self._stop :])
+        return bytes(self._reply[self._offsets[-1] :])
+
+
+def _shape_of(entries: "_EntryLines", at: _Ints) -> tuple[Shape | None, _Bools]:
+    """Return the shape that the first of some equally long entries has.
+
+    With it, which of the entries have its fields: those of them whose values are short
+    texts without line ends are in the shape. at: the places of the entries.
+    """
+    values_of = range(_FIRST_NAME + 2, entries.lines, 4)
+    names = tuple(entries.text(line - 2) for line in values_of)
+    like = entries.are(_COUNT, b"*%d\r\n" % (2 * len(names)))
+    for line, name in zip(values_of, names, strict=True):
+        like &= entries.are(line - 2, b"$%d\r\n%b\r\n" % (len(name), name))
+    plain = like.copy()
+    for line in (_ID, *values_of):
+        plain &= entries.are_texts(line)
+    if not plain.any() or len(set(names)) < len(names):
+        return None, like
+    if not plain.all():
+        entries, at = entries.some(plain), at[plain]
+    values = {name: entries.texts(line) for line, name in zip(values_of, names, strict=True)}
+    return Shape(names, at, entries.texts(_ID), values), like
 
 
 class _Lines:
@@ -307,28 +301,28 @@ class _Lines:
         self._reply = np.frombuffer(reply, np.uint8)
         # The eight bytes from each place on, as one number.
         self._words: _Words = np.ndarray((max(len(reply) - 7, 0),), "<u8", reply, strides=(1,))
-        self.ends: _Ints = first + np.flatnonzero(self._reply[first:] == ord("\n"))
-        """Where they end, each with a line end."""
-        self.starts: _Ints = np.append(first, self.ends + 1)
+        ends = np.flatnonzero(self._reply[first:] == ord("\n"))
+        self.starts = np.empty(len(ends) + 1, np.int64)
         """Where they begin; one more than there are, for what follows."""
+        self.starts[0] = first
+        np.add(ends, first + 1, out=self.starts[1:])
 
     def entries(self, count: int) -> _Ints | None:
         """Return the lines with which so many entries begin, and the one behind the last.
 
         None if there are not so many.
         """
-        starts, lengths = self.starts[:-1], np.diff(self.starts)
-        begins = np.flatnonzero(lengths == len(b"*2\r\n"))
-        begins = begins[self.are(begins, b"*2\r\n")]
-        begins = begins[: np.searchsorted(begins, len(lengths) - _COUNT)]
-        counts = begins + _COUNT
-        at, size = starts[counts] + 1, lengths[counts] - len(b"*\r\n")
-        numbers = np.zeros(len(begins), np.int64)
-        for digit in range(_DIGITS):
-            is_there = size > digit
-            numbers[is_there] = 10 * numbers[is_there] + self._reply[at[is_there] + digit] - 48
-        numbers[(self._reply[at - 1] != ord("*")) | (size < 1) | (size > _DIGITS)] = -1
-        follows = begins + _COUNT + 1 + 2 * numbers
+        # Most often all are as long as the first.
+        alike = np.arange(count + 1) * (_COUNT + 1 + 2 * self._counts(np.zeros(1, np.int64)))
+        lines = len(self.starts) - 1
+        if 0 < alike[-1] <= lines and self._begin(alike[:-1]).all():
+            found = alike
+            if (np.diff(self._counts(alike[:-1])) == 0).all():
+                return found
+        begins = np.flatnonzero(np.diff(self.starts) == len(b"*2\r\n"))
+        begins = begins[: np.searchsorted(begins, lines - _COUNT)]
+        begins = begins[self._begin(begins)]
+        follows = begins + _COUNT + 1 + 2 * self._counts(begins)
         if len(begins) >= count and np.array_equal(follows[: count - 1], begins[1:count]):
             found = np.append(begins[:count], follows[count - 1])
         else:  # a value imitates the beginning of an entry
@@ -337,39 +331,80 @@ class _Lines:
             while len(chained) <= count and chained[-1] in behind:
                 chained.append(behind[chained[-1]])
             found = np.array(chained)
-        is_whole = len(found) == count + 1 and found[0] == 0 and found[-1] < len(self.starts)
-        return found if is_whole and (np.diff(found) > _COUNT + 1).all() else None
+        is_whole = len(found) == count + 1 and found[0] == 0 and found[-1] <= lines
+        return found if is_whole and bool((np.diff(found) > _COUNT + 1).all()) else None
+
+    def _begin(self, lines: _Ints) -> _Bools:
+        stops = self.starts[lines + 1]
+        found: _Bools = self._words[stops - 8] >> _shift(b"*2\r\n") == _word(b"*2\r\n")
+        return found
+
+    def _counts(self, begins: _Ints) -> _Ints:
+        """Return how many texts the fields of entries are; -1 where that is not said."""
+        at = self.starts[begins + _COUNT]
+        size = self.starts[begins + _COUNT + 1] - at - len(b"*\r\n")
+        numbers = np.zeros(len(begins), np.int64)
+        for digit in range(_DIGITS):
+            more = size > digit
+            figure = self._reply[np.where(more, at + 1 + digit, 0)].astype(np.int64) - ord("0")
+            numbers = np.where(more, 10 * numbers + figure, numbers)
+        is_said = (self._reply[at] == ord("*")) & (size >= 1) & (size <= _DIGITS)
+        return np.where(is_said, numbers, -1)
+
+    def of_entries(self, begins: _Ints, lines: int) -> "_EntryLines":
+        """Return the lines of equally long entries."""
+        starts = self.starts[begins + np.arange(lines + 1)[:, None]]
+        return _EntryLines(self._reply, self._words, starts)
+
+
+class _EntryLines(NamedTuple):
+    """The lines of equally long entries."""
+
+    reply: _Bytes
+    words: _Words
+    starts: NDArray[np.int64]
+    """Where they begin: a row for each line, and one for where the entries end."""
+
+    @property
+    def lines(self) -> int:
+        """How many an entry has."""
+        return len(self.starts) - 1
+
+    def some(self, which: _Bools) -> "_EntryLines":
+        """Return those of some of the entries."""
+        return self._replace(starts=self.starts[:, which])
 
     def text(self, line: int) -> bytes:
-        """Return a line."""
-        return self._reply[self.starts[line] : self.ends[line] - 1].tobytes()
+        """Return a line of the first entry."""
+        return self.reply[self.starts[line, 0] : self.starts[line + 1, 0] - 2].tobytes()
 
-    def are(self, lines: _Ints, text: bytes) -> _Bools:
-        """Tell of lines whether they end with a text, line ends and all."""
-        stops, same = self.ends[lines] + 1, np.ones(len(lines), np.bool_)
+    def are(self, line: int, text: bytes) -> _Bools:
+        """Tell which entries have a line that ends with a text, line ends and all."""
+        stops = self.starts[line + 1] - 8
+        same = np.ones(len(stops), np.bool_)
         while text:
             last, text = text[-8:], text[:-8]
-            same &= self._words[stops - 8] >> _shift(last) == _word(last)
+            same &= self.words[stops] >> _shift(last) == _word(last)
             stops = stops - 8
         return same
 
-    def are_texts(self, lines: _Ints) -> _Bools:
-        """Tell of lines whether each is as long as the line before says, and not long.
+    def are_texts(self, line: int) -> _Bools:
+        """Tell of which entries a line is as long as the line before says, and not long.
 
         So it holds no line ends, and the next line is what the protocol has there.
         """
-        starts, lengths = self.starts[lines], self.ends[lines] - 1 - self.starts[lines]
+        starts = self.starts[line]
+        lengths = self.starts[line + 1] - starts - 2
         short = (lengths >= 0) & (lengths <= _LONGEST)
-        known = np.where(short, lengths, 0)
-        same: _Bools = short & (
-            self._words[starts - 8] >> _LENGTH_SHIFTS[known] == _LENGTH_WORDS[known]
-        )
+        known = lengths if short.all() else np.where(short, lengths, 0)
+        same: _Bools = self.words[starts - 8] >> _LENGTH_SHIFTS[known] == _LENGTH_WORDS[known]
+        same &= short
         return same
 
-    def texts(self, lines: _Ints) -> Texts:
-        """Return lines."""
-        starts, stops = self.starts[lines], self.ends[lines] - 1
-        return Texts(_gather(self._reply, starts, stops), stops - starts)
+    def texts(self, line: int) -> Texts:
+        """Return a line of each entry."""
+        starts, stops = self.starts[line], self.starts[line + 1] - 2
+        return Texts(_gather(self.reply, starts, stops), stops - starts)
 
 
 class Replies(Sequence[RawEntry]):
@@ -415,6 +450,8 @@ class Replies(Sequence[RawEntry]):
 def _gather(bytes_: _Bytes, starts: _Ints, stops: _Ints) -> _Bytes:
     """Copy pieces of bytes one behind the other."""
     lengths = stops - starts
+    if len(lengths) and (lengths == lengths[0]).all():
+        return bytes_[starts[:, None] + np.arange(lengths[0])].ravel()
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     places: _Ints = np.repeat(starts - ends + lengths, lengths) + np.arange(total)

@@ -125,7 +125,7 @@ class _Booked:
     of its own, on which 0 is where closing had come to before it.
     """
 
-    def __init__(self, runs: list[RunUpdates]) -> None:
+    def __init__(self, runs: list[RunUpdates]) -> None:  # noqa: PLR0915 - many columns
         self.ids, updates, self.skips = zip(*runs, strict=True)
         self.runs, self.before, lots, self.lot_ids, targets = zip(*updates, strict=True)
         before: Any = PositionSnapshot._make(zip(*self.before, strict=True))
@@ -229,7 +229,7 @@ class _Booked:
         left = np.maximum(self.ends[openers] - np.maximum(upto, self.begins[openers]), 0)
         return quotients(Wide.product(self.charges[openers], size - left), size)
 
-    def _count(self, before: Any) -> None:
+    def _count(self, before: Any) -> None:  # noqa: PLR0915 - many columns
         """Work out the figures after each message."""
         factors = self.factors[self.execution_run]
         self.units = self.match_ends - self.match_begins

@@ -141,7 +141,7 @@ def to_json(position: PositionSnapshot, stream_id: str) -> str:
     last_price = "null" if position.last_price is None else to_text(position.last_price)
     timestamp = "null" if position.timestamp is None else position.timestamp
     return (
-        f"{_instrument_json(*position[:6])}, "
+        f"{_instrument_json(position[:6])}, "
         f'"qty": {to_text(position.qty)}, "avg_price": {avg_price}, '
         f'"cost_basis": {to_text(position.cost_basis, MONEY_PLACES)}, '
         f'"realized_pnl": {to_text(position.realized_pnl, MONEY_PLACES)}, '
@@ -162,15 +162,9 @@ def _others_json(others: tuple[tuple[str, int], ...]) -> str:
 
 
 @lru_cache(maxsize=100_000)
-def _instrument_json(
-    account: str | None,
-    symbol: str,
-    currency: str,
-    multiplier: int,
-    sec_type: str | None,
-    con_id: int | None,
-) -> str:
+def _instrument_json(says: tuple[str | None, str, str, int, str | None, int | None]) -> str:
     """Write the members with which all values of a key begin alike, once for all of them."""
+    account, symbol, currency, multiplier, sec_type, con_id = says
     return (
         f'{{"account": {dumps(account)}, "symbol": {dumps(symbol)}, '
         f'"currency": {dumps(currency)}, "multiplier": {to_text(multiplier)}, '

@@ -50,7 +50,8 @@ def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
     with set_up() as rig:
         mixed = _catch_up(rig, sizes.catch_up, step, "mixed", stream="mixed", symbols=200)
     return [
-        Figure("catchup.flow", "executions alone, 100 symbols", alone.rate, "/s", alone.bare, _BARE),
+        Figure("catchup.flow", "executions alone, 100 symbols", alone.rate, "/s",
+               alone.bare, _BARE),
         Figure("catchup.router", "the router's stream: executions, their reports", router.rate,
                "/s", router.bare, _BARE),
         Figure("catchup.mixed", "two shapes: one symbol in 200 an option", mixed.rate, "/s",
