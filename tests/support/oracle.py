@@ -226,8 +226,9 @@ class _Heard:
         return Verdict.ROW
 
     def _action(self, new: Action) -> Verdict:
-        known = self.counts.setdefault(_key(new), new)
-        if known is new:
+        known = self.counts.get(_key(new))
+        if known is None:
+            self.counts[_key(new)] = new
             return Verdict.ROW
         return Verdict.NOTHING if known == new and type(known) is type(new) else Verdict.REFUSED
 
