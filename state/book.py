@@ -767,31 +767,28 @@ class Book:
 
         Raises RejectedError if it says something else.
         """
-        pairs: list[tuple[Any, Any, str]] = [
-            (old.timestamp, new.timestamp, "timestamp"), (old.qty, new.qty, "quantity"),
-            (old.price, new.price, "price"), (old.adjustment, new.adjustment, "adjustment"),
-        ]  # fmt: skip
-        said = [(fill.commission, fill.commission_currency or self.currency) for fill in (old, new)]
-        if None not in (old.commission, new.commission) and old.qty:
-            pairs.append((*said, "commission"))
-        for was, is_now, name in pairs:
-            if was != is_now and not (name == "adjustment" and None in (was, is_now)):
-                shown = [
-                    to_text(value) if isinstance(value, int) and name != "timestamp" else str(value)
-                    for value in (was, is_now)
-                ]
-                raise RejectedError(
-                    f"exec_id: expected {name} {shown[0]}, as {new.exec_id!r} had before, "
-                    f"found {shown[1]}"
-                )
+        for name in ("timestamp", "qty", "price", "commission", "adjustment"):
+            was, now = getattr(old, name), getattr(new, name)
+            if None not in (was, now) and was != now:
+                shown = [str(v) if name == "timestamp" else to_text(v) for v in (was, now)]
+                word = "quantity" if name == "qty" else name
+                raise self._other(word, shown[0], new.exec_id, shown[1])
         if old.commission is None:
             commission, currency = new.commission, new.commission_currency
         else:
             commission, currency = old.commission, old.commission_currency
+            says = new.commission_currency or self.currency
+            if new.commission is not None and says != (currency or self.currency):
+                raise self._other("commission_currency", currency, new.exec_id, says)
         return old._replace(
             commission=commission, commission_currency=currency,
             adjustment=new.adjustment if old.adjustment is None else old.adjustment,
         )  # fmt: skip
+
+    def _other(self, name: str, was: object, exec_id: str, now: object) -> RejectedError:
+        return RejectedError(
+            f"exec_id: expected {name} {was}, as {exec_id!r} had before, found {now}"
+        )
 
     def _is_same(self, old: Opening, new: Opening) -> bool:
         costs = [worth(one.qty, one.price, one.cost, self.multiplier)[1] for one in (old, new)]
