@@ -25,6 +25,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from connectors.redis.exact_json import to_json
 from connectors.redis.overview import (
     Overview,
     OverviewReader,
@@ -32,7 +33,6 @@ from connectors.redis.overview import (
     RedisAwayError,
     StreamState,
     Total,
-    to_json,
 )
 from flows.common.overview import Rate, age, flow_words, overview_reader
 from flows.common.settings import load_settings
