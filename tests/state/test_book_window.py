@@ -59,7 +59,7 @@ def test_memory_is_bounded_however_many_executions_there_are() -> None:
     most, sizes = 0, set()
     for n in range(1, 12_001):
         line = f"#{n} {'BUY' if n % 2 else 'SELL'} 1 @ 5 at {n}"
-        book.apply(message(f"#{n} COST 1 at {n}"))
+        book.apply(message(f"#{n} REPORT 1 at {n}"))
         book.apply(message(line))
         most = max(most, book.size)
         if n > 6000 and n % 500 == 0:
@@ -75,7 +75,7 @@ def test_memory_is_bounded_however_many_executions_there_are() -> None:
         "#1.2 BUY 2 @ 1 at 1",  # a correction
         "#1.2 BUST at 1",
         "#5000 BUY 1 @ 1 at 1",  # a new one, but nobody can tell
-        "#1 COST 1 at 1",
+        "#1 REPORT 1 at 1",
         "SPLIT 2:1 at 1",
     ],
 )
@@ -155,7 +155,7 @@ def test_new_executions_of_one_time_are_taken_however_many_there_are() -> None:
     assert lots(book).startswith("1 @ 1, 1 @ 2, ")
 
 
-@pytest.mark.parametrize("line", ["#7 BUY 1 @ 7 at 5", "#7.2 BUY 1 @ 9 at 5", "#7 COST 1 at 90"])
+@pytest.mark.parametrize("line", ["#7 BUY 1 @ 7 at 5", "#7.2 BUY 1 @ 9 at 5", "#7 REPORT 1 at 90"])
 def test_one_that_was_forgotten_of_that_time_is_told_from_a_new_one(line: str) -> None:
     book = Book("XYZ")
     for n in range(1, MANY + 1):
@@ -177,7 +177,7 @@ def test_a_split_that_was_forgotten_is_told_from_a_new_one() -> None:
 
 def test_a_report_that_comes_first_is_kept_as_long_as_late_executions_are() -> None:
     book, late = filled(1), "#9000 BUY 1 @ 1 fee 9 at 900"
-    book.apply(message("#9000 COST 1 at 900"))
+    book.apply(message("#9000 REPORT 1 at 900"))
     for n in range(2, MANY + 1):
         book.apply(message(f"#{n} BUY 1 @ {n} at {n}"))
     in_time, too_late = Book.from_state(book.to_state()), Book.from_state(book.to_state())
@@ -192,7 +192,7 @@ def test_a_report_that_comes_first_is_kept_as_long_as_late_executions_are() -> N
 
 def test_a_report_of_the_very_time_that_was_last_forgotten_is_kept() -> None:
     book = filled(REMEMBERED + 499)
-    book.apply(message("#9000 COST 1 at 500"))
+    book.apply(message("#9000 REPORT 1 at 500"))
     book.apply(message("#5000 BUY 1 @ 1 at 5000"))  # now 500 are forgotten, up to second 500
     refuse(book, "#9001 BUY 1 @ 1 at 499")
     assert book.apply(message("#9000 BUY 1 @ 1 fee 9 at 500"))
@@ -201,9 +201,9 @@ def test_a_report_of_the_very_time_that_was_last_forgotten_is_kept() -> None:
 
 def test_a_report_of_an_execution_that_is_remembered_is_taken_whatever_its_time() -> None:
     book = filled(MANY)
-    assert book.apply(message(f"#{MANY} COST 1 at 0"))
+    assert book.apply(message(f"#{MANY} REPORT 1 at 0"))
     assert net(book) == "0"
-    assert fees(book.lots).endswith(", 0, 1")
+    assert fees(book).endswith(", 0, 1")
 
 
 # --- what a forgetful book takes, it books as one that forgets nothing ---------------------------
