@@ -77,7 +77,8 @@ REALIZED_PNL = Gauge(
 FIELDS = (
     "type", "symbol", "side", "fill_qty", "fill_price", "order_id", "exec_id", "timestamp",
     "account", "con_id", "sec_type", "currency", "exchange", "order_ref", "multiplier",
-    "commission", "qty", "avg_price", "ratio", "cost_basis", "realized_pnl",
+    "commission", "commission_currency", "basis_adjustment", "qty", "avg_price", "cost_basis",
+    "ratio", "places", "per_unit", "direction", "opened", "charges", "realized_pnl",
     "net_realized_pnl", "opening", "split",
 )  # fmt: skip
 """What a dead letter's reason can begin with."""

@@ -195,7 +195,7 @@ def arrivals(draw: st.DrawFn, of: st.SearchStrategy[list[Message]] | None = None
 def plain_arrivals(draw: st.DrawFn) -> Arrivals:
     """Draw executions, reports and openings only: what never lets anything leave."""
     arrived = draw(arrivals())
-    kept = [each for each in arrived.messages if not isinstance(each, LEAVES)]
+    kept: list[Message] = [each for each in arrived.messages if not isinstance(each, LEAVES)]
     return arrived._replace(messages=kept)
 
 
