@@ -12,7 +12,7 @@ VENV_PYTHON := .venv/bin/python
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench soak lock clean
+.PHONY: help setup demo quick test lint types bench soak lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1	/p' Makefile | expand -t 14
@@ -40,11 +40,19 @@ setup: .venv/.ready  ## make .venv with all that demo, tests and notebooks need
 demo: setup  ## publish a sample, run the real flow, show the positions
 	@$(VENV_PYTHON) -m flows.demo
 
-test: setup  ## lint, types and all tests but the soak
+quick: lint types  ## between two edits: lint, types and the tests that start nothing
+	@$(VENV_PYTHON) -m pytest -n 2 -q -r fE --hypothesis-profile quick \
+	    -m "not server and not process and not long and not soak"
+
+test: lint types  ## lint, types and all tests but the soak
+	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
+
+lint: setup
 	@$(VENV_PYTHON) -m ruff check --quiet
 	@$(VENV_PYTHON) -m ruff format --check --quiet
+
+types: setup
 	@$(VENV_PYTHON) -m mypy --no-error-summary
-	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
 
 bench: setup  ## measure speed and memory
 	@$(VENV_PYTHON) -m flows.bench

@@ -34,8 +34,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
+from connectors.disk import sync
 from connectors.file_lock import FileLock, LockedError
-from connectors.parquet.sink import own_dir, publishing
+from connectors.parquet.files import own_dir, publishing
 from flows.common.logs import set_up_logging
 from flows.common.settings import load_settings
 
@@ -167,8 +168,7 @@ def _merge(parts: list[Path], into: Path) -> int:
             writer.write_table(_sorted(rows))
         assert writer is not None
         writer.close()
-        file.flush()
-        os.fsync(file.fileno())
+    sync(into)
     found = _Sum()
     for batch in pq.ParquetFile(into).iter_batches(ROWS_AT_ONCE):
         found.add(pa.Table.from_batches([batch]))
@@ -236,11 +236,11 @@ def _put_in_place(data_dir: Path, new: Path, day: Path, merged: list[Path]) -> N
         for path in present - set(merged):
             (new / path.name).hardlink_to(path)
         _give_to_owner(new, day)
-        _sync(new)
+        sync(new)
         _exchange(new, day)
         # Both must last before the old parts may go.
-        _sync(day.parent)
-        _sync(new.parent)
+        sync(day.parent)
+        sync(new.parent)
 
 
 def _give_to_owner(new: Path, day: Path) -> None:
@@ -263,14 +263,6 @@ def _exchange(one: Path, other: Path) -> None:
         if code in (errno.EINVAL, errno.ENOSYS):
             raise CompactError(f"{other}: its file system cannot exchange two directories")
         raise OSError(code, os.strerror(code), str(other))
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 if __name__ == "__main__":

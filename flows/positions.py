@@ -18,14 +18,15 @@ from bytewax.outputs import Sink
 
 from connectors.book_store import BookStores
 from connectors.file_lock import LockedError
-from connectors.parquet.sink import DataDirError, ParquetSink, StreamFiles
+from connectors.parquet.files import DataDirError, StreamFiles
+from connectors.parquet.sink import ParquetSink
 from connectors.redis.dead_letter_sink import DeadLetterSink
 from connectors.redis.hash_sink import PositionHashSink
 from connectors.redis.link import RedisLink
 from connectors.redis.source import Read, RedisStreamSource
 from flows.common.logs import Progress, log_exceptions, log_exceptions_of_parts, set_up_logging
 from flows.common.settings import load_settings, partition_names
-from flows.job import exporter
+from flows.job import exporter, names
 from flows.job.decode_step import Messages, at_home, decode_read
 from flows.job.launch import agree_on_partitions, launch
 from flows.job.position_step import PositionLogic
@@ -45,13 +46,13 @@ def build_flow(
     partitions: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Dataflow:
-    """Wire the parts. Recovery hangs on the names of flow and steps: never rename them.
+    """Wire the parts. Recovery hangs on the names of flow and steps, as `flows.job.names` has them.
 
     partitions: the streams that keys are divided among; none if there is but one.
     """
     progress = progress or Progress()
-    flow = Dataflow("positions")
-    reads = op.input("executions", flow, source)  # Read
+    flow = Dataflow(names.FLOW)
+    reads = op.input(names.SOURCE, flow, source)  # Read
     # Rejected | Messages
     decode_logged = log_exceptions(partial(decode_read, progress=progress))
     decoded = op.flat_map("decode", reads, lambda read: at_home(decode_logged(read), partitions))
@@ -59,7 +60,7 @@ def build_flow(
     checked = op.branch("check", decoded, _is_rejected)  # type: ignore[assignment]
     keyed = op.key_on("key", checked.falses, lambda messages: messages.key)  # (key, Messages)
     booked = op.stateful_batch(
-        "position", keyed, lambda state: PositionLogic(state, stores, progress)
+        names.POSITION, keyed, lambda state: PositionLogic(state, stores, progress)
     )
     # (key, Rejected | Changes); the sinks want (stream, ...)
     results = op.map("by_stream", booked, lambda item: (item[1].stream, item[1]))
@@ -70,7 +71,7 @@ def build_flow(
     op.output("dead_letters", rejected, log_exceptions_of_parts(dead_letters))
     op.output("hash", applied.falses, log_exceptions_of_parts(position_hash))
     told = (DataDirError, LockedError, OSError)
-    op.output("parquet", applied.falses, log_exceptions_of_parts(parquet, *told))
+    op.output(names.PARQUET, applied.falses, log_exceptions_of_parts(parquet, *told))
     return flow
 
 

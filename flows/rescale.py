@@ -30,23 +30,18 @@ from redis.client import Pipeline
 from connectors.book_store import copy_books
 from connectors.codec import decode
 from connectors.file_lock import LockedError
-from connectors.parquet.sink import DataDirError, StreamFiles
-from connectors.redis.letter_box import trace_stream
+from connectors.parquet.files import DataDirError, StreamFiles
 from connectors.redis.link import RedisLink, explain, send
-from connectors.redis.partitions import count_key, recorded
-from connectors.redis.publisher import once_keys
+from connectors.redis.names import GROUP, count_key, once_keys, trace_stream
+from connectors.redis.partitions import recorded
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings, partition_names
 from flows.job import recovery
+from flows.job.names import PARQUET_ID, POSITION_ID, POSITION_VERSION, SOURCE_ID
 from state.keys import partition_of, position_key
 from state.messages import RejectedError
 from state.records import FIRST_ID, id_order
 
-GROUP = "positions"
-_SOURCE, _POSITION, _ROWS = "positions.executions", "positions.position", "positions.parquet"
-"""Steps of the main flow, as its recovery store names them."""
-_STATE_VERSION = 2
-"""Of the recovery snapshot of a position."""
 _PAGE = 1000
 
 Layout = Mapping[Path, Sequence[int]]
@@ -143,13 +138,13 @@ def read_state(directories: Sequence[Path], streams: Sequence[str]) -> _State:
             raise RescaleError(f"--from: expected a recovery directory, found {str(directory)!r}")
         recovery.prepare(directory, None)
         for step, key, pickled in recovery.read_snapshots(directory):
-            if step == _SOURCE and key in state.progress:
+            if step == SOURCE_ID and key in state.progress:
                 raise RescaleError(f"--from: stream {key!r} is in two of the directories")
-            if step == _SOURCE:
+            if step == SOURCE_ID:
                 state.progress[key] = _Progress(*_loads(pickled))
-            elif step == _ROWS:
+            elif step == PARQUET_ID:
                 state.last_rows[key] = _loads(pickled)
-            elif step == _POSITION:
+            elif step == POSITION_ID:
                 state.positions[key] = _of_known_version(_loads(pickled))
     if directories and set(state.progress) != set(streams):
         raise RescaleError(
@@ -165,9 +160,9 @@ def _loads(pickled: bytes) -> Any:
 
 
 def _of_known_version(position: tuple[Any, ...]) -> tuple[Any, ...]:
-    if position[0] != _STATE_VERSION:
+    if position[0] != POSITION_VERSION:
         raise RescaleError(
-            f"--from: expected positions of version {_STATE_VERSION}, found {position[0]}; run "
+            f"--from: expected positions of version {POSITION_VERSION}, found {position[0]}; run "
             f"the rescale of the program that wrote them"
         )
     return position
@@ -182,13 +177,13 @@ def write_state(state: _State, parts: Sequence[_Part], layout: Layout) -> None:
             return parts[partition_of(key, len(parts))].stream
 
         snapshots = [
-            (_SOURCE, part.stream, pickle.dumps(tuple(part.progress)))
+            (SOURCE_ID, part.stream, pickle.dumps(tuple(part.progress)))
             for part in parts
             if part.stream in own
         ]
         for key, (version, _, *rest) in state.positions.items():
             if (stream := stream_of(key)) in own:
-                snapshots.append((_POSITION, key, pickle.dumps((version, stream, *rest))))
+                snapshots.append((POSITION_ID, key, pickle.dumps((version, stream, *rest))))
         with recovery.new_store(directory, snapshots) as making:
             copy_books(state.directories, making, lambda key: stream_of(key) in own)  # noqa: B023
         print(f"{directory}: partitions {', '.join(map(str, numbers))}")

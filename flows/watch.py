@@ -11,7 +11,6 @@ import sys
 import termios
 import time
 import tty
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from connectors.redis.exact_json import to_json
 from connectors.redis.overview import (
     Overview,
     OverviewReader,
@@ -33,11 +33,10 @@ from connectors.redis.overview import (
     RedisAwayError,
     StreamState,
     Total,
-    to_json,
 )
-from flows.common.settings import Settings, load_settings, partition_names
+from flows.common.overview import Rate, age, flow_words, overview_reader
+from flows.common.settings import load_settings
 
-RATE_OVER_S = 10.0
 MOST_STREAMS = 6
 """Streams listed one by one, those that need attention first."""
 _A_WHILE_MS = 20 * 3_600_000
@@ -58,31 +57,6 @@ class Show(StrEnum):
     OPEN = "open"
     FLAT = "flat"
     ALL = "all"
-
-
-class Rate:
-    """How fast a count grows of late."""
-
-    def __init__(self) -> None:
-        self._counts: deque[tuple[float, int]] = deque()
-
-    def count(self, value: int) -> None:
-        """Note what the count is now."""
-        self._counts.append((time.monotonic(), value))
-        while self._counts[-1][0] - self._counts[0][0] > RATE_OVER_S:
-            self._counts.popleft()
-
-    def reset(self) -> None:
-        """Begin anew: nobody has counted for a while."""
-        self._counts.clear()
-
-    @property
-    def per_second(self) -> float | None:
-        """The rate, None before the second count."""
-        if len(self._counts) < 2:  # noqa: PLR2004
-            return None
-        (start, before), (end, now) = self._counts[0], self._counts[-1]
-        return max(0, now - before) / (end - start)
 
 
 @dataclass
@@ -150,16 +124,6 @@ def _next(choice: Choice) -> Choice:
     return choices[(choices.index(choice) + 1) % len(choices)]
 
 
-def overview_reader(settings: Settings) -> OverviewReader:
-    """Return what looks at the Redis that the settings name."""
-    return OverviewReader(
-        settings.redis_url.get_secret_value(),
-        streams=settings.own_streams,
-        letters=partition_names(settings.dead_letter_stream, settings.stream_partitions),
-        positions_hash=settings.positions_hash,
-    )
-
-
 # --- the page -------------------------------------------------------------------------
 
 
@@ -213,16 +177,6 @@ def _streams(overview: Overview) -> Iterator[RenderableType]:
 
 
 _FLOW_STYLES = {"running": "green", "away": "bold red", "unknown": "yellow"}
-
-
-def flow_words(state: StreamState, stream: str = "") -> str:
-    """Say whether the flow is there; stream: a name to say it of."""
-    flow = f"flow on {stream}" if stream else "flow"
-    if state.flow == "running":
-        return f"{flow} running"
-    if state.flow_silent_s is not None:
-        return f"{flow} AWAY or stuck, seen {age(state.flow_silent_s)} ago"
-    return f"{flow} AWAY or stuck" if state.flow == "away" else f"{flow} not seen yet"
 
 
 def progress(state: StreamState) -> str:
@@ -308,18 +262,6 @@ def moment(at_ms: int, now_ms: int) -> str:
     """Write a time of the last hours as a time of day (UTC), an older one as a date."""
     form = "%H:%M:%S" if now_ms - at_ms < _A_WHILE_MS else "%Y%m%d"
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime(form)
-
-
-def age(seconds: float) -> str:
-    """Write how long ago something was, in its largest unit.
-
-    >>> age(0.2), age(59), age(61), age(7200), age(172800)
-    ('0 s', '59 s', '1 min', '2 h', '2 d')
-    """
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def as_json(view: View) -> str:

@@ -1,8 +1,8 @@
 """How the notebooks show things: tables and charts that can be printed as they are.
 
-Charts leave two pictures: one that moves where the page can run it, and a PNG for
-pages that cannot, such as a repository's. Money of different currencies never shares
-an axis. Colours are told apart by the colour-blind too, and never say more than a
+A chart leaves a PNG and nothing else: that shows on any page, such as a repository's, and
+in git a chart's data would be many times as long. Money of different currencies never
+shares an axis. Colours are told apart by the colour-blind too, and never say more than a
 label says. Figures are exact until here; only charts turn them into floats.
 """
 
@@ -38,28 +38,21 @@ Drawing = Callable[[pl.DataFrame, str], ChartType]
 """Draws the rows of one currency, whose name is the second argument."""
 
 
-VEGA_LITE = "application/vnd.vegalite.v5+json"
-VEGA_LITE_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
-"""What notebook pages can run; Altair writes version 6, of which nothing new is used here."""
-
-
 def set_up() -> None:
     """Make Altair draw for the screen and for paper."""
     alt.theme.register("lotstream", enable=True)(_theme)
-    alt.renderers.register("lotstream", _both_pictures)
+    alt.renderers.register("lotstream", _picture)
     alt.renderers.enable("lotstream")
     alt.data_transformers.disable_max_rows()  # `lines` sees to it that there are few
 
 
-def _both_pictures(spec: dict[str, Any], **_: Any) -> Any:
-    still, size = spec_to_mimebundle(spec, "png", mode="vega-lite", scale_factor=2)
-    still["image/png"] = _compressed(still["image/png"])
-    moving = {VEGA_LITE: {**spec, "$schema": VEGA_LITE_SCHEMA}}
-    return {**moving, **still, "text/plain": "a chart"}, size
+def _picture(spec: dict[str, Any], **_: Any) -> Any:
+    made, size = spec_to_mimebundle(spec, "png", mode="vega-lite", scale_factor=2)
+    return {"image/png": _compressed(made["image/png"]), "text/plain": "a chart"}, size
 
 
 def _compressed(png: bytes) -> bytes:
-    """Press a PNG's pixels as small as zlib can: notebooks are kept in git."""
+    """Press a PNG's pixels as small as zlib can."""
     chunks, rest = [], png[8:]
     while rest:
         end = 8 + int.from_bytes(rest[:4])

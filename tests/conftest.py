@@ -1,18 +1,31 @@
 """Fixtures: a server that tests share, cleared for each, and servers of a test's own.
 
-Every test that uses one of them carries the marker `server`, so that they can be
-run alone on another server (LOTSTREAM_TEST_SERVER, see tests/servers.py).
+Every test that uses one of them carries the marker `server`, so that they can be run
+alone on another server (LOTSTREAM_TEST_SERVER, see tests/support/servers.py). Every test
+that stands in a file that starts programs, or has a fixture of one, carries `process`:
+`make quick` leaves out both.
 """
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 import redis as redis_py
+from hypothesis import settings
 
+from flows.common.process import Program
+from tests.support import needs
+from tests.support.flow_process import FlowProcess
 from tests.support.servers import RedisServer
+
+_STARTERS = (subprocess, Program, FlowProcess, RedisServer)
+"""Tests and fixtures of a file that knows one of them start programs."""
+
+# For `make quick`: what holds for few examples is tried with more by `make test`.
+settings.register_profile("quick", max_examples=5)
 
 
 class OwnServer(Protocol):
@@ -26,6 +39,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"redis_server", "own_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
+        if any(map(starts_programs, _surroundings(item))):
+            item.add_marker(pytest.mark.process)
+
+
+def _surroundings(item: pytest.Item) -> Iterator[Mapping[str, object]]:
+    """Yield the names that stand in a test's file, and in those of its fixtures."""
+    if isinstance(item, pytest.Function):
+        yield vars(item.module)
+        for fixtures in item._fixtureinfo.name2fixturedefs.values():
+            yield from (getattr(fixture.func, "__globals__", {}) for fixture in fixtures)
+
+
+def starts_programs(names: Mapping[str, object]) -> bool:
+    """Tell whether a file with these names at its top starts programs, or a broker's double."""
+    return any(
+        any(value is starter for starter in _STARTERS)
+        or getattr(value, "__module__", "") == "tests.support.tws_double"
+        for value in names.values()
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    if line := needs.summary(str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.fixture(scope="session")

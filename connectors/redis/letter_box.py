@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import redis
 
 from connectors.redis.link import RedisLink, send
+from connectors.redis.names import trace_stream
 
 _LETTER_FIELDS = (b"error", b"source_stream", b"source_id")
 """What the flow has put behind an entry's own fields, in this order."""
@@ -161,11 +162,6 @@ class LetterBox:
             return send(client, command, stream, start, end, "COUNT", _PAGE)
 
         return list(self._link.call(ask))
-
-
-def trace_stream(stream: str) -> str:
-    """Name the stream of what was done with a stream's letters."""
-    return f"{stream}:handled"
 
 
 def _letter(stream: str, entry_id: str, fields: list[bytes]) -> Letter:

@@ -1,8 +1,8 @@
 """One process's link to Redis: it waits for what can pass and stops on what cannot.
 
 All parts of a process share one `RedisLink`, so that an outage is logged once
-when it begins and once when it is over. Waiting begins at 0.1 s and doubles to
-5 s, with jitter. What a caller retries here must be safe to repeat: every command
+when it begins and once when it is over. How long it
+waits says `connectors.backoff`. What a caller retries here must be safe to repeat: every command
 that this project sends is.
 """
 
@@ -21,18 +21,14 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     stop_when_event_set,
-    wait_exponential,
-    wait_random,
 )
 from tenacity.nap import sleep_using_event
 
 from connectors import metrics
+from connectors.backoff import BACKOFF
 
 T = TypeVar("T")
 log = logging.getLogger("lotstream.redis")
-
-BACKOFF = wait_exponential(multiplier=0.1, max=5) + wait_random(0, 0.1)
-"""Seconds between retries."""
 
 # Error codes of a server that will take the command later. redis-py keeps some of
 # them apart from the error's text; others stand in it, and a script's error on

@@ -6,7 +6,6 @@ consumer, which the flow makes itself heard as. Times are the server's, so that 
 need not agree. A look never waits for an absent server: whoever looks wants to say so.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Context, Decimal
@@ -17,11 +16,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from connectors.redis.exact_json import from_json
 from connectors.redis.link import can_pass, explain, send
-
-GROUP = "positions"
-CONSUMER = "flow"
-"""The group and the consumer in it that `connectors.redis.source` keeps."""
+from connectors.redis.names import CONSUMER, GROUP
 
 SILENT_S = 5.0
 """A flow that was not heard of for longer is away; it makes itself heard every second."""
@@ -271,7 +268,7 @@ _DECIMALS = {name for name, kind in Position.__annotations__.items() if "Decimal
 
 def _position(key: str, value: bytes) -> Position:
     try:
-        members = json.loads(value, parse_float=Decimal)
+        members = from_json(value)
         return Position(*(_member(name, members[name]) for name in Position._fields))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -281,7 +278,7 @@ def _position(key: str, value: bytes) -> Position:
 
 
 def _member(name: str, value: Any) -> Any:
-    return Decimal(value) if name in _DECIMALS and value is not None else value
+    return int(value) if isinstance(value, Decimal) and name not in _DECIMALS else value
 
 
 def _total(currency: str, positions: list[Position]) -> Total:
@@ -300,20 +297,3 @@ def _total(currency: str, positions: list[Position]) -> Total:
 def _sum(values: Iterable[Decimal]) -> Decimal:
     # The thread's own context would round.
     return reduce(_EXACT.add, values, Decimal(0))
-
-
-def to_json(value: Any) -> str:
-    """Write a value as JSON, decimals exactly and plainly, records as objects.
-
-    >>> to_json({"qty": Decimal("1E+2"), "why": None})
-    '{"qty": 100, "why": null}'
-    """
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{json.dumps(k)}: {to_json(v)}' for k, v in value.items())}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(to_json, value))}]"
-    return json.dumps(value)

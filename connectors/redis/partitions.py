@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import redis
 
 from connectors.redis.link import RedisLink, RedisRefusedError
+from connectors.redis.names import count_key
 
 
 class PartitionsError(RedisRefusedError):
@@ -37,11 +38,6 @@ def recorded(client: redis.Redis, stream: str) -> int | None:
     """Return how many partitions a stream has, None if nobody has said yet."""
     number = client.get(count_key(stream))
     return None if number is None else int(number)
-
-
-def count_key(stream: str) -> str:
-    """Name the key that holds the number."""
-    return f"{stream}:partitions"
 
 
 def _record(client: redis.Redis, stream: str, partitions: int) -> int:

@@ -21,6 +21,7 @@ from typing import NamedTuple, TypeVar
 import redis
 
 from connectors.redis.link import RedisLink
+from connectors.redis.names import once_keys
 from connectors.redis.partitions import agree
 from state.keys import partition_of, position_key
 
@@ -130,12 +131,6 @@ class Publisher:
                 _ADD_ONCE_SHA, len(keys), *keys, REMEMBERED_MS, once_id, version, *words
             )
         return [added == 1 for added in pipeline.execute()[1:]]
-
-
-def once_keys(stream: str) -> tuple[str, str, str]:
-    """Name the keys of a stream, all in one slot of Redis Cluster."""
-    tagged = stream if "{" in stream else f"{{{stream}}}"
-    return stream, f"{tagged}:published", f"{tagged}:published:times"
 
 
 def _batches(messages: Iterable[T]) -> Iterator[list[T]]:

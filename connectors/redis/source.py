@@ -29,15 +29,10 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from connectors import metrics
 from connectors.columns.replies import BulkConnection, EntryBlock, alike, last_id_in, parse
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError, send, send_all
+from connectors.redis.names import CONSUMER, GROUP
 from state.records import FIRST_ID, RawEntry, id_order
 
 log = logging.getLogger("lotstream.source")
-
-GROUP = "positions"
-"""The consumer group whose last delivered id shows how far the flow is."""
-
-CONSUMER = "flow"
-"""The group's consumer: its idle time shows whether the flow is there."""
 
 _MOST, _COLLECT_S = 100_000, 0.5
 """Entries handed on at once while catching up, and the longest time to collect them. A key

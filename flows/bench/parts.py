@@ -16,7 +16,7 @@ from time import perf_counter
 from connectors.book_store import BookStores
 from connectors.columns.messages import KeyRun, decode_blocks
 from connectors.columns.replies import BulkConnection, EntryBlock, EntryBlocks
-from connectors.parquet.sink import PartFile
+from connectors.parquet.files import PartFile
 from connectors.parquet.tables import tables
 from connectors.redis.hash_sink import PositionHashSink
 from connectors.redis.link import RedisLink

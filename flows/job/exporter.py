@@ -10,8 +10,8 @@ from threading import Lock
 
 from connectors import metrics
 from connectors.redis.overview import Overview, OverviewReader, RedisAwayError
+from flows.common.overview import overview_reader
 from flows.common.settings import Settings
-from flows.watch import overview_reader
 
 log = logging.getLogger("lotstream.metrics")
 

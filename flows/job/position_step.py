@@ -15,6 +15,7 @@ from connectors.book_store import BookStores
 from connectors.columns.replies import first_id, ids_of, packed_ids
 from flows.common.logs import Progress, log_exceptions
 from flows.job.decode_step import Messages
+from flows.job.names import POSITION_VERSION
 from state.book import Book
 from state.messages import Execution, Message, RejectedError
 from state.records import (
@@ -30,8 +31,6 @@ from state.records import (
 )
 from state.run import Run
 from state.snapshot import PositionSnapshot
-
-_STATE_VERSION = 2
 
 
 class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, ...]]):
@@ -54,9 +53,9 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         self._shown: PositionSnapshot | None = None
         if resume_state is not None:
             version, *name, self._last_id, self._shown_id, shown = resume_state
-            if version != _STATE_VERSION:
+            if version != POSITION_VERSION:
                 raise ValueError(
-                    f"expected a snapshot of version {_STATE_VERSION}, found {version}"
+                    f"expected a snapshot of version {POSITION_VERSION}, found {version}"
                 )
             self._name = (name[0], name[1], name[2], name[3])
             self._shown = shown and PositionSnapshot(*shown)
@@ -91,7 +90,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
             self._store.commit()
         assert self._name is not None
         shown = self._shown and tuple(self._shown)
-        return (_STATE_VERSION, *self._name, self._last_id, self._shown_id, shown)
+        return (POSITION_VERSION, *self._name, self._last_id, self._shown_id, shown)
 
     def _take(self, messages: Messages) -> list[Changes | Rejected]:
         book = self._book_of(messages)

@@ -14,6 +14,7 @@ import redis as redis_py
 
 from tests.support import naive
 from tests.support.flow_process import FlowProcess, add, outcome, parts, read_hash, read_stream
+from tests.support.needs import need, need_right
 
 EXECUTION = {"side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1"}
 
@@ -30,11 +31,10 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
         command = ["mount", "-t", "tmpfs", "-o", options, "none", str(place)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            pytest.skip(f"cannot mount a file system here: {done.stderr.strip()}")
+            need_right("mount a file system", done.stderr.strip())
         return place
 
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a file system")
+    need("mount")
     yield run
     if os.path.ismount(place):
         subprocess.run(["umount", "--lazy", str(place)], check=True)

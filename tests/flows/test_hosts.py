@@ -5,10 +5,8 @@ and the test are on the host that the switch is in, the flows on two others.
 """
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +18,7 @@ from redis import Redis
 
 from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess
+from tests.support.needs import need, need_right
 from tests.support.scaling import Ledger, found
 
 BACKOFF_S = 5
@@ -78,15 +77,13 @@ def _ip(*words: str) -> None:
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    if sys.platform != "linux" or shutil.which("ip") is None:
-        pytest.skip("needs Linux and iproute2 (ip) to make hosts")
+    need("ip")
     made = Network()
     try:
         made.make()
         yield made
     except subprocess.CalledProcessError as error:
-        why = error.stderr.decode().strip()
-        pytest.skip(f"may not make networks here: {' '.join(error.cmd)}: {why}")
+        need_right("make a network", f"{' '.join(error.cmd)}: {error.stderr.decode().strip()}")
     finally:
         made.remove()
 

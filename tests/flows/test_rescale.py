@@ -1,6 +1,7 @@
 """More partitions, and other processes for them, with nothing lost, doubled or rebuilt."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from connectors.redis.partitions import PartitionsError
 from connectors.redis.publisher import Once, Publisher
 from flows import rescale
 from flows.common.settings import partition_names
+from flows.job.names import POSITION_ID, POSITION_VERSION
+from flows.job.recovery import new_store
 from tests.support.flow_process import ROOT, FlowProcess, group, groups, read_stream
 from tests.support.scaling import Ledger, found
 
@@ -333,3 +336,11 @@ def test_redis_away_is_one_line(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.startswith("lotstream: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_positions_of_another_version_are_not_moved(tmp_path: Path) -> None:
+    state = (POSITION_VERSION + 1, "executions", "A")
+    with new_store(tmp_path / "r", [(POSITION_ID, "A", pickle.dumps(state))]):
+        pass
+    with pytest.raises(rescale.RescaleError, match=f"of version {POSITION_VERSION}, found"):
+        rescale.read_state([tmp_path / "r"], ["executions"])

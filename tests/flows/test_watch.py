@@ -21,8 +21,8 @@ import pytest
 import redis as redis_py
 from rich.console import Console
 
-from connectors.redis.overview import SILENT_S, Overview, OverviewReader, StreamState
-from flows.watch import Rate, Show, Sort, View, age, figure, flow_words, moment, page, progress
+from connectors.redis.overview import Overview, OverviewReader, StreamState
+from flows.watch import Show, Sort, View, figure, moment, page, progress
 from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess
 from tests.support.hash_values import be_heard, commit, position, put
@@ -153,20 +153,6 @@ def test_keys_change_sort_and_filter(view: View) -> None:
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        (STATE, "flow running"),
-        (STATE._replace(flow_silent_s=SILENT_S + 120), "flow AWAY or stuck, seen 2 min ago"),
-        (STATE._replace(flow_silent_s=None), "flow not seen yet"),
-        (STATE._replace(flow_silent_s=None, lag=3, lag_s=100.0), "flow AWAY or stuck"),
-    ],
-)
-def test_the_flow_being_away_is_said_plainly(state: StreamState, words: str) -> None:
-    assert flow_words(state) == words
-    assert flow_words(state, "executions:1") == words.replace("flow", "flow on executions:1")
-
-
-@pytest.mark.parametrize(
-    ("state", "words"),
-    [
         (STATE, "lag 0, committed up to 2 s ago"),
         (STATE._replace(lag=1234, lag_s=90.0), "lag 1,234 (2 min), committed up to 2 s ago"),
         (
@@ -195,22 +181,8 @@ def test_figures_keep_their_width() -> None:
     assert figure(None, 10) == "-"
     assert figure(Decimal("0.005"), 10, 2) == "0.00"
     assert figure(Decimal("1234567890.5"), 10) == "1.23e+9"
-    assert [age(s) for s in (0, 59, 60, 3600, 86400)] == ["0 s", "59 s", "1 min", "1 h", "1 d"]
     assert moment(1700000000000, 1700000005000) == "22:13:20"
     assert moment(1700000000000, 1800000000000) == "20231114"
-
-
-def test_the_rate_is_of_the_last_seconds() -> None:
-    rate = Rate()
-    assert rate.per_second is None
-    rate.count(100)
-    assert rate.per_second is None
-    time.sleep(0.1)
-    rate.count(110)
-    assert rate.per_second is not None
-    assert 20 < rate.per_second <= 100
-    rate.reset()
-    assert rate.per_second is None
 
 
 # --- the command --------------------------------------------------------------------------

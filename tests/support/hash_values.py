@@ -5,7 +5,7 @@ from typing import Any
 
 import redis
 
-from connectors.redis.overview import CONSUMER, GROUP
+from connectors.redis.names import CONSUMER, GROUP
 
 
 def position(symbol: str, **members: Any) -> str:

@@ -1,18 +1,14 @@
 """The Parquet sink through the flow: what crashes and mishaps at its worst moments leave."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import redis as redis_py
 
 from connectors.file_lock import FileLock
-from connectors.parquet.sink import StreamFiles
-from connectors.parquet.tables import Table
 from tests.support import naive
 from tests.support.flow_process import (
     FlowProcess,
@@ -173,48 +169,3 @@ def test_each_file_appears_whole_and_stays_as_it_is(
     ids = [path.name.split(".")[-3:-1] for path in parts(flow.data_dir, "positions")]
     assert all(order(first) <= order(last) for first, last in ids)
     assert_exact(redis, flow, rows=number)
-
-
-@pytest.fixture
-def happened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Return what is synced or renamed from now on, by inode."""
-    noted: list[tuple[str, int]] = []
-    fsync, rename = os.fsync, Path.rename
-
-    def noted_fsync(fd: int) -> None:
-        fsync(fd)
-        noted.append(("synced", os.fstat(fd).st_ino))
-
-    def noted_rename(path: Path, target: Path) -> Path:
-        noted.append(("renamed", path.stat().st_ino))
-        return rename(path, target)
-
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "rename", noted_rename)
-    return noted
-
-
-def test_a_commit_waits_for_the_disk_to_have_all_that_it_rests_on(
-    tmp_path: Path, happened: list[tuple[str, int]]
-) -> None:
-    # A power cut, which no test can make, may undo whatever is not synced.
-    files = StreamFiles(tmp_path, "executions")
-    files.lock()
-    files.recover()
-    own = tmp_path / ".lotstream" / "executions"
-    moved_to: set[int] = set()
-    for number in (1, 2):
-        for day in (0, 1):
-            files.write(Table("positions", day, pa.table({"a": [day]})))
-        written = {path.stat().st_ino for path in own.glob("*.parquet")}
-        files.commit(f"{number}-0")
-        manifest = (own / "manifest.json").stat().st_ino
-        committed = happened.index(("renamed", manifest))
-        seen = min(happened.index(("renamed", inode)) for inode in written)
-        synced = {inode for what, inode in happened[:committed] if what == "synced"}
-        assert len(written) == 2
-        assert written | {manifest, own.stat().st_ino} | moved_to <= synced
-        assert ("synced", own.stat().st_ino) in happened[committed:seen]
-        del happened[:seen]
-        moved_to = {path.stat().st_ino for path in (tmp_path / "positions").iterdir()}
-    files.close()

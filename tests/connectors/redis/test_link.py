@@ -17,7 +17,8 @@ import pytest
 import redis
 from tenacity import RetryCallState, Retrying
 
-from connectors.redis.link import BACKOFF, RedisLink, RedisRefusedError, StoppedError
+from connectors.backoff import BACKOFF
+from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
 from tests.conftest import OwnServer
 from tests.support.servers import RedisServer
 

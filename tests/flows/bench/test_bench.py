@@ -26,7 +26,7 @@ from state.book import Book
 from state.exact import ONE, from_text
 from state.messages import Execution
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 FIGURES = {
     "catchup.flow", "catchup.handler", "catchup.over_handler", "catchup.cpu", "catchup.memory",

@@ -12,18 +12,14 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from connectors.parquet.sink import StreamFiles
+from connectors.parquet.files import StreamFiles
 from tests.support.flow_process import ROOT, FlowProcess
+from tests.support.needs import need
 from tests.support.scaling import Ledger
 
 DEPLOY = ROOT / "deploy"
 UNITS = sorted(DEPLOY.glob("*.service"))
 FLOW = ["-m", "bytewax.run", "flows.positions"]
-
-
-def needs(program: str) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"needs {program}")
 
 
 def run(*command: str, fed: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -46,7 +42,7 @@ def verify(text: str, path: Path) -> str:
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: str(unit.name))
 def test_systemd_takes_the_unit_and_restarts_it_for_ever(unit: Path, tmp_path: Path) -> None:
-    needs("systemd-analyze")
+    need("systemd-analyze")
     text = unit.read_text()
     instance = tmp_path / unit.name.replace("@", "@0")
     assert verify(text, instance) == ""
@@ -90,7 +86,7 @@ def _compose() -> list[str]:
     """Return the command of Docker Compose, in the one or the other of its forms."""
     if shutil.which("docker") and not run("docker", "compose", "version").returncode:
         return ["docker", "compose"]
-    needs("docker-compose")
+    need("docker-compose")
     return ["docker-compose"]
 
 
@@ -165,7 +161,7 @@ def _missing(given: Any, known: Any, path: str) -> Iterator[str]:
 
 
 def test_kubernetes_knows_every_field_of_the_stateful_set() -> None:
-    needs("kubectl")
+    need("kubectl")
     manifest = _documents((DEPLOY / "statefulset.yaml").read_text())["StatefulSet"]
     assert _dropped(manifest) == []
     assert _dropped(manifest.replace("podManagementPolicy", "podManagement")) == [
@@ -174,7 +170,7 @@ def test_kubernetes_knows_every_field_of_the_stateful_set() -> None:
 
 
 def test_a_pods_ordinal_is_its_partition() -> None:
-    needs("kubectl")
+    need("kubectl")
     documents = _documents((DEPLOY / "statefulset.yaml").read_text())
     assert set(documents) == {"PersistentVolumeClaim", "Service", "StatefulSet"}
     claim, service, pods = (

@@ -26,12 +26,12 @@ from selenium.webdriver.remote.webelement import WebElement
 from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess, until
 from tests.support.hash_values import be_heard, commit, position, put
+from tests.support.needs import need
 from tests.support.servers import RedisServer, free_port, tied
 
 urlopen = urllib.request.urlopen
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MANY = 5000
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 @contextmanager
@@ -155,7 +155,7 @@ def test_it_answers_to_no_other_name_and_fetches_nothing_elsewhere(board: str) -
         urlopen(request)
     with urlopen(board) as answer:
         assert answer.headers["Content-Security-Policy"].startswith("default-src 'self';")
-    for path in (ROOT / "flows" / "page").iterdir():
+    for path in (ROOT / "flows" / "board" / "page").iterdir():
         text = path.read_text().replace("http://www.w3.org/2000/svg", "")
         assert "//cdn" not in text
         assert "http" not in text, path
@@ -166,10 +166,9 @@ def test_it_answers_to_no_other_name_and_fetches_nothing_elsewhere(board: str) -
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    if not CHROMIUM or not DRIVER:
-        pytest.fail("install chromium and its driver (Debian: chromium, chromium-driver)")
+    need("chromium", "chromedriver")
     options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
+    options.binary_location = shutil.which("chromium") or ""
     for flag in (
         "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
         "disable-background-networking", "disable-component-update", "disable-sync",
@@ -177,7 +176,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
     ):  # fmt: skip
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+    browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     yield browser
     browser.quit()
 

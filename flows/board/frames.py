@@ -1,0 +1,180 @@
+"""What the open pages are told: everything once, then what has changed."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from connectors.redis.overview import Overview, OverviewReader, Position, RedisAwayError
+from flows.board.past import Past, read_past
+from flows.common.overview import Rate, flow_words
+
+log = logging.getLogger("lotstream.board")
+
+LOOK_EVERY_S = 0.4
+_BEHIND = 200
+"""Frames kept for a page that does not take them, before it has to ask for all again."""
+
+
+class Board:
+    """What all open pages are told."""
+
+    def __init__(self, reader: OverviewReader, data_dir: Path) -> None:
+        self._reader, self._data_dir = reader, data_dir
+        self._past, self._rate = Past(), Rate()
+        self._begun = False
+        self._overview = Overview(0, {}, [], 0)
+        self._problem = "Redis was not seen yet"
+        self._pages: set[asyncio.Queue[str | None]] = set()
+
+    async def run(self, over: Callable[[], bool]) -> None:
+        """Look and tell until it is over; then end all pages' streams."""
+        while not over():
+            await self._look()
+            await asyncio.sleep(LOOK_EVERY_S)
+        for page in list(self._pages):
+            self._end(page)
+
+    async def _look(self) -> None:
+        changes: dict[str, Any] = {}
+        try:
+            overview = await asyncio.to_thread(self._reader.read)
+        except (RedisAwayError, ValueError) as error:
+            away = isinstance(error, RedisAwayError)
+            self._problem = f"Redis is away: {error}" if away else str(error)
+            self._rate.reset()
+        else:
+            self._problem = ""
+            self._rate.count(overview.executions)
+            if self._begun:
+                changes = self._changes(overview)
+            else:
+                await self._begin(overview)
+                changes = self._everything()
+        self._tell({**changes, "state": self._state()})
+
+    async def _begin(self, overview: Overview) -> None:
+        self._begun = True
+        try:
+            rows = await asyncio.to_thread(read_past, self._data_dir)
+            self._past.begin(rows, overview.positions)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            log.warning("the curves begin now, as the past cannot be read: %s", error)
+        self._changes(overview)
+
+    def _changes(self, overview: Overview) -> dict[str, Any]:
+        before, self._overview = self._overview.positions, overview
+        now = overview.positions
+        changed = [key for key in now if before.get(key) is not now[key]]
+        gone = [key for key in before if key not in now]
+        if not changed and not gone:
+            return {}
+        for key in gone:
+            self._past.sparks.pop(key, None)
+        points = self._past.note(overview, changed)
+        return {
+            "rows": [_row(key, now[key]) for key in changed],
+            "gone": gone,
+            "totals": _totals(overview),
+            "points": list(points.items()),
+        }
+
+    def _everything(self) -> dict[str, Any]:
+        positions = self._overview.positions
+        return {
+            "all": True,
+            "rows": [_row(key, position) for key, position in positions.items()],
+            "sparks": {key: list(self._past.sparks[key]) for key in positions},
+            "totals": _totals(self._overview),
+            "curves": self._past.curves,
+            "state": self._state(),
+        }
+
+    def _state(self) -> dict[str, Any]:
+        overview = self._overview
+        seen = overview.at_ms > 0
+        return {
+            "at": overview.at_ms,
+            "problem": self._problem,
+            "rate": self._rate.per_second,
+            "dead_letters": overview.dead_letters if seen else None,
+            "streams": [
+                {
+                    "flow": state.flow,
+                    "words": flow_words(state, "" if len(overview.streams) == 1 else state.stream),
+                    "lag": state.lag,
+                    "lag_s": state.lag_s,
+                    "committed_age_s": state.committed_age_s,
+                }
+                for state in overview.streams
+            ],
+        }
+
+    def _tell(self, frame: dict[str, Any]) -> None:
+        text = json.dumps(frame)
+        for page in list(self._pages):
+            if page.full():
+                # It does not listen; if it lives, it will come again and ask for all.
+                self._end(page)
+            else:
+                page.put_nowait(text)
+
+    def _end(self, page: asyncio.Queue[str | None]) -> None:
+        self._pages.discard(page)
+        if page.full():
+            page.get_nowait()
+        page.put_nowait(None)
+
+    async def frames(self) -> AsyncIterator[str]:
+        """Yield a page's events: everything, then changes."""
+        page: asyncio.Queue[str | None] = asyncio.Queue(_BEHIND)
+        self._pages.add(page)
+        try:
+            frame: str | None = json.dumps(self._everything())
+            yield "retry: 1000\n"
+            while frame is not None:
+                yield f"data: {frame}\n\n"
+                frame = await page.get()
+        finally:
+            self._pages.discard(page)
+
+
+def _row(key: str, position: Position) -> list[Any]:
+    """Return what the page knows of a position, in the order of board.js; figures as text."""
+    return [
+        key,
+        position.account,
+        position.symbol,
+        position.currency,
+        _text(position.qty),
+        _text(position.avg_price),
+        _text(position.last_price),
+        _text(position.cost_basis),
+        _text(position.realized_pnl),
+        _text(position.net_realized_pnl),
+        _text(position.commission),
+        position.changed_at,
+    ]
+
+
+def _totals(overview: Overview) -> list[list[Any]]:
+    return [
+        [
+            total.currency,
+            _text(total.realized_pnl),
+            _text(total.net_realized_pnl),
+            _text(total.commission),
+            total.open,
+            total.flat,
+        ]
+        for total in overview.totals
+    ]
+
+
+def _text(value: Decimal | None) -> str | None:
+    return None if value is None else format(value, "f")

@@ -1,0 +1,66 @@
+"""What `watch`, `board` and the metrics share of their looks at Redis: the words, the rate."""
+
+import time
+from collections import deque
+
+from connectors.redis.overview import OverviewReader, StreamState
+from flows.common.settings import Settings, partition_names
+
+RATE_OVER_S = 10.0
+
+
+class Rate:
+    """How fast a count grows of late."""
+
+    def __init__(self) -> None:
+        self._counts: deque[tuple[float, int]] = deque()
+
+    def count(self, value: int) -> None:
+        """Note what the count is now."""
+        self._counts.append((time.monotonic(), value))
+        while self._counts[-1][0] - self._counts[0][0] > RATE_OVER_S:
+            self._counts.popleft()
+
+    def reset(self) -> None:
+        """Begin anew: nobody has counted for a while."""
+        self._counts.clear()
+
+    @property
+    def per_second(self) -> float | None:
+        """The rate, None before the second count."""
+        if len(self._counts) < 2:  # noqa: PLR2004
+            return None
+        (start, before), (end, now) = self._counts[0], self._counts[-1]
+        return max(0, now - before) / (end - start)
+
+
+def overview_reader(settings: Settings) -> OverviewReader:
+    """Return what looks at the Redis that the settings name."""
+    return OverviewReader(
+        settings.redis_url.get_secret_value(),
+        streams=settings.own_streams,
+        letters=partition_names(settings.dead_letter_stream, settings.stream_partitions),
+        positions_hash=settings.positions_hash,
+    )
+
+
+def flow_words(state: StreamState, stream: str = "") -> str:
+    """Say whether the flow is there; stream: a name to say it of."""
+    flow = f"flow on {stream}" if stream else "flow"
+    if state.flow == "running":
+        return f"{flow} running"
+    if state.flow_silent_s is not None:
+        return f"{flow} AWAY or stuck, seen {age(state.flow_silent_s)} ago"
+    return f"{flow} AWAY or stuck" if state.flow == "away" else f"{flow} not seen yet"
+
+
+def age(seconds: float) -> str:
+    """Write how long ago something was, in its largest unit.
+
+    >>> age(0.2), age(59), age(61), age(7200), age(172800)
+    ('0 s', '59 s', '1 min', '2 h', '2 d')
+    """
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
