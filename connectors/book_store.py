@@ -10,7 +10,7 @@ up to it. So what a run wrote that died before its epoch was durable does no har
 loading a book as of an entry leaves the later messages out.
 """
 
-import marshal
+import pickle
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,13 +48,17 @@ _TIME_FOR_WHOLE_S = 0.002
 """At the end of an epoch, for books that may be written but need not."""
 
 _Row = tuple[int, int, int, bytes]
-"""Last entry id (milliseconds, sequence), whether it is a whole book, marshalled data.
+"""Last entry id (milliseconds, sequence), whether it is a whole book, pickled data.
 
 That is the state of a whole book; else batches of messages, one behind the other.
 """
 
-_Batch = tuple[bytes, tuple[Any, ...] | list[tuple[Any, ...]]]
-"""Entry ids, packed, and as many messages: a run, or a list, as plain values."""
+_Batch = tuple[int, bytes, tuple[Any, ...] | list[tuple[Any, ...]]]
+"""Version, entry ids, packed, and as many messages: a run, or a list, as plain values."""
+
+_BATCH_VERSION = 1
+
+_REBUILD = "start with an empty recovery directory: it is rebuilt from the stream"
 
 
 class BookStoreError(Exception):
@@ -70,12 +74,12 @@ class _Changed:
         self.ids = b""
         """Of the last batch."""
         self.batches: list[bytes] = []
-        """Marshalled."""
+        """Pickled."""
 
     def add(self, batch: _Batch) -> None:
         # Packed at once, since all of it together would delay the commit.
-        self.batches.append(marshal.dumps(batch))
-        self.ids, _ = batch
+        self.batches.append(pickle.dumps(batch, _PROTOCOL))
+        _, self.ids, _ = batch
         self.messages += self.ids.count(b"\n")
 
 
@@ -137,9 +141,9 @@ class BookStore:
         if changed is None:
             changed = self._changed[key] = _Changed(book)
         if isinstance(taken, Run):
-            changed.add((ids, taken.to_state()))
+            changed.add((_BATCH_VERSION, ids, taken.to_state()))
         else:
-            changed.add((ids, list(map(message_to_state, taken))))
+            changed.add((_BATCH_VERSION, ids, list(map(message_to_state, taken))))
 
     def commit(self) -> None:
         """Make all that was noted durable; does nothing if nothing was.
@@ -171,11 +175,16 @@ class BookStore:
         if start is None:
             book, last = Book(symbol, account), id_order(FIRST_ID)
         else:
-            book, last = Book.from_state(next(_loads(rows[start][3]))), rows[start][:2]
+            book, last = self._book(next(self._loads(rows[start][3]))), rows[start][:2]
             rows = rows[start + 1 :]
         self._since_whole[key] = 0
         for row in rows:
-            for ids, taken in _loads(row[3]):
+            for version, ids, taken in self._loads(row[3]):
+                if version != _BATCH_VERSION:
+                    raise BookStoreError(
+                        f"{self._directory}: expected messages of version {_BATCH_VERSION}, found "
+                        f"{version}; {_REBUILD}"
+                    )
                 # Rows overlap where a run wrote some, died, and its successor replayed.
                 listed = unpack_texts(ids)
                 start = bisect_right(listed, last, key=id_order)
@@ -191,6 +200,24 @@ class BookStore:
             )
         self._committed[key] = upto
         return book
+
+    def _book(self, state: tuple[Any, ...]) -> Book:
+        try:
+            return Book.from_state(state)
+        except ValueError as error:
+            raise BookStoreError(f"{self._directory}: {error}; {_REBUILD}") from error
+
+    def _loads(self, data: bytes) -> Iterator[Any]:
+        """Return the values that were written one behind the other."""
+        file = BytesIO(data)
+        while file.tell() < len(data):
+            try:
+                yield _Unpickler(file).load()
+            except (pickle.UnpicklingError, EOFError, ValueError, IndexError) as error:
+                raise BookStoreError(
+                    f"{self._directory}: expected a book or messages as this version of lotstream "
+                    f"keeps them, found what cannot be read: {error}; {_REBUILD}"
+                ) from error
 
     def _rows(self, key: str, upto: tuple[int, int]) -> list[_Row]:
         """Return what any process has written of a book, as far as an entry."""
@@ -224,7 +251,7 @@ class BookStore:
         self._db.executemany("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 0, ?)", rows)
 
     def _write_whole(self, key: str, book: Book, last: tuple[int, int]) -> None:
-        data = marshal.dumps(book.to_state())
+        data = pickle.dumps(book.to_state(), _PROTOCOL)
         self._db.execute("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 1, ?)", (key, *last, data))
         self._forget_before(key)
 
@@ -243,14 +270,15 @@ class BookStore:
 
 def _apply(book: Book, taken: tuple[Any, ...] | list[tuple[Any, ...]], start: int) -> None:
     """Let a book take in again what it took in before, from one message on."""
+    messages: Sequence[Message]
     if isinstance(taken, tuple):
-        run = Run.from_state(taken).rest(start)
-        if book.apply_run(run) is not None:
+        run = Run.from_state(taken)
+        if start == 0 and book.apply_run(run) is not None:
             return
-        messages: Iterable[Message] = run.executions()
+        messages = run.messages()
     else:
-        messages = map(message_from_state, taken[start:])
-    for message in messages:
+        messages = list(map(message_from_state, taken))
+    for message in messages[start:]:
         book.apply(message)
 
 
@@ -270,8 +298,11 @@ def copy_books(directories: Iterable[Path], target: Path, wanted: Callable[[str]
                     new.execute("INSERT INTO books VALUES (?, ?, ?, ?, ?)", row)
 
 
-def _loads(data: bytes) -> Iterator[Any]:
-    file = BytesIO(data)
-    while file.tell() < len(data):
-        # Whoever can write here can also replace Bytewax's own pickles beside it.
-        yield marshal.load(file)  # noqa: S302
+_PROTOCOL = 5
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads plain values only: what is kept names no class."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        raise pickle.UnpicklingError(f"expected plain values, found {module_name}.{global_name}")

@@ -9,19 +9,24 @@ Unknown fields are ignored, so that producers can carry their own.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from decimal import Context, Decimal, Inexact
 from functools import lru_cache
 from typing import NamedTuple
 
-from state.exact import PLACES, decimal_places, from_text
+from state.exact import LIMIT, MONEY, MONEY_PLACES, PLACES, decimal_places, from_text
 from state.keys import parse_exec_id
 from state.messages import (
     CommissionReport,
+    ContractNumber,
+    Cost,
     Execution,
     Instrument,
     Message,
     Opening,
     RejectedError,
     Split,
+    TransferIn,
+    TransferOut,
 )
 
 LONGEST_NAME = 64
@@ -30,12 +35,19 @@ LONGEST_NAME = 64
 LAST_TIMESTAMP = 253_402_300_799_999
 """The end of the year 9999, in milliseconds since 1970."""
 
-PRICED_AROUND_ZERO = frozenset({"FUT", "OPT", "FOP", "WAR"})
-"""The security types (IBKR's) whose price may be 0 or negative."""
+FIRST_TIMESTAMP = 31_536_000_000
+"""The beginning of 1971; what is earlier is most likely in seconds."""
+
+DAY_MS = 86_400_000
+
+NEVER_BELOW_ZERO = frozenset({"STK", "BOND", "BILL", "FUND", "CASH", "CRYPTO"})
+"""The security types (IBKR's) whose price may be 0, but not negative."""
 
 _INTEGER = re.compile(r"([+-]?)0*([0-9]{1,19})", re.ASCII)
 _RATIO = re.compile(r"([1-9][0-9]{0,8}):([1-9][0-9]{0,8})", re.ASCII)
 _SIDES = {b"BUY": "BUY", b"SELL": "SELL"}
+_MONEY = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,2})?", re.ASCII)
+_EXACT = Context(prec=200, traps=[Inexact])
 _LONGEST_SHOWN = 80
 _DIGITS_OF_TIME = len(str(LAST_TIMESTAMP))
 _DIGITS_OF_64_BITS = 18
@@ -43,7 +55,7 @@ _DIGITS_OF_64_BITS = 18
 
 _Fields = Mapping[bytes, bytes | None]
 
-HEADING = (b"symbol", b"account", b"currency", b"multiplier", b"con_id")
+HEADING = (b"symbol", b"account", b"currency", b"multiplier", b"con_id", b"sec_type")
 
 
 class Heading(NamedTuple):
@@ -54,10 +66,11 @@ class Heading(NamedTuple):
     instrument: Instrument
 
 
-def decode(pairs: Sequence[bytes]) -> tuple[str, str | None, Message]:
+def decode(pairs: Sequence[bytes], arrived: int | None = None) -> tuple[str, str | None, Message]:
     """Read an entry's fields as (symbol, account, message).
 
-    pairs: field names and values in turn, as Redis keeps them.
+    pairs: field names and values in turn, as Redis keeps them. arrived: the time in the
+    entry's own id, in milliseconds; a message may be at most a day ahead of it.
     Raises RejectedError, naming the field, what was expected and what was found.
     """
     words = iter(pairs)
@@ -69,7 +82,26 @@ def decode(pairs: Sequence[bytes]) -> tuple[str, str | None, Message]:
     if read is None:
         raise _expected("type", f"one of {', '.join(_READERS)}", kind)
     symbol, account = _owner(fields.get(b"symbol"), fields.get(b"account"))
-    return symbol, account, read(fields)
+    message = read(fields)
+    if arrived is not None and message.timestamp > latest(arrived):
+        raise _wrong_time(message.timestamp)
+    return symbol, account, message
+
+
+def latest(arrived: int) -> int:
+    """Return the latest time that a message may have which arrived then.
+
+    Ids that are no times since 1971, which a producer may choose, say nothing of it.
+    """
+    return arrived + DAY_MS if arrived >= FIRST_TIMESTAMP else LAST_TIMESTAMP
+
+
+def _wrong_time(timestamp: int) -> RejectedError:
+    if timestamp < FIRST_TIMESTAMP:
+        why = "milliseconds since 1970, not before 1971: most likely these are seconds"
+    else:
+        why = "a time not more than a day after that of the entry's own id"
+    return RejectedError(f"timestamp: expected {why}; found {timestamp}")
 
 
 @lru_cache(maxsize=100_000)
@@ -113,12 +145,13 @@ def _execution(fields: _Fields) -> Execution:
     timestamp = _timestamp(fields)
     commission = _optional_decimal(fields, b"commission")
     instrument = _instrument(fields)
-    _check_texts(fields)
+    _text(fields, b"exchange")
     if instrument.multiplier is not None:
         _check_places(qty, price, instrument.multiplier)
     return Execution(
         exec_id, identity, revision, timestamp, qty if side == "BUY" else -qty, price,
-        commission, order_id, side, instrument,
+        commission, order_id, side, instrument, _text(fields, b"order_ref"),
+        _text(fields, b"commission_currency"), _optional_decimal(fields, b"basis_adjustment"),
     )  # fmt: skip
 
 
@@ -126,19 +159,20 @@ def _commission(fields: _Fields) -> CommissionReport:
     exec_id = _name(fields, b"exec_id")
     identity, revision = _revision_of(exec_id)
     commission = _decimal(fields, b"commission")
-    timestamp, instrument = _timestamp(fields), _instrument(fields)
-    return CommissionReport(exec_id, identity, revision, timestamp, commission, instrument)
+    currency = _text(fields, b"currency")
+    return CommissionReport(exec_id, identity, revision, _timestamp(fields), commission, currency)
 
 
 def _opening(fields: _Fields) -> Opening:
-    qty = _decimal(fields, b"qty")
+    exec_id = _name_or(fields, "opening")
+    qty, timestamp = _decimal(fields, b"qty"), _timestamp(fields)
     if qty == 0:
-        raise _expected("qty", "a decimal other than 0", fields[b"qty"])
-    price, timestamp = _price(fields, b"avg_price"), _timestamp(fields)
+        return Opening(exec_id, timestamp, 0, 0)
+    price, cost = _price_or_cost(fields, qty)
     instrument = _instrument(fields)
-    if instrument.multiplier is not None:
+    if instrument.multiplier is not None and price is not None:
         _check_places(qty, price, instrument.multiplier)
-    return Opening(timestamp, qty, price, instrument)
+    return Opening(exec_id, timestamp, qty, price, cost, instrument)
 
 
 def _split(fields: _Fields) -> Split:
@@ -146,7 +180,37 @@ def _split(fields: _Fields) -> Split:
     match = _RATIO.fullmatch(text)
     if match is None:
         raise _expected("ratio", "two whole numbers such as 4:1 or 1:10", text)
-    return Split(_timestamp(fields), int(match[1]), int(match[2]), _instrument(fields))
+    places = _integer(fields, b"places") if fields.get(b"places") else PLACES
+    if not 0 <= places <= PLACES:
+        raise _expected("places", f"a whole number from 0 to {PLACES}", fields[b"places"])
+    timestamp = _timestamp(fields)
+    return Split(_name_or(fields, str(timestamp)), timestamp, int(match[1]), int(match[2]), places)
+
+
+def _cost(fields: _Fields) -> Cost:
+    timestamp, per_unit = _timestamp(fields), _decimal(fields, b"per_unit")
+    return Cost(_name_or(fields, str(timestamp)), timestamp, per_unit)
+
+
+def _transfer(fields: _Fields) -> TransferIn | TransferOut:
+    direction = (_text(fields, b"direction") or "OUT").upper()
+    exec_id, timestamp = _name(fields, b"exec_id"), _timestamp(fields)
+    if direction == "OUT":
+        qty = _optional_decimal(fields, b"qty")
+        if qty is not None and qty <= 0:
+            raise _expected("qty", "a decimal above 0, or none for all", fields[b"qty"])
+        return TransferOut(exec_id, timestamp, qty)
+    if direction != "IN":
+        raise _expected("direction", "IN or OUT", direction)
+    qty = _decimal(fields, b"qty")
+    if qty == 0:
+        raise _expected("qty", "a decimal other than 0", fields[b"qty"])
+    price, cost = _price_or_cost(fields, qty)
+    return TransferIn(exec_id, timestamp, qty, price, cost, _timestamp(fields, b"opened"))
+
+
+def _contract(fields: _Fields) -> ContractNumber:
+    return ContractNumber(_timestamp(fields), _integer(fields, b"con_id"))
 
 
 _READERS: dict[str, Callable[[_Fields], Message]] = {
@@ -154,6 +218,9 @@ _READERS: dict[str, Callable[[_Fields], Message]] = {
     "commission": _commission,
     "opening": _opening,
     "split": _split,
+    "cost": _cost,
+    "transfer": _transfer,
+    "instrument": _contract,
 }
 
 
@@ -185,6 +252,10 @@ def _name(fields: _Fields, name: bytes) -> str:
     return value
 
 
+def _name_or(fields: _Fields, default: str) -> str:
+    return _name(fields, b"exec_id") if fields.get(b"exec_id") else default
+
+
 def _revision_of(exec_id: str) -> tuple[str, int]:
     identity, revision = parse_exec_id(exec_id)
     return identity, 1 if revision is None else revision
@@ -204,12 +275,45 @@ def _optional_decimal(fields: _Fields, name: bytes) -> int | None:
 
 def _price(fields: _Fields, name: bytes) -> int:
     price = _decimal(fields, name)
-    if price <= 0 and _text(fields, b"sec_type") not in PRICED_AROUND_ZERO:
-        types = ", ".join(sorted(PRICED_AROUND_ZERO))
-        raise _expected(
-            name.decode(), f"a decimal above 0, as sec_type is none of {types}", fields[name]
-        )
+    if price <= 0:
+        sec_type = _text(fields, b"sec_type")
+        if sec_type is None:
+            raise _expected(
+                name.decode(), "a decimal above 0, as there is no sec_type", fields[name]
+            )
+        if price < 0 and sec_type in NEVER_BELOW_ZERO:
+            expected = f"a decimal not below 0, as sec_type is {sec_type}"
+            raise _expected(name.decode(), expected, fields[name])
     return price
+
+
+def _price_or_cost(fields: _Fields, qty: int) -> tuple[int | None, int | None]:
+    """Return a lot's average price or its cost basis, whichever is given."""
+    if fields.get(b"cost_basis"):
+        if fields.get(b"avg_price"):
+            raise RejectedError("cost_basis: expected it or avg_price, found both")
+        cost = _money(fields, b"cost_basis")
+        if cost and (cost > 0) != (qty > 0):
+            raise _expected("cost_basis", "the sign of qty", fields[b"cost_basis"])
+        return None, cost
+    price = _decimal(fields, b"avg_price")
+    if price < 0:
+        raise _expected("avg_price", "a decimal not below 0", fields[b"avg_price"])
+    return price, None
+
+
+def _money(fields: _Fields, name: bytes) -> int:
+    """Read an amount of money: at most 20 decimal places, magnitude below 1e17."""
+    text = _required(fields, name)
+    try:
+        value = Decimal(text).scaleb(MONEY_PLACES, _EXACT) if _MONEY.fullmatch(text) else None
+    except ArithmeticError:
+        value = None
+    if value is None or value != int(value) or abs(value) >= LIMIT * MONEY:
+        raise _expected(
+            name.decode(), f"a decimal of at most {MONEY_PLACES} decimal places below 1e17", text
+        )
+    return int(value)
 
 
 def _integer(fields: _Fields, name: bytes) -> int:
@@ -223,12 +327,14 @@ def _integer(fields: _Fields, name: bytes) -> int:
     return value
 
 
-def _timestamp(fields: _Fields) -> int:
-    text = _required(fields, b"timestamp")
+def _timestamp(fields: _Fields, name: bytes = b"timestamp") -> int:
+    text = _required(fields, name)
     value = int(text) if len(text) <= _DIGITS_OF_TIME and _is_digits(text) else None
     if value is None or value > LAST_TIMESTAMP:
-        expected = "whole milliseconds since 1970, from 0 to the end of the year 9999"
-        raise _expected("timestamp", expected, text)
+        expected = "whole milliseconds since 1970, from 1971 to the end of the year 9999"
+        raise _expected(name.decode(), expected, text)
+    if value < FIRST_TIMESTAMP:
+        raise _wrong_time(value)
     return value
 
 
@@ -237,27 +343,30 @@ def _is_digits(text: str) -> bool:
 
 
 def _instrument(fields: _Fields) -> Instrument:
-    return _instrument_of(fields.get(b"currency"), fields.get(b"multiplier"), fields.get(b"con_id"))
+    return _instrument_of(
+        fields.get(b"currency"), fields.get(b"multiplier"), fields.get(b"con_id"),
+        fields.get(b"sec_type"),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=100_000)
 def _instrument_of(
-    given_currency: bytes | None, given_multiplier: bytes | None, given_con_id: bytes | None
+    given_currency: bytes | None,
+    given_multiplier: bytes | None,
+    given_con_id: bytes | None,
+    sec_type: bytes | None,
 ) -> Instrument:
     """Check what nearly all messages of a key say alike, and keep one object for all of them."""
-    fields = {b"currency": given_currency, b"multiplier": given_multiplier, b"con_id": given_con_id}
+    fields = {
+        b"currency": given_currency, b"multiplier": given_multiplier, b"con_id": given_con_id,
+        b"sec_type": sec_type,
+    }  # fmt: skip
     currency = _text(fields, b"currency")
     multiplier = _optional_decimal(fields, b"multiplier")
     if multiplier is not None and multiplier <= 0:
         raise _expected("multiplier", "a decimal above 0", fields[b"multiplier"])
     con_id = _integer(fields, b"con_id") if fields.get(b"con_id") else None
-    return Instrument(currency, multiplier, con_id)
-
-
-def _check_texts(fields: _Fields) -> None:
-    for name in (b"sec_type", b"exchange", b"order_ref"):
-        if name in fields:
-            _text(fields, name)
+    return Instrument(currency, multiplier, con_id, _text(fields, b"sec_type"))
 
 
 def _check_places(qty: int, price: int, multiplier: int) -> None:
@@ -278,7 +387,8 @@ def _refuse_repeated(names: Sequence[bytes]) -> None:
 
 _KNOWN = tuple(
     b"type symbol side fill_qty fill_price order_id exec_id timestamp account con_id sec_type "
-    b"currency exchange order_ref multiplier commission qty avg_price ratio".split()
+    b"currency exchange order_ref multiplier commission commission_currency basis_adjustment qty "
+    b"avg_price cost_basis ratio places per_unit direction opened".split()
 )
 
 

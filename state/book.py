@@ -1,62 +1,65 @@
 """The book of one key: a position as a function of the set of its messages.
 
-Messages are booked in order of time, those of one time in order of first arrival.
-The one idea: the book remembers what booking each of them did, so that it can be
-undone. A message that arrives in order is booked on top. Whatever comes late
-(an execution, a correction, a bust, a commission) is put where it belongs: the
-book is unbooked back to there and booked forward again.
+Messages are booked in order of time, those of one time in order of first arrival;
+openings come before all. The book decides which messages count and where they belong;
+`fifo` says what follows from that, `actions` what a split, a cost or a transfer does.
+
+Actions divide the booking order into stretches: each begins with the lots that the
+action left, and has the executions up to the next. What comes late is put into its
+stretch, and that stretch and those behind it are run on from there. Nothing has to be
+remembered of what booking a message did.
 
 This is the definition of a position. It knows nothing of streams, files or clocks.
 """
 
-from bisect import bisect_left, insort
-from collections import Counter, deque
-from collections.abc import Hashable
-from itertools import chain
-from typing import Any, NamedTuple
+from array import array
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from itertools import count
+from operator import mul
+from typing import Any, NamedTuple, get_args
 
+from state.actions import Moved, act, money, worth
 from state.exact import LIMIT, MONEY, ONE, divide_half_even, to_text
-from state.lots import Lot, put_back, take
+from state.fifo import Lot, Row, Stretch, new_row
 from state.messages import (
+    TYPE_NAMES,
+    Action,
     CommissionReport,
+    ContractNumber,
     Execution,
     Instrument,
     Message,
     Opening,
     RejectedError,
-    Split,
-    message_from_state,
-    message_to_state,
+    new_execution,
 )
-from state.run import WIDEST, Columns, KeptRun, Run, RunUpdate, book_run, fits, unpack_texts
-from state.snapshot import ClosedLot, PositionSnapshot
+from state.run import (
+    REPORT_WIDTH,
+    WIDEST,
+    Columns,
+    Run,
+    RunUpdate,
+    pack,
+    pack_texts,
+    unpack_rows,
+    unpack_texts,
+)
+from state.snapshot import ClosedLot, OpenLot, PositionSnapshot
 
 REMEMBERED = 2100
 """How many messages of a key can still be corrected or told from a duplicate, at least:
-2,000 executions, and room for splits among them."""
+2,000 executions, and room for actions among them."""
 
-_FORGET_AT_ONCE = 500
+FORGET_AT_ONCE = 500
+
+STATE_VERSION = 3
 
 _END, _END_OF_MONEY = LIMIT * ONE, LIMIT * MONEY
 
-_STATE_VERSION = 2
-
-
-class Booked:
-    """One message of the book's history, and what booking it did."""
-
-    __slots__ = ("commission", "message", "net", "parts", "place", "realized")
-
-    def __init__(
-        self, message: Execution | Opening | Split, place: int, commission: int = 0
-    ) -> None:
-        self.message = message
-        self.place = place
-        self.commission = commission
-        self.parts: list[Lot] = []
-        """The lots it closed, oldest first; of a split, all the lots as they were."""
-        self.realized = 0
-        self.net = 0
+_Order = tuple[int, int]
+"""A place in booking order: time, place of arrival."""
 
 
 class Applied(NamedTuple):
@@ -68,536 +71,838 @@ class Applied(NamedTuple):
     net_change: int
 
 
+_new_applied: Callable[[tuple[Any, ...]], Applied] = partial(tuple.__new__, Applied)
+
+
+class Part(NamedTuple):
+    """A stretch, and the action that it begins with; none if it is the first."""
+
+    stretch: Stretch
+    action: Action | None = None
+    place: int = -1
+    moved: Moved = Moved()
+    """By this action and those before it."""
+
+    @property
+    def order(self) -> _Order:
+        return (self.action.timestamp if self.action else -1, self.place)
+
+
 class Book:
     """The lots, totals and remembered messages of one key.
 
-    Quantities, prices, commissions and money are whole numbers (see `exact`).
+    Quantities, prices, charges and money are whole numbers (see `exact`).
     """
 
-    def __init__(self, symbol: str, account: str | None = None) -> None:
+    def __init__(  # noqa: PLR0915 - all that a position depends on
+        self, symbol: str, account: str | None = None
+    ) -> None:
         self.symbol = symbol
         self.account = account
         self.instrument = Instrument()
+        """What executions and openings settled; the sec_type is not settled by anything."""
         self._agreed: Instrument | None = None
-        """What the last message but reports said of it: said again, it needs no check."""
-        self.lots: deque[Lot] = deque()
-        self.qty = self.cost = self.realized = self.net = self.commission = 0
-        self.executions = 0
-        self._history: list[Booked] = []
-        self._known: dict[Hashable, Booked] = {}
+        """What the last of them said: said again, it needs no check."""
+        self._con_ids: set[int] = set()
+        """Further contract numbers."""
+        self._parts = [Part(Stretch())]
+        self._paid = 0
+        """Money that executions and openings cost."""
+        self._commission = self._adjustments = self.executions = 0
+        self._others: Counter[str] = Counter()
+        self._realized = (0, 0)
+        """Gross and net."""
+        self._known: dict[Hashable, int] = {}
+        """The places of what is remembered: by identity an execution, by type and id others."""
         self._reports: dict[str, CommissionReport] = {}
+        self._openings: dict[str, tuple[Opening, int]] = {}
+        """With the places at which they were first named."""
         self._places = 0
-        self._horizon = (-1, -1)
-        """The booking order of the last message that was forgotten: its time and place."""
+        self._newest = -1
+        """The time of what is last in booking order."""
+        self._last: Execution | None = None
+        """The execution last in booking order."""
+        self._named_by: Instrument | None = None
+        self._named: tuple[str | None, int | None] = (None, None)
+        """The sec_type and con_id last named in booking order."""
+        self._horizon: _Order = (-1, -1)
+        """Where in booking order the last message stands that was forgotten."""
         self._forgotten: dict[Hashable, None] = {}
         """What was forgotten of the horizon's own time; a set that keeps its order."""
-        self._last_forgotten: Execution | None = None
-        self._last_of_runs: Execution | None = None
-        self._runs: deque[KeptRun] = deque()
-        """What came after `_history`, if it was booked in runs."""
-        self._in_runs: set[str] = set()
-        self._plain = True
-        """Whether all lots are such that runs can be booked on them; False if not sure."""
+        self._before: tuple[Execution | None, tuple[str | None, int | None]] = (None, (None, None))
+        """`_last` and `_named` as they were at the horizon."""
 
     def apply(self, message: Message) -> Applied | None:
         """Take a message in; return what it did, or None if it changes nothing.
 
         Raises RejectedError if the message cannot be used; the book is then as it was.
         """
-        if self._runs:
-            self._unroll()
-        instrument, realized, net = self.instrument, self.realized, self.net
-        if message.instrument != self._agreed:
-            report = isinstance(message, CommissionReport)
-            self.instrument = self._instrument_with(message.instrument, of_report=report)
+        if type(message) is Execution and self._is_next(message):
+            return self._apply_next(message)
+        gross, net = self._realized
+        instrument, agreed = self.instrument, self._agreed
         try:
             closed = self._apply(message)
         except RejectedError:
-            self.instrument = instrument
+            self.instrument, self._agreed = instrument, agreed
             raise
-        if not isinstance(message, CommissionReport):  # which may leave something unsaid
-            self._agreed = message.instrument
-        self._forget()
         if closed is None:
             return None
-        return Applied(closed, self.realized - realized, self.net - net)
+        if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
+            self._forget()
+        now = self._realized
+        return Applied(closed, now[0] - gross, now[1] - net)
+
+    def _is_next(self, new: Execution) -> bool:
+        """Tell whether an execution is what nearly all are: new, in order, nothing odd in it."""
+        identity = new.identity
+        return (
+            identity not in self._known
+            and new.timestamp >= self._newest
+            and new.instrument is self._agreed
+            and new.revision == 1
+            and new.commission_currency is None
+            and identity not in self._reports
+            and identity not in self._forgotten
+        )
+
+    def _apply_next(self, new: Execution) -> Applied:
+        """Do what `_put` does, for an execution that is next."""
+        _, identity, _, timestamp, qty, price, commission, _, _, _, _, _, adjustment = new
+        (gross, net), place, multiplier = self._realized, self._places, self.instrument.multiplier
+        value = qty * price if multiplier == ONE else money(qty, price, self.multiplier)
+        commission, adjustment = commission or 0, adjustment or 0
+        stretch = self._parts[-1].stretch
+        closed = stretch.append(new_row((new, place, qty, value, commission + adjustment)))
+        self._paid += value
+        self._commission += commission
+        self._adjustments += adjustment
+        self.executions += 1
+        try:
+            self._settle_figures()
+        except RejectedError:
+            self._count(stretch.rows[-1], -1)
+            stretch.put(len(stretch) - 1, cut=1)
+            raise
+        self._known[identity] = place
+        self._places = place + 1
+        self._newest = timestamp
+        self._name(new)
+        if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
+            self._forget()
+        now = self._realized
+        return _new_applied((closed, now[0] - gross, now[1] - net))
 
     def apply_run(self, run: Run) -> RunUpdate | None:
-        """Take in a run of executions at once, as `apply` would one by one.
+        """Take in a run at once, as `apply` would message by message.
 
-        Returns None, and does nothing, unless all of it is plain: new executions in
-        order of time that agree with the key, with prices above 0. Then use `apply`.
+        Returns None, and does nothing, unless all of it is plain: new executions in order
+        of time that agree with the key, and first reports of what executions cost that say
+        nothing of it themselves. Then use `apply`.
         """
-        instrument = self.instrument
-        if run.instrument != self._agreed:
-            try:
-                instrument = self._instrument_with(run.instrument)
-            except RejectedError:
-                return None
-        columns = run.columns()
-        factor, fraction = divmod(instrument.multiplier or ONE, ONE)
-        totals = (self.qty, self.cost, self.realized, self.net)
-        if (
-            fraction
-            or not self._belongs_on_top(columns)
-            or not fits(columns, totals, factor, self.commission, len(self.lots))
-        ):
+        columns, instrument, agreed = run.columns(), self.instrument, self._agreed
+        try:
+            says = run.instrument
+            anew = (
+                bool(run.numbers) and says is not agreed and says != agreed and self._settle(says)
+            )
+        except RejectedError:
             return None
-        self.instrument, self._agreed = instrument, run.instrument
-        result = book_run(columns, self._places, self.lots, self.qty, factor)
-        update = RunUpdate(
-            run, result, *totals, self.commission, self.executions, self.account, self.symbol,
-            instrument.currency or "USD", self.multiplier,
-        )  # fmt: skip
-        self._runs.append(KeptRun(self._places, run, result))
-        self._in_runs.update(columns.exec_ids)
-        self._last_of_runs = run.execution(len(columns.qtys) - 1, columns.exec_ids[-1])
-        self.qty += sum(columns.qtys)
-        self.cost += sum(columns.traded) * factor + result.gain
-        self.realized += result.gain
-        self.net += result.gain - result.due * ONE
-        self.commission += sum(columns.fees)
-        self.executions += len(columns.qtys)
-        self._places += len(columns.qtys)
-        self._forget()
+        update = None if anew else self._plan(run, columns)
+        if update is None:
+            self.instrument, self._agreed = instrument, agreed
+            return None
+        self._book_run(run, columns, update.targets)
         return update
 
     def snapshot(self) -> PositionSnapshot:
         """Return the position as it stands."""
-        last = self._last_execution()
-        avg_price = self._price(self.cost, self.qty) if self.qty else None
+        stretch, _, _, moved = self._parts[-1]
+        last, qty, cost = self._last, stretch.held, stretch.cost
+        currency, multiplier, _, _ = self.instrument
+        others = (
+            tuple(sorted((c, amount) for c, amount in self._others.items() if amount))
+            if self._others
+            else ()
+        )
+        gross, net = self._realized
         # In the fields' order, since names take twice as long.
         return PositionSnapshot(
-            self.account, self.symbol, self.instrument.currency or "USD", self.multiplier,
-            self.qty, avg_price, self.cost, self.realized, self.commission, self.net,
-            len(self.lots), self.executions,
+            self.account, self.symbol, currency or "USD", multiplier or ONE, *self._named,
+            qty, divide_half_even(cost * ONE, qty * (multiplier or ONE)) if qty else None, cost,
+            gross, self._commission, others, self._adjustments + moved.laid, net,
+            stretch.count_lots(), self.executions,
             last and last.exec_id, last and last.price, last and last.timestamp,
         )  # fmt: skip
+
+    def open_lots(self) -> list[OpenLot]:
+        """Return the open lots, the oldest first."""
+        stretch = self._parts[-1].stretch
+        found = []
+        for row, piece in stretch.open_pieces():
+            qty = piece.units if row.qty > 0 else -piece.units
+            fill = row.fill
+            found.append(
+                OpenLot(fill.exec_id, fill.timestamp, fill.price, qty, piece.cost, piece.charge)
+            )
+        return found
 
     @property
     def multiplier(self) -> int:
         """Money per point of price per unit."""
-        return ONE if self.instrument.multiplier is None else self.instrument.multiplier
+        return self.instrument.multiplier or ONE
+
+    @property
+    def currency(self) -> str:
+        """The currency of all money but other commissions."""
+        return self.instrument.currency or "USD"
 
     @property
     def size(self) -> int:
         """How many things it holds: open lots and remembered messages."""
-        return len(self.lots) + self._remembered
+        return sum([len(part.stretch) for part in self._parts]) + len(self._reports)
 
-    @property
-    def _remembered(self) -> int:
-        return len(self._history) + len(self._in_runs)
-
-    # --- what each type of message does: None if nothing, else the lots it closed ----
+    # --- what each type of message does: None if nothing, else the lots it closed ----------
 
     def _apply(self, message: Message) -> list[ClosedLot] | None:
         match message:
             case Execution():
                 return self._apply_execution(message)
             case CommissionReport():
-                return self._apply_commission(message)
+                return self._apply_report(message)
             case Opening():
                 return self._apply_opening(message)
-            case Split():
-                return self._apply_split(message)
+            case ContractNumber():
+                self._con_ids.add(message.con_id)
+                return None
+            case _:
+                return self._apply_action(message)
 
     def _apply_execution(self, new: Execution) -> list[ClosedLot] | None:
-        known = self._known.get(new.identity)
-        if known is None:
-            self._refuse_forgotten(new.identity, new.timestamp, self._places)
-            return self._put(Booked(new, self._places, self._commission_of(new)))
-        old = known.message
-        assert isinstance(old, Execution)
+        anew = new.instrument is not self._agreed and self._settle(new.instrument)
+        place = self._known.get(new.identity)
+        if place is None:
+            self._refuse_forgotten(new.identity, new.timestamp)
+            if new.revision > 1 and self._horizon[0] >= 0:
+                raise self._forgot(f"of revision 1 of {new.exec_id!r}, or later", new.timestamp)
+            closed = self._put(self._row(new, self._places), None, anew=anew)
+            self._known[new.identity] = self._places
+            self._places += 1
+            return closed
+        at = self._find(new.identity, place)
+        old = self._parts[at[0]].stretch.rows[at[1]].fill
         if new.revision < old.revision:
             return None
         if new.revision == old.revision:
-            _refuse_different(old, new)
-            if new.commission is None or new.commission == old.commission:
+            new = self._completed(old, new)
+            if new == old:
                 return None
-            if self._commission_of(new) == known.commission:
-                known.message = new
-                return None
-        if new.qty:
-            self._refuse_forgotten(new.identity, new.timestamp, known.place)
-        return self._put(Booked(new, known.place, self._commission_of(new)), known)
+        elif new.qty and (new.timestamp, place) < self._horizon:
+            raise self._forgot("", new.timestamp)
+        return self._put(self._row(new, place), at, anew=anew)
 
-    def _apply_commission(self, report: CommissionReport) -> list[ClosedLot] | None:
-        best = self._reports.get(report.identity)
+    def _apply_report(self, report: CommissionReport) -> list[ClosedLot] | None:
+        identity = report.identity
+        best = self._reports.get(identity)
         if best and (report.revision, report.timestamp) < (best.revision, best.timestamp):
             return None
-        known = self._known.get(report.identity)
-        if known is None:
-            self._refuse_forgotten(report.identity, report.timestamp, self._places)
+        place = self._known.get(identity)
+        if place is None:
+            self._refuse_forgotten(identity, report.timestamp)
             if best is None and len(self._reports) - len(self._known) >= 2 * REMEMBERED:
                 raise RejectedError(
                     f"commission: expected the report of a known execution, since "
                     f"{2 * REMEMBERED} reports of others are kept already; found exec_id "
                     f"{report.exec_id!r}"
                 )
-            self._reports[report.identity] = report
+            self._reports[identity] = report
             return None
-        assert isinstance(known.message, Execution)
-        costs = Booked(known.message, known.place, report.commission if known.message.qty else 0)
-        closed = self._put(costs, known) if costs.commission != known.commission else None
-        self._reports[report.identity] = report
-        return closed
+        number, row = self._find(identity, place)
+        fill = self._parts[number].stretch.rows[row].fill
+        before = self._amounts(fill)
+        self._reports[identity] = report
+        after = self._amounts(fill)
+        if before == after:
+            return None
+        try:
+            self._charge(number, row, before, after)
+        except RejectedError:
+            self._charge(number, row, after, before)
+            if best is None:
+                del self._reports[identity]
+            else:
+                self._reports[identity] = best
+            raise
+        return []
 
     def _apply_opening(self, new: Opening) -> list[ClosedLot] | None:
-        known = self._known.get(_OPENING)
-        if known is not None and known.message[:3] == new[:3]:
+        if new.qty:
+            self._settle(new.instrument)  # all is done again anyway
+        old, place = self._openings.get(new.exec_id, (None, self._places))
+        if old is not None and (not old.qty or (new.qty and self._is_same(old, new))):
             return None
-        if self._horizon[0] >= 0 or self.executions or known is not None:
+        if old is not None and new.qty:
             raise RejectedError(
-                f"opening: expected an empty book, found one of {self.executions} executions, "
-                f"quantity {to_text(self.qty)}"
+                f"exec_id: expected the time, quantity and cost that the opening {new.exec_id!r} "
+                f"had before, found {new.timestamp}, {to_text(new.qty)} and others"
             )
-        return self._put(Booked(new, self._places))
-
-    def _apply_split(self, new: Split) -> list[ClosedLot] | None:
-        known = self._known.get((_SPLIT, new.timestamp))
-        if known is None:
-            self._refuse_forgotten((_SPLIT, new.timestamp), new.timestamp, self._places)
-            return self._put(Booked(new, self._places))
-        old = known.message
-        assert isinstance(old, Split)
-        if (old.new, old.old) != (new.new, new.old):
+        if self._horizon[0] >= 0:
+            raise self._forgot("of an opening that is known", new.timestamp)
+        if (
+            any((one.qty > 0) != (new.qty > 0) for one, _ in self._openings.values() if one.qty)
+            and new.qty
+        ):
             raise RejectedError(
-                f"split: expected the ratio {old.new}:{old.old} that this time already has, "
-                f"found {new.new}:{new.old}"
+                f"qty: expected the sign of the openings that there are, found {to_text(new.qty)}"
             )
-        return None
+        openings = self._openings | {new.exec_id: (new, place)}
+        closed: list[ClosedLot] = []
+        if new.qty or old is not None:
+            closed = self._open(openings)
+        self._openings = openings
+        self._places += old is None
+        return closed
 
-    # --- the history: what was booked, in booking order ---------------------------
+    def _apply_action(self, new: Action) -> list[ClosedLot] | None:
+        identity = (TYPE_NAMES[type(new)], new.exec_id)
+        place = self._known.get(identity)
+        if place is not None:
+            old = next(part.action for part in self._parts if part.place == place)
+            if old != new:
+                raise RejectedError(
+                    f"exec_id: expected the figures that the {identity[0]} {new.exec_id!r} had "
+                    f"before, {old}, found {new}"
+                )
+            return None
+        self._refuse_forgotten(identity, new.timestamp)
+        number = self._part_at(new.timestamp, self._places)
+        part = self._parts[number]
+        at = part.stretch.index(new.timestamp, self._places)
+        head, rows = part.stretch, part.stretch.rows[at:]
+        if rows:
+            head = head.copy()
+            head.put(at, cut=len(rows))
+        parts = [part._replace(stretch=head)]
+        parts.append(self._begin(new, self._places, parts[0], rows))
+        closed = self._lay(number, at, parts)
+        self._known[identity] = self._places
+        self._places += 1
+        return closed
 
-    def _belongs_on_top(self, columns: Columns) -> bool:
-        """Tell whether a run's executions are all new and in order, on lots that are plain."""
-        exec_ids, times = columns.exec_ids, columns.timestamps
-        if self._runs and self._last_of_runs is not None:
-            last = self._last_of_runs.timestamp
-        else:
-            last = _order(self._history[-1])[0] if self._history else 0
+    # --- many at once -----------------------------------------------------------------------
+
+    def _plan(self, run: Run, columns: Columns) -> RunUpdate | None:
+        """Say what the rows of a run follow from; None if it is not plain."""
+        factor, fraction = divmod(self.multiplier, ONE)
+        traded, held = sum(map(abs, columns.qtys)), sum(columns.qtys)
+        if fraction or not self._follow(columns) or not self._fits(run, columns, traded, factor):
+            return None
+        named = self._targets(run, columns) if run.reports else []
+        if named is None:
+            return None
+        stretch = self._parts[-1].stretch
+        opened, closed = stretch.opened[-1], stretch.closed[-1]
+        closes = ((opened + closed + traded - abs(stretch.held + held)) >> 1) - closed
+        rows = stretch.rows_between(closed, min(closed + closes, opened))
+        if of_before := {at for _, at in named if at is not None}:
+            rows = sorted(of_before.union(rows))
+        numbers: list[int] = []
+        ids = []
+        for at in rows:
+            fill, _, qty, value, charge = stretch.rows[at]
+            if value != qty * fill.price * factor:
+                return None
+            begin, end = stretch.opened[at - 1] - closed, stretch.opened[at] - closed
+            numbers += (fill.timestamp, fill.price, qty, begin, end, charge)
+            ids.append(fill.exec_id)
+        places = {at: number - len(rows) for number, at in enumerate(rows)}
+        targets = [of_run if at is None else places[at] for of_run, at in named]
+        return RunUpdate(run, self.snapshot(), pack(numbers), pack_texts(ids), targets)
+
+    def _targets(self, run: Run, columns: Columns) -> list[tuple[int, int | None]] | None:
+        """Say what a run's reports name: an execution of the run, or a row of before.
+
+        Returns None if there is anything unusual in them.
+        """
+        if run.currency not in {None, self.currency}:
+            return None
+        in_run = dict(zip(columns.exec_ids, count(), strict=False))
+        identities = unpack_texts(run.report_ids)
+        if len(set(identities)) < len(identities) or not self._reports.keys().isdisjoint(
+            identities
+        ):
+            return None
+        found: list[tuple[int, int | None]] = []
+        for number, identity in enumerate(identities):
+            arrived = array("q", run.reports)[number * REPORT_WIDTH] - number
+            of_run, at = in_run.get(identity), None
+            if of_run is not None:
+                fill, behind = columns.fills[of_run], arrived - of_run
+            elif (place := self._known.get(identity)) is not None:
+                part, at = self._find(identity, place)
+                stretch, of_run = self._parts[part].stretch, 0
+                fill, behind = stretch.rows[at].fill, len(stretch) - at + arrived
+                if part != len(self._parts) - 1:
+                    return None
+            else:
+                return None
+            # Also, no message in between may have the execution forgotten.
+            if not _says_nothing(fill) or not 0 < behind < REMEMBERED - 1:
+                return None
+            found.append((of_run, at))
+        return found
+
+    def _follow(self, columns: Columns) -> bool:
+        """Tell whether executions are new and in order."""
+        identities, times = columns.exec_ids, columns.timestamps
+        if not times:
+            return True
         return (
-            self._plain
-            and times[0] >= last
-            and (len(times) == 1 or (times == sorted(times) and len(set(exec_ids)) == len(times)))
-            and self._in_runs.isdisjoint(exec_ids)
-            and self._known.keys().isdisjoint(exec_ids)
-            and self._reports.keys().isdisjoint(exec_ids)
-            and self._forgotten.keys().isdisjoint(exec_ids)
+            times[0] >= self._newest
+            and (len(times) == 1 or (times == sorted(times) and len(set(identities)) == len(times)))
+            and self._known.keys().isdisjoint(identities)
+            and not (self._reports and not self._reports.keys().isdisjoint(identities))
+            and not (self._forgotten and not self._forgotten.keys().isdisjoint(identities))
         )
 
-    def _unroll(self) -> None:
-        """Turn what was booked in runs into single messages, which can be undone."""
+    def _fits(self, run: Run, columns: Columns, traded: int, factor: int) -> bool:
+        """Tell whether no figure can grow too large, however the run is matched."""
+        stretch = self._parts[-1].stretch
+        qty = abs(stretch.held) + traded
+        fees = sum(map(abs, columns.fees))
+        if run.reports:
+            fees += sum(map(abs, unpack_rows(run.reports, REPORT_WIDTH)[2]))
+        dearest = max(map(abs, columns.prices), default=0)
+        worth = 2 * (qty * dearest * factor + abs(stretch.cost))
+        charges = abs(stretch.not_due) + abs(self._commission) + fees
+        return (
+            qty * factor < WIDEST
+            and charges < WIDEST
+            and max(map(abs, self._realized)) + worth + charges * ONE < _END_OF_MONEY
+        )
+
+    def _book_run(self, run: Run, columns: Columns, targets: list[int]) -> None:
+        stretch = self._parts[-1].stretch
+        fills, exec_ids, timestamps, qtys, prices, charges = columns
+        self._commission += sum(charges)
+        if run.reports:
+            charges = self._charges_of(run, charges, targets)
+        values = list(map(mul, qtys, prices))
         factor = self.multiplier // ONE
-        for kept in self._runs:
-            executions = kept.run.executions()
-            booked = []
-            for at, (execution, due) in enumerate(zip(executions, kept.result.dues(), strict=True)):
-                booked.append(Booked(execution, kept.first_place + at, execution.commission or 0))
-                booked[-1].net = -due * ONE
-            for closer, part, gain in kept.result.closed_lots(kept.run, factor):
-                one = booked[closer]
-                one.parts.append(part)
-                one.realized += gain
-                one.net += gain - part.commission * ONE
-            self._history += booked[kept.forgotten :]
-            for execution, one in list(zip(executions, booked, strict=True))[kept.forgotten :]:
-                self._known[execution.identity] = one
-        self._runs.clear()
-        self._in_runs.clear()
+        if factor != 1:
+            values = [value * factor for value in values]
+        places = list(range(self._places, self._places + len(fills)))
+        stretch.extend(list(map(new_row, zip(fills, places, qtys, values, charges, strict=True))))
+        self._known.update(zip(exec_ids, places, strict=True))
+        self._places += len(fills)
+        self._paid += sum(values)
+        self.executions += len(fills)
+        if fills:
+            self._newest = timestamps[-1]
+            self._name(fills[-1])
+        self._settle_figures()
+        if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
+            self._forget()
 
-    def _put(self, new: Booked, old: Booked | None = None) -> list[ClosedLot]:
-        """Book `new` where it belongs, in place of `old` if there is one."""
-        if old is None and (not self._history or _order(self._history[-1]) < _order(new)):
-            self._book(new)
-            self._history.append(new)
-            closed = self._closed_lots(new)
-        else:
-            closed = self._put_below(new, old)
-        self._known[_identity(new.message)] = new
-        self._places = max(self._places, new.place + 1)
-        return closed
+    def _charges_of(self, run: Run, charges: list[int], targets: list[int]) -> list[int]:
+        """Take a run's reports in; return what the executions of the run cost with them."""
+        charges = charges.copy()
+        for target, (_, report) in zip(targets, run.commission_reports(), strict=True):
+            self._reports[report.identity] = report
+            self._commission += report.commission
+            if target >= 0:
+                charges[target] = report.commission
+            else:
+                _, at = self._find(report.identity, self._known[report.identity])
+                self._parts[-1].stretch.charge(at, report.commission)
+        return charges
 
-    def _put_below(self, new: Booked, old: Booked | None) -> list[ClosedLot]:
-        start = bisect_left(self._history, _order(new), key=_order)
-        if old is not None:
-            start = min(start, bisect_left(self._history, _order(old), key=_order))
-        undone = self._history[start:]
-        redone = [booked for booked in undone if booked is not old]
-        insort(redone, new, key=_order)
-        closed = self._rebook(undone, redone)
-        self._history[start:] = redone
-        return closed
+    # --- putting rows where they belong ----------------------------------------------------
 
-    def _rebook(self, undone: list[Booked], redone: list[Booked]) -> list[ClosedLot]:
-        before = self._closed_by(undone)
-        self._unbook_all(undone)
-        try:
-            self._book_all(redone)
-        except RejectedError:
-            self._book_all(undone)
-            raise
-        return _difference(before, self._closed_by(redone))
+    def _row(self, fill: Execution, place: int) -> Row:
+        commission, other, adjustment = self._amounts(fill)
+        charge = adjustment if other else commission + adjustment
+        return Row(fill, place, fill.qty, money(fill.qty, fill.price, self.multiplier), charge)
 
-    def _book_all(self, messages: list[Booked]) -> None:
-        for done, booked in enumerate(messages):
+    def _put(self, row: Row, at: tuple[int, int] | None, *, anew: bool) -> list[ClosedLot]:
+        """Put a row where it belongs, in place of another if there is one.
+
+        at: the part and row of the other. anew: whether actions are to be done again, since
+        the multiplier was not known before.
+        """
+        stretch = self._parts[-1].stretch
+        self._count(row, 1)
+        if at is None and not anew and row.fill.timestamp >= self._newest:
+            closed = stretch.append(row)
             try:
-                self._book(booked)
+                self._settle_figures()
             except RejectedError:
-                self._unbook_all(messages[:done])
+                stretch.put(len(stretch) - 1, cut=1)
+                self._count(row, -1)
                 raise
-
-    def _unbook_all(self, messages: list[Booked]) -> None:
-        for booked in reversed(messages):
-            self._unbook(booked)
-
-    def _closed_by(self, messages: list[Booked]) -> list[ClosedLot]:
-        return list(chain.from_iterable(map(self._closed_lots, messages)))
-
-    def _closed_lots(self, booked: Booked) -> list[ClosedLot]:
-        """List the lots that a booked execution closed, oldest first."""
-        by = booked.message
-        if not isinstance(by, Execution):
-            return []
-        return [
-            ClosedLot(
-                "LONG" if part.qty > 0 else "SHORT", abs(part.qty),
-                part.exec_id, part.timestamp, part.price, by.exec_id, by.timestamp, by.price,
-                self._money(part.qty, by.price) - part.cost,
-            )
-            for part in booked.parts
-        ]  # fmt: skip
-
-    # --- booking one message, and its undoing -------------------------------------
-
-    def _book(self, booked: Booked) -> None:
-        if isinstance(booked.message, Split):
-            self._book_split(booked, booked.message)
-        else:
-            self._book_fill(booked, booked.message)
-        if problem := self._figure_out_of_range():
-            self._unbook(booked)
-            raise RejectedError(problem)
-
-    def _book_fill(self, booked: Booked, fill: Execution | Opening) -> None:
-        closing = self.qty * fill.qty < 0
-        parts, opened = take(self.lots, fill.qty) if closing else ([], fill.qty)
-        # The closing part's share of the execution's commission is due now; the
-        # rest goes with the lot that it opens.
-        fee = booked.commission
-        later = divide_half_even(fee * opened, fill.qty) if closing else fee
-        realized, due, cost = 0, fee - later, 0
+            if row.qty:
+                self._name(row.fill)
+            self._newest = row.fill.timestamp
+            return closed
+        old = None
+        if at is not None:
+            old = self._parts[at[0]].stretch.rows[at[1]]
+            self._count(old, -1)
         try:
-            for part in parts:
-                realized += self._money(part.qty, fill.price) - part.cost
-                due += part.commission
-                cost -= part.cost
-            opened_cost = self._money(opened, fill.price)
+            return self._put_below(row, at, anew=anew)
         except RejectedError:
-            put_back(self.lots, parts)
+            self._count(row, -1)
+            if old is not None:
+                self._count(old, 1)
             raise
-        booked.parts, booked.realized, booked.net = parts, realized, realized - due * ONE
-        if opened:
-            exec_id = fill.exec_id if isinstance(fill, Execution) else None
-            lot = Lot(booked.place, exec_id, fill.timestamp, fill.price, opened, opened_cost, later)
-            self._plain = self._plain and _is_plain(lot)
-            self.lots.append(lot)
-        self._add(booked, fill, 1, cost + opened_cost)
 
-    def _book_split(self, booked: Booked, split: Split) -> None:
-        lots = [self._split_lot(lot, split) for lot in self.lots]
-        booked.parts = list(self.lots)
-        self._plain = False
-        self.lots = deque(lots)
-        self.qty = sum(lot.qty for lot in lots)
+    def _put_below(self, row: Row, at: tuple[int, int] | None, *, anew: bool) -> list[ClosedLot]:
+        changed: dict[int, Stretch] = {}
+        first: dict[int, int] = {}
+        """The first row of each that changed."""
+        if anew:
+            changed[0] = self._parts[0].stretch.copy()
+            first[0] = changed[0].base
+        if at is not None:
+            number, old = at
+            stretch = changed.setdefault(number, self._parts[number].stretch.copy())
+            stretch.put(old, cut=1)
+            first[number] = min(old, first.get(number, old))
+        number = self._part_at(row.fill.timestamp, row.place)
+        stretch = changed.get(number) or self._parts[number].stretch.copy()
+        changed[number] = stretch
+        new = stretch.index(row.fill.timestamp, row.place)
+        stretch.put(new, [row])
+        first[number] = min(new, first.get(number, new))
+        lowest = min(changed)
+        return self._lay(
+            lowest, first[lowest], [self._parts[lowest]._replace(stretch=changed[lowest])], changed
+        )
 
-    def _unbook(self, booked: Booked) -> None:
-        fill = booked.message
-        if isinstance(fill, Split):
-            self.lots = deque(booked.parts)
-            self.qty = sum(lot.qty for lot in self.lots)
-            self._plain = all(map(_is_plain, self.lots))
-            return
-        cost = -sum(part.cost for part in booked.parts)
-        if self.lots and self.lots[-1].place == booked.place:
-            cost += self.lots.pop().cost
-        put_back(self.lots, booked.parts)
-        self._plain = self._plain and all(map(_is_plain, booked.parts))
-        self._add(booked, fill, -1, cost)
+    def _lay(
+        self, number: int, at: int, parts: list[Part], changed: dict[int, Stretch] | None = None
+    ) -> list[ClosedLot]:
+        """Put parts in place of one, and run on those behind it.
 
-    def _add(self, booked: Booked, fill: Execution | Opening, sign: int, cost: int) -> None:
-        self.qty += sign * fill.qty
-        self.cost += sign * cost
-        self.realized += sign * booked.realized
-        self.net += sign * booked.net
-        self.commission += sign * booked.commission
-        if isinstance(fill, Execution) and fill.qty:
-            self.executions += sign
+        at: the row of that one below which nothing changed. changed: rows of those behind
+        it that did. Returns the lots taken back, then those closed instead.
+        """
+        before = self._parts
+        parts = [*before[:number], *parts]
+        for behind in range(number + 1, len(before)):
+            action, place = before[behind].action, before[behind].place
+            stretch = (changed or {}).get(behind, before[behind].stretch)
+            assert action is not None
+            parts.append(self._begin(action, place, parts[-1], stretch.rows[stretch.base :]))
+        self._parts = parts
+        try:
+            self._settle_figures()
+        except RejectedError:
+            self._parts = before
+            raise
+        self._look_back()
+        # The rows that nobody traded, with which a part begins, may be more or fewer now.
+        now_at = at - before[number].stretch.base + parts[number].stretch.base
+        return _difference(_closed(before[number:], at), _closed(parts[number:], now_at))
 
-    def _split_lot(self, lot: Lot, split: Split) -> Lot:
-        qty, rest = divmod(lot.qty * split.new, split.old)
-        if rest:
-            raise RejectedError(
-                f"split: expected lots of at most 10 decimal places after it, found "
-                f"{to_text(lot.qty)} x {split.new}:{split.old} of execution {lot.exec_id!r}"
-            )
-        price = self._price(lot.cost, qty)
-        if abs(price) >= LIMIT * ONE:
-            raise RejectedError(f"split: expected prices below 1e17 after it, found {price // ONE}")
-        return lot._replace(qty=qty, price=price, was_split=True)
+    def _begin(self, action: Action, place: int, before: Part, rows: Sequence[Row]) -> Part:
+        lots = before.stretch.lots()
+        lots, moved = act(action, place, lots, before.moved, self.multiplier)
+        return Part(Stretch(lots, rows), action, place, moved)
 
-    # --- figures --------------------------------------------------------------------
+    def _open(self, openings: dict[str, tuple[Opening, int]]) -> list[ClosedLot]:
+        """Begin with other openings."""
+        lots: list[Lot] = []
+        for opening, place in _in_order(openings):
+            if opening.qty:
+                price, cost = worth(opening.qty, opening.price, opening.cost, self.multiplier)
+                fill = Execution(
+                    opening.exec_id, opening.exec_id, 1, opening.timestamp, opening.qty, price,
+                    instrument=opening.instrument,
+                )  # fmt: skip
+                lots.append(Lot(Row(fill, place, opening.qty, cost, 0), abs(opening.qty)))
+        first = self._parts[0].stretch
+        more = sum([lot.row.value for lot in lots]) - sum(
+            [r.value for r in first.rows[: first.base]]
+        )
+        parts = [self._parts[0]._replace(stretch=Stretch(lots, first.rows[first.base :]))]
+        before, self._openings = self._openings, openings
+        self._paid += more
+        try:
+            return self._lay(0, first.base, parts)
+        except RejectedError:
+            self._openings = before
+            self._paid -= more
+            raise
 
-    def _money(self, qty: int, price: int) -> int:
-        multiplier = self.instrument.multiplier
-        if multiplier is None or multiplier == ONE:
-            return qty * price
-        amount, rest = divmod(qty * price * multiplier, ONE)
-        if rest:
-            raise RejectedError(
-                f"fill_price: expected quantity x price x multiplier of at most 20 decimal "
-                f"places, found {to_text(qty)} x {to_text(price)} x {to_text(self.multiplier)}"
-            )
-        return amount
+    def _opened_in_order(self) -> list[Opening]:
+        return [opening for opening, _ in _in_order(self._openings) if opening.qty]
 
-    def _price(self, cost: int, qty: int) -> int:
-        return divide_half_even(cost * ONE, qty * self.multiplier)
+    def _charge(self, number: int, row: int, before: "_Amounts", after: "_Amounts") -> None:
+        """Let an execution cost something else, all of it remembered."""
+        self._count_charges(before, -1)
+        self._count_charges(after, 1)
+        part = self._parts[number]
+        stretch, charge = part.stretch, _charge_of(after)
+        is_gone = stretch.opened[row] <= stretch.closed[-1]
+        if is_gone or number == len(self._parts) - 1:
+            stretch.charge(row, charge)
+            self._settle_figures()
+        else:  # the lots behind an action bear it too
+            stretch = stretch.copy()
+            stretch.charge(row, charge)
+            self._lay(number, len(stretch), [part._replace(stretch=stretch)])
 
-    def _figure_out_of_range(self) -> str | None:
-        if (
-            abs(self.qty) < _END and abs(self.commission) < _END
-            and abs(self.cost) < _END_OF_MONEY and abs(self.realized) < _END_OF_MONEY
-            and abs(self.net) < _END_OF_MONEY
-        ):  # fmt: skip
-            return None
-        figures = (
-            ("qty", self.qty, ONE), ("commission", self.commission, ONE),
-            ("cost_basis", self.cost, MONEY), ("realized_pnl", self.realized, MONEY),
-            ("net_realized_pnl", self.net, MONEY),
-        )  # fmt: skip
-        for name, value, one in figures:
-            if abs(value) >= LIMIT * one:
-                return f"{name}: expected to stay below 1e17, found {value // one} after this"
-        return None
+    def _find(self, identity: str, place: int) -> tuple[int, int]:
+        """Return the part and the row of a remembered execution."""
+        for number in range(len(self._parts) - 1, -1, -1):
+            stretch = self._parts[number].stretch
+            # Where it is, if nothing came late since.
+            row = len(stretch) - self._places + place
+            if row < stretch.base or stretch.rows[row].place != place:
+                places = [row.place for row in stretch.rows[stretch.base :]]
+                if place not in places:
+                    continue
+                row = stretch.base + places.index(place)
+            return number, row
+        raise LookupError(f"expected a row of {identity!r}, found none")
 
-    def _last_execution(self) -> Execution | None:
-        """Return the execution that is last in booking order, or None if none is left."""
-        if self._runs:
-            return self._last_of_runs
-        for booked in reversed(self._history):
-            if isinstance(booked.message, Execution) and booked.message.qty:
-                return booked.message
-        return self._last_forgotten
+    def _part_at(self, timestamp: int, place: int) -> int:
+        """Return the number of the part in which a place in booking order lies."""
+        number = len(self._parts) - 1
+        while number and (timestamp, place) < self._parts[number].order:
+            number -= 1
+        return number
 
-    def _commission_of(self, execution: Execution) -> int:
+    # --- figures ----------------------------------------------------------------------------
+
+    def _amounts(self, fill: Execution) -> "_Amounts":
         """Return what an execution costs: as reported, else as it says itself."""
-        if not execution.qty:
-            return 0
-        report = self._reports.get(execution.identity)
-        return report.commission if report else execution.commission or 0
+        if not fill.qty:
+            return _Amounts(0, "", 0)
+        amount, currency = fill.commission or 0, fill.commission_currency
+        if self._reports and (report := self._reports.get(fill.identity)):
+            amount, currency = report.commission, report.currency
+        other = "" if currency is None or currency == self.currency else currency
+        return _Amounts(amount, other, fill.adjustment or 0)
 
-    def _instrument_with(self, says: Instrument, *, of_report: bool = False) -> Instrument:
-        """Return the key's instrument as it is after a message that says this of it.
+    def _count(self, row: Row, sign: int) -> None:
+        self._paid += sign * row.value
+        if row.qty:
+            self.executions += sign
+            self._count_charges(self._amounts(row.fill), sign)
 
-        What a message does not say is as the key has it, at first USD and 1. What
-        it says must be what the key has; a contract number may become known later.
+    def _count_charges(self, amounts: "_Amounts", sign: int) -> None:
+        commission, other, adjustment = amounts
+        if other:
+            self._others[other] += sign * commission
+        else:
+            self._commission += sign * commission
+        self._adjustments += sign * adjustment
+
+    def _settle_figures(self) -> None:
+        """Work out what is realized. Raises RejectedError if a figure grows too large."""
+        stretch, _, _, moved = self._parts[-1]
+        gross = stretch.cost + moved.cost - self._paid
+        charged = self._commission + self._adjustments + moved.laid
+        net = gross - (charged - moved.charge - stretch.not_due) * ONE
+        if (
+            abs(stretch.held) >= _END or abs(self._commission) >= _END or abs(charged) >= _END
+            or abs(stretch.cost) >= _END_OF_MONEY or abs(gross) >= _END_OF_MONEY
+            or abs(net) >= _END_OF_MONEY
+        ):  # fmt: skip
+            figures = (
+                ("qty", stretch.held, ONE), ("commission", self._commission, ONE),
+                ("charges", charged, ONE), ("cost_basis", stretch.cost, MONEY),
+                ("realized_pnl", gross, MONEY), ("net_realized_pnl", net, MONEY),
+            )  # fmt: skip
+            name, value, one = next(f for f in figures if abs(f[1]) >= LIMIT * f[2])
+            raise RejectedError(
+                f"{name}: expected to stay below 1e17, found {value // one} after this"
+            )
+        self._realized = (gross, net)
+
+    def _name(self, fill: Execution) -> None:
+        """Note the execution last in booking order, and what it names."""
+        self._last = fill
+        instrument = fill.instrument
+        if instrument is not self._named_by:
+            (was_type, was_id), self._named_by = self._named, instrument
+            _, _, con_id, sec_type = instrument
+            self._named = (sec_type or was_type, was_id if con_id is None else con_id)
+
+    def _look_back(self) -> None:
+        """Find the execution last in booking order, and what was named last."""
+        last = sec_type = con_id = None
+        for part in reversed(self._parts):
+            for row in reversed(part.stretch.rows[part.stretch.base :]):
+                fill = row.fill
+                if fill.qty:
+                    last = last or fill
+                    sec_type = sec_type or fill.instrument.sec_type
+                    con_id = fill.instrument.con_id if con_id is None else con_id
+                    if sec_type is not None and con_id is not None:
+                        break
+            if sec_type is not None and con_id is not None:
+                break
+        if self._horizon[0] < 0:
+            for opening in reversed(self._opened_in_order()):
+                sec_type = sec_type or opening.instrument.sec_type
+                con_id = opening.instrument.con_id if con_id is None else con_id
+        part = self._parts[-1]
+        rows = part.stretch.rows[part.stretch.base :]
+        self._newest = rows[-1].fill.timestamp if rows else max(part.order[0], self._horizon[0])
+        before, named = self._before
+        self._last = last or before
+        self._named_by = None
+        self._named = (sec_type or named[0], named[1] if con_id is None else con_id)
+
+    # --- what is the same, and what is settled ---------------------------------------------
+
+    def _completed(self, old: Execution, new: Execution) -> Execution:
+        """Return an execution with what the same id says besides.
+
+        Raises RejectedError if it says something else.
+        """
+        for name in ("timestamp", "qty", "price", "commission", "adjustment"):
+            was, now = getattr(old, name), getattr(new, name)
+            if None not in (was, now) and was != now:
+                shown = [str(v) if name == "timestamp" else to_text(v) for v in (was, now)]
+                word = "quantity" if name == "qty" else name
+                raise self._other(word, shown[0], new.exec_id, shown[1])
+        if old.commission is None:
+            commission, currency = new.commission, new.commission_currency
+        else:
+            commission, currency = old.commission, old.commission_currency
+            says = new.commission_currency or self.currency
+            if new.commission is not None and says != (currency or self.currency):
+                raise self._other("commission_currency", currency, new.exec_id, says)
+        return old._replace(
+            commission=commission, commission_currency=currency,
+            adjustment=new.adjustment if old.adjustment is None else old.adjustment,
+        )  # fmt: skip
+
+    def _other(self, name: str, was: object, exec_id: str, now: object) -> RejectedError:
+        return RejectedError(
+            f"exec_id: expected {name} {was}, as {exec_id!r} had before, found {now}"
+        )
+
+    def _is_same(self, old: Opening, new: Opening) -> bool:
+        costs = [worth(one.qty, one.price, one.cost, self.multiplier)[1] for one in (old, new)]
+        return old[1:3] == new[1:3] and costs[0] == costs[1]
+
+    def _settle(self, says: Instrument) -> bool:
+        """Settle what a message says of the instrument, if nothing else was settled before.
+
+        Returns whether actions are to be done again, as they took the multiplier for 1.
+        Raises RejectedError if it says something else.
         """
         has = self.instrument
-        for name in Instrument._fields:
+        for name in ("currency", "multiplier", "con_id"):
             old, new = getattr(has, name), getattr(says, name)
-            if None not in (old, new) and old != new:
-                shown = [to_text(v) if name == "multiplier" else repr(v) for v in (old, new)]
-                raise RejectedError(f"{name}: expected {shown[0]}, as before, found {shown[1]}")
-        currency, multiplier = has.currency or says.currency, has.multiplier or says.multiplier
-        if not of_report:
-            # A report's silence settles nothing: it says little of the instrument anyway.
-            currency, multiplier = currency or "USD", multiplier or ONE
-        return Instrument(currency, multiplier, has.con_id if says.con_id is None else says.con_id)
+            if old is None or new is None or old == new or new in self._con_ids:
+                continue
+            shown = [to_text(v) if name == "multiplier" else repr(v) for v in (old, new)]
+            raise RejectedError(f"{name}: expected {shown[0]}, as before, found {shown[1]}")
+        con_id = has.con_id
+        if con_id is None and says.con_id not in self._con_ids:
+            con_id = says.con_id
+        self.instrument = Instrument(
+            has.currency or says.currency or "USD", has.multiplier or says.multiplier or ONE, con_id
+        )
+        self._agreed = says
+        anew = has.multiplier is None and self.instrument.multiplier != ONE
+        return anew and len(self._parts) > 1
 
-    # --- forgetting, and what can be said of what was forgotten -----------------------
+    # --- forgetting, and what can be said of what was forgotten -----------------------------
 
     def _forget(self) -> None:
         """Drop the oldest messages; what they did to lots and totals stays."""
-        too_many = self._remembered - REMEMBERED - _FORGET_AT_ONCE
-        if too_many < 0:
-            return
         # Always a multiple of so many, whether they came one by one or in runs: what is
         # forgotten must not depend on how the stream was read.
-        left = self._forget_messages((too_many // _FORGET_AT_ONCE + 1) * _FORGET_AT_ONCE)
+        left = (len(self._known) - REMEMBERED) // FORGET_AT_ONCE * FORGET_AT_ONCE
         while left:
-            left -= self._forget_of_run(left)
+            stretch = self._parts[0].stretch
+            rows = min(left, len(stretch) - stretch.base)
+            if rows:
+                self._forget_rows(stretch.forget(rows))
+            else:
+                rows = 1
+                action, place = self._parts[1].action, self._parts[1].place
+                assert action is not None
+                self._advance_horizon((action.timestamp, place))
+                identity = (TYPE_NAMES[type(action)], action.exec_id)
+                del self._known[identity]
+                self._forgotten[identity] = None
+                del self._parts[0]
+                self._parts[0] = self._parts[0]._replace(action=None, place=-1)
+            left -= rows
         self._reports = {
             identity: report
             for identity, report in self._reports.items()
             if identity in self._known or report.timestamp >= self._horizon[0]
         }
 
-    def _forget_messages(self, most: int) -> int:
-        """Forget the oldest single messages; return how many are still to be forgotten."""
-        gone, self._history = self._history[:most], self._history[most:]
-        if gone:
-            self._advance_horizon(_order(gone[-1]))
-        for booked in gone:
-            self._forget_message(booked)
-        return most - len(gone)
+    def _forget_rows(self, rows: Sequence[Row]) -> None:
+        if self._horizon[0] < 0:
+            self._note_before([opening.instrument for opening in self._opened_in_order()])
+        newest = rows[-1].fill.timestamp
+        self._advance_horizon((newest, rows[-1].place))
+        for row in rows:
+            identity = row[0][1]
+            del self._known[identity]
+            self._reports.pop(identity, None)
+        at = len(rows)
+        while at and rows[at - 1].fill.timestamp == newest:
+            at -= 1
+        self._forgotten.update(dict.fromkeys([row.fill.identity for row in rows[at:]]))
+        counting = [row[0] for row in rows if row[2]]
+        if counting:
+            self._before = (counting[-1], self._before[1])
+            self._note_before([fill.instrument for fill in counting])
 
-    def _forget_of_run(self, most: int) -> int:
-        """Forget the oldest executions of the oldest run; return how many."""
-        kept = self._runs.popleft()
-        exec_ids, timestamps = unpack_texts(kept.run.exec_ids), kept.run.timestamps()
-        start, end = kept.forgotten, min(kept.forgotten + most, len(exec_ids))
-        newest = timestamps[end - 1]
-        self._advance_horizon((newest, kept.first_place + end - 1))
-        self._in_runs.difference_update(exec_ids[start:end])
-        of_newest = bisect_left(timestamps, newest, start, end)
-        self._forgotten.update(dict.fromkeys(exec_ids[of_newest:end]))
-        if end < len(exec_ids):
-            # A long run takes room for what of it is forgotten, until most of it is.
-            kept_on = kept._replace(forgotten=end) if 2 * end < len(exec_ids) else kept.rest(end)
-            self._runs.appendleft(kept_on)
-        if end - start == most:
-            self._last_forgotten = kept.run.execution(end - 1, exec_ids[end - 1])
-        return end - start
+    def _note_before(self, said: Sequence[Instrument]) -> None:
+        last, (sec_type, con_id) = self._before
+        before: Instrument | None = None
+        for says in said:
+            if says is not before:
+                before = says
+                sec_type = says.sec_type or sec_type
+                con_id = con_id if says.con_id is None else says.con_id
+        self._before = (last, (sec_type, con_id))
 
-    def _advance_horizon(self, order: tuple[int, int]) -> None:
-        before, self._horizon = self._horizon, max(self._horizon, order)
-        if self._horizon[0] > before[0]:
+    def _advance_horizon(self, order: _Order) -> None:
+        before, self._horizon = self._horizon, order
+        if order[0] > before[0]:
             self._forgotten.clear()
 
-    def _forget_message(self, booked: Booked) -> None:
-        identity = _identity(booked.message)
-        del self._known[identity]
-        if isinstance(booked.message, Execution):
-            self._reports.pop(booked.message.identity, None)
-            if booked.message.qty:
-                self._last_forgotten = booked.message
-        if booked.message.timestamp == self._horizon[0]:
-            self._forgotten[identity] = None
-
-    def _refuse_forgotten(self, identity: Hashable, timestamp: int, place: int) -> None:
+    def _refuse_forgotten(self, identity: Hashable, timestamp: int) -> None:
         """Refuse what may repeat a forgotten message, or belongs before one."""
-        if (timestamp, place) < self._horizon or identity in self._forgotten:
-            raise RejectedError(
-                f"timestamp: expected a time after {self._horizon[0]}, since which the last "
-                f"{len(self._history)} messages of this key are remembered, found {timestamp}; "
-                f"an older one cannot be told from a duplicate, nor be put in its place"
-            )
+        if timestamp < self._horizon[0] or identity in self._forgotten:
+            raise self._forgot("", timestamp)
 
-    # --- the book as plain values, for keeping -----------------------------------------
+    def _forgot(self, what: str, timestamp: int) -> RejectedError:
+        return RejectedError(
+            f"timestamp: expected a time after {self._horizon[0]}{what and ', or a message '}{what}"
+            f", since which the last {len(self._known)} messages of this key are remembered, found "
+            f"{timestamp}; an older one cannot be told from a duplicate, nor be put in its place"
+        )
+
+    # --- the book as plain values, for keeping -----------------------------------------------
 
     def to_state(self) -> tuple[Any, ...]:
         """Return all there is to know as plain tuples, lists, numbers and texts."""
         return (
-            _STATE_VERSION,
-            (self.symbol, self.account, tuple(self.instrument)),
-            [tuple(lot) for lot in self.lots],
-            (self.qty, self.cost, self.realized, self.net, self.commission, self.executions),
-            [_booked_to_state(booked) for booked in self._history],
-            [message_to_state(report) for report in self._reports.values()],
+            STATE_VERSION,
+            (self.symbol, self.account, tuple(self.instrument), sorted(self._con_ids)),
+            (self._paid, self._commission, self._adjustments, self.executions, dict(self._others)),
+            [_part_to_state(part) for part in self._parts],
+            [tuple(report) for report in self._reports.values()],
+            [(*opening[:-1], tuple(opening.instrument), place)
+             for opening, place in self._openings.values()],
             (self._places, self._horizon, list(self._forgotten)),
-            self._last_forgotten and message_to_state(self._last_forgotten),
-            [kept.to_state() for kept in self._runs],
-        )
+            (self._before[0] and _fill_to_state(self._before[0]), self._before[1]),
+        )  # fmt: skip
 
     @classmethod
     def from_state(cls, state: tuple[Any, ...]) -> "Book":
@@ -605,87 +910,62 @@ class Book:
 
         Raises ValueError if another version of the program wrote it.
         """
-        if state[0] != _STATE_VERSION:
-            raise ValueError(f"expected a book of version {_STATE_VERSION}, found {state[0]}")
-        (
-            _,
-            (symbol, account, instrument),
-            lots,
-            totals,
-            history,
-            reports,
-            memory,
-            last,
-            runs,
-        ) = state
+        if state[0] != STATE_VERSION:
+            raise ValueError(f"expected a book of version {STATE_VERSION}, found {state[0]}")
+        _, (symbol, account, instrument, con_ids), sums, parts, reports, openings, memory, last = (
+            state
+        )
         book = cls(symbol, account)
-        book.instrument = Instrument(*instrument)
-        book.lots = deque(Lot(*lot) for lot in lots)
-        book.qty, book.cost, book.realized, book.net, book.commission, book.executions = totals
-        book._history = [_booked_from_state(booked) for booked in history]
-        book._known = {_identity(booked.message): booked for booked in book._history}
-        for report in map(message_from_state, reports):
-            assert isinstance(report, CommissionReport)
-            book._reports[report.identity] = report
+        book.instrument, book._con_ids = Instrument(*instrument), set(con_ids)
+        book._paid, book._commission, book._adjustments, book.executions, others = sums
+        book._others = Counter(others)
+        book._parts = [_part_from_state(part) for part in parts]
+        book._reports = {report[1]: CommissionReport(*report) for report in reports}
+        for exec_id, timestamp, qty, price, cost, says, place in openings:
+            opening = Opening(exec_id, timestamp, qty, price, cost, Instrument(*says))
+            book._openings[exec_id] = (opening, place)
         book._places, book._horizon, forgotten = memory
         book._forgotten = dict.fromkeys(forgotten)
-        if last is not None:
-            forgotten_execution = message_from_state(last)
-            assert isinstance(forgotten_execution, Execution)
-            book._last_forgotten = forgotten_execution
-        book._runs = deque(map(KeptRun.from_state, runs))
-        for kept in book._runs:
-            exec_ids = unpack_texts(kept.run.exec_ids)
-            book._in_runs.update(exec_ids[kept.forgotten :])
-            book._last_of_runs = kept.run.execution(len(exec_ids) - 1, exec_ids[-1])
-        book._plain = all(map(_is_plain, book.lots))
+        book._before = (last[0] and _fill_from_state(last[0]), last[1])
+        for part in book._parts:
+            if part.action is not None:
+                book._known[TYPE_NAMES[type(part.action)], part.action.exec_id] = part.place
+            stretch = part.stretch
+            for row in stretch.rows[stretch.base :]:
+                book._known[row.fill.identity] = row.place
+        book._settle_figures()
+        book._look_back()
         return book
 
 
-_OPENING = ("opening",)
-_SPLIT = "split"
+class _Amounts(NamedTuple):
+    """What an execution costs besides its price."""
+
+    commission: int
+    other: str
+    """The commission's currency if it is not the key's, else nothing."""
+    adjustment: int
 
 
-def _identity(message: Execution | Opening | Split) -> Hashable:
-    """Return what tells a message from others; an execution's is a text, others' are not."""
-    match message:
-        case Execution():
-            return message.identity
-        case Opening():
-            return _OPENING
-        case Split():
-            return (_SPLIT, message.timestamp)
+def _in_order(openings: dict[str, tuple[Opening, int]]) -> list[tuple[Opening, int]]:
+    return sorted(openings.values(), key=lambda one: (one[0].timestamp, one[1]))
 
 
-def _is_plain(lot: Lot) -> bool:
-    """Tell whether `state.run` can book on top of a lot, and pack it."""
-    return (
-        0 < lot.price < WIDEST
-        and abs(lot.commission) < WIDEST
-        and not lot.was_split
-        and "\n" not in (lot.exec_id or "")
-    )
+def _says_nothing(fill: Execution) -> bool:
+    return fill.commission is None and not fill.adjustment and fill.qty != 0
 
 
-def _order(booked: Booked) -> tuple[int, int]:
-    """Return the place in booking order: by time, then by first arrival; openings first."""
-    message = booked.message
-    return (-1 if isinstance(message, Opening) else message.timestamp, booked.place)
+def _charge_of(amounts: _Amounts) -> int:
+    commission, other, adjustment = amounts
+    return adjustment if other else commission + adjustment
 
 
-def _refuse_different(old: Execution, new: Execution) -> None:
-    """Refuse other figures under the same id and revision."""
-    pairs = [(old.timestamp, new.timestamp, "timestamp"), (old.qty, new.qty, "quantity"),
-             (old.price, new.price, "price")]  # fmt: skip
-    if old.commission is not None and new.commission is not None:
-        pairs.append((old.commission, new.commission, "commission"))
-    for was, is_now, name in pairs:
-        if was != is_now:
-            shown = [str(v) if name == "timestamp" else to_text(v) for v in (was, is_now)]
-            raise RejectedError(
-                f"exec_id: expected {name} {shown[0]}, as {new.exec_id!r} had before, "
-                f"found {shown[1]}"
-            )
+def _closed(parts: Sequence[Part], at: int) -> list[ClosedLot]:
+    """Return what the rows of some parts closed, of the first of them from a row on."""
+    found = parts[0].stretch.closed_lots(at) if at < len(parts[0].stretch) else []
+    for part in parts[1:]:
+        found += part.stretch.closed_lots(part.stretch.base)
+    return found
 
 
 def _difference(before: list[ClosedLot], after: list[ClosedLot]) -> list[ClosedLot]:
@@ -696,17 +976,29 @@ def _difference(before: list[ClosedLot], after: list[ClosedLot]) -> list[ClosedL
     return [lot.taken_back() for lot in gone.elements()] + list(new.elements())
 
 
-def _booked_to_state(booked: Booked) -> tuple[Any, ...]:
-    parts = [tuple(part) for part in booked.parts]
-    state = message_to_state(booked.message)
-    return (state, booked.place, booked.commission, parts, booked.realized, booked.net)
+# --- plain values of what a book is made of ---------------------------------------------------
 
 
-def _booked_from_state(state: tuple[Any, ...]) -> Booked:
-    message, place, commission, parts, realized, net = state
-    restored = message_from_state(message)
-    assert not isinstance(restored, CommissionReport)
-    booked = Booked(restored, place, commission)
-    booked.parts = [Lot(*part) for part in parts]
-    booked.realized, booked.net = realized, net
-    return booked
+def _fill_to_state(fill: Execution) -> tuple[Any, ...]:
+    return (*fill[:9], tuple(fill.instrument), *fill[10:])
+
+
+def _fill_from_state(state: tuple[Any, ...]) -> Execution:
+    return new_execution((*state[:9], Instrument(*state[9]), *state[10:]))
+
+
+def _part_to_state(part: Part) -> tuple[Any, ...]:
+    action = part.action and (type(part.action).__name__, *part.action)
+    fills = [_fill_to_state(row.fill) for row in part.stretch.rows]
+    return (action, part.place, tuple(part.moved), fills, part.stretch.to_state())
+
+
+def _part_from_state(state: tuple[Any, ...]) -> Part:
+    action, place, moved, fills, stretch = state
+    return Part(
+        Stretch.from_state([_fill_from_state(fill) for fill in fills], stretch),
+        action and _ACTIONS[action[0]](*action[1:]), place, Moved(*moved),
+    )  # fmt: skip
+
+
+_ACTIONS: dict[str, type[Action]] = {kind.__name__: kind for kind in get_args(Action)}

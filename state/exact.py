@@ -107,3 +107,17 @@ def to_text(value: int, places: int = PLACES) -> str:
     digits = str(abs(value)).rjust(places + 1, "0")
     text = f"{digits[:-places]}.{digits[-places:]}".rstrip("0").rstrip(".")
     return f"-{text}" if value < 0 else text
+
+
+def share(whole: int, units: int, of: int) -> int:
+    """Return what falls to some of the units that bear a whole evenly, rounded half-even.
+
+    >>> share(10, 1, 4), share(10, 3, 4), share(10, 4, 4)
+    (2, 8, 10)
+    """
+    if not whole or not units:
+        return 0
+    part, rest = divmod(whole * units, of)
+    if rest:
+        part += 2 * rest > of or (2 * rest == of and part & 1)
+    return part

@@ -9,7 +9,7 @@ import re
 import zlib
 from typing import NamedTuple
 
-_IBKR_ID = re.compile(r"([0-9a-fA-F]{8}\.[0-9a-fA-F]{8}\.[0-9]{2}\.)([0-9]{2})")
+_IBKR_ID = re.compile(r"([0-9a-zA-Z]{8}\.[0-9a-zA-Z]{8}\.[0-9]{2}\.)([0-9]{2})")
 
 
 def position_key(symbol: str, account: str | None = None) -> str:

@@ -50,13 +50,13 @@ class Update(NamedTuple):
 
 
 class RunUpdates(NamedTuple):
-    """A position after each execution of a run."""
+    """A position after each message of a run."""
 
     ids: bytes
-    """The entries that brought the executions, packed."""
+    """The entries that brought the messages, packed."""
     update: RunUpdate
     skip: int = 0
-    """How many of the executions, from the first, are of no interest."""
+    """How many of the messages, from the first, are of no interest."""
 
 
 class Changes(NamedTuple):

@@ -1,6 +1,6 @@
-"""The flat records that leave the book: position snapshots and closed lots.
+"""The flat records that leave the book: position snapshots, closed lots and open lots.
 
-Both sinks write them; the units are those of `exact`.
+The units are those of `exact`.
 """
 
 from typing import NamedTuple
@@ -13,6 +13,9 @@ class PositionSnapshot(NamedTuple):
     symbol: str
     currency: str
     multiplier: int
+    sec_type: str | None
+    """This and con_id: of the last message in booking order that names one."""
+    con_id: int | None
     qty: int
     """Signed: above 0 long, below 0 short."""
     avg_price: int | None
@@ -22,9 +25,13 @@ class PositionSnapshot(NamedTuple):
     realized_pnl: int
     """Money, gross."""
     commission: int
-    """Of all executions so far, above 0 = cost."""
+    """Of all executions so far, in the key's currency, above 0 = cost."""
+    other_commissions: tuple[tuple[str, int], ...]
+    """Those in other currencies: currency and sum, in order of currency, none of them 0."""
+    basis_adjustment: int
+    """Of all messages so far, above 0 = cost."""
     net_realized_pnl: int
-    """Money: gross less the commission of what was closed, on both sides."""
+    """Money: gross less the charges of what was closed, on both sides."""
     open_lots: int
     executions: int
     last_exec_id: str | None
@@ -40,7 +47,7 @@ class ClosedLot(NamedTuple):
     """LONG or SHORT, as the lot was."""
     qty: int
     """Above 0; below 0 in a record that takes an earlier one back."""
-    open_exec_id: str | None
+    open_exec_id: str
     open_timestamp: int
     open_price: int
     close_exec_id: str
@@ -52,3 +59,18 @@ class ClosedLot(NamedTuple):
     def taken_back(self) -> "ClosedLot":
         """Return the record that undoes this one in every sum."""
         return self._replace(qty=-self.qty, realized_pnl=-self.realized_pnl)
+
+
+class OpenLot(NamedTuple):
+    """Quantity still open from one execution, opening or transfer."""
+
+    exec_id: str
+    opened: int
+    """When: milliseconds since 1970."""
+    price: int
+    qty: int
+    """Signed."""
+    cost: int
+    """Money, signed as the quantity."""
+    charge: int
+    """What of its opener's charge has not fallen due, above 0 = cost."""

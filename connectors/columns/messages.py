@@ -1,11 +1,13 @@
-"""Many entries to runs of executions: the fast path of `codec.decode`.
+"""Many entries to runs of messages: what `codec.decode` does, by columns.
 
-While the flow catches up, a read brings thousands of entries from one producer, alike
-in their fields. They are parsed by columns: Arrow casts text to decimals exactly and
-refuses what it cannot. Only what is plain passes: as soon as anything in a read is
-unusual, the whole read is left to `codec`, which also has the words for what is wrong.
+While the flow catches up, a read brings thousands of entries of a few shapes: most are
+executions or reports of their commissions, in plain figures. Those are parsed by columns;
+Arrow casts text to decimals exactly. What is not plain is left to `codec`, entry by
+entry: it also has the words for what is wrong. Per key, everything stays in the order in
+which it arrived.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,79 +16,196 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from connectors.codec import HEADING, LAST_TIMESTAMP, LONGEST_NAME, Heading, check_heading
-from connectors.columns.replies import BlockEntries, EntryBlocks
-from state.exact import PLACES
-from state.messages import RejectedError
-from state.run import NO_COMMISSION, RUN_WIDTH, Run
+from connectors.codec import (
+    FIRST_TIMESTAMP,
+    HEADING,
+    LONGEST_NAME,
+    Heading,
+    check_heading,
+    decode,
+    latest,
+)
+from connectors.columns.replies import Replies, Shape, SomeEntries, Texts
+from state.exact import ONE, PLACES
+from state.messages import Instrument, Message, RejectedError
+from state.records import RawEntry
+from state.run import EXECUTION_WIDTH, NO_COMMISSION, REPORT_WIDTH, Run
 
 # Nine digits before the point: Arrow refuses 1e9 and above, and an eleventh place.
 _DECIMAL = pa.decimal128(9 + PLACES, PLACES)
-_IBKR_ID = r"^[0-9a-fA-F]{8}\.[0-9a-fA-F]{8}\.[0-9]{2}\.[0-9]{2}$"
+_PLAIN_DECIMAL = r"^-?[0-9]{1,8}(\.[0-9]{1,10})?$"  # below 1e8: within 64 bits
+_PLAIN_INTEGER = r"^-?[0-9]{1,18}$"
+_LATER_REVISION = r"^[0-9a-zA-Z]{8}\.[0-9a-zA-Z]{8}\.[0-9]{2}\.(0[02-9]|[1-9][0-9])$"
 _NEEDED = {b"symbol", b"side", b"fill_qty", b"fill_price", b"order_id", b"exec_id", b"timestamp"}
-_TEXTS = (b"sec_type", b"exchange", b"order_ref")
-_LONGEST_TIMESTAMP, _LONGEST_INTEGER = 15, 20
-_LONGEST_DECIMAL = len("-999999999.9999999999")
+_NEEDED_IN_REPORT = {b"symbol", b"exec_id", b"commission", b"timestamp"}
+_NOT_PLAIN = {b"commission_currency", b"basis_adjustment"}
+_REPORT_HEADING = (b"symbol", b"account", b"currency")
+_TEXTS = {b"exchange", b"order_ref"}
+_PLAIN_TIMESTAMP = r"^[0-9]{1,15}$"
+_LONGEST_INTEGER, _LONGEST_DECIMAL = 20, len("-999999999.9999999999")
 
 _Ints = NDArray[np.int64]
+_Bools = NDArray[np.bool_]
 
 
-class KeyRun(NamedTuple):
-    """The executions of one key in a read."""
+class Piece(NamedTuple):
+    """Messages of one key that follow each other in a read."""
 
-    heading: Heading
-    run: Run
-    entries: BlockEntries
+    symbol: str
+    account: str | None
+    entries: Sequence[RawEntry]
+    messages: Run | list[Message]
+    """As many as there are entries."""
+
+
+class Refused(NamedTuple):
+    """An entry that cannot be used, and why."""
+
+    entry: RawEntry
+    reason: str
+
+
+def decode_replies(replies: Replies) -> tuple[list[Piece], list[Refused]]:
+    """Decode a read: a key's messages in pieces, runs wherever they are plain.
+
+    The pieces of one key are in order of arrival.
+    """
+    earliest, newest = _time_of(replies[0][0]), _time_of(replies[len(replies) - 1][0])
+    # What a first look does not find to be early enough, `codec` judges by its own id.
+    bound = latest(earliest if newest < FIRST_TIMESTAMP else max(earliest, FIRST_TIMESTAMP))
+    columns, places = [], replies.odd()
+    for shape in replies.shapes():
+        found, left = _columns(shape, bound)
+        places += left.tolist()
+        if found is not None:
+            columns.append(found)
+    odd, refused = _decode_odd(replies, sorted(places))
+    return list(_pieces(replies, columns, odd)), refused
+
+
+class _Odd(NamedTuple):
+    """An entry that `codec` read."""
+
+    place: int
+    symbol: str
+    account: str | None
+    entry: RawEntry
+    message: Message
+
+
+def _decode_odd(replies: Replies, places: list[int]) -> tuple[list[_Odd], list[Refused]]:
+    odd, refused = [], []
+    for place in places:
+        entry = replies[place]
+        try:
+            symbol, account, message = decode_entry(entry)
+        except RejectedError as error:
+            refused.append(Refused(entry, str(error)))
+        else:
+            odd.append(_Odd(place, symbol, account, entry, message))
+    return odd, refused
+
+
+def decode_entry(entry: RawEntry) -> tuple[str, str | None, Message]:
+    """Decode one entry; raises RejectedError."""
+    return decode(entry[1], _time_of(entry[0]))
+
+
+def _time_of(entry_id: bytes) -> int:
+    return int(entry_id[: entry_id.index(b"-")])
+
+
+# --- one shape to columns ----------------------------------------------------------------
+
+
+class _Columns(NamedTuple):
+    """The plain entries of one shape."""
+
+    places: _Ints
+    """In the read."""
+    ids: Texts
+    exec_ids: Texts
+    refs: Texts | None
+    numbers: _Ints
+    """Rows as those of a `Run`; of a report, timestamp and commission."""
+    heading: _Ints
+    """Which of the headings each has."""
+    headings: list[Heading | None]
+    is_report: bool
 
 
 class _UnusualError(Exception):
     """Something that only the careful path can judge."""
 
 
-def decode_blocks(blocks: EntryBlocks) -> list[KeyRun] | None:
-    """Decode entries to one run a key; None if any of them is not plain."""
-    try:
-        _check_texts(blocks)
-        numbers = _numbers(blocks)
-        headings, order, bounds = _group(blocks)
-    except (_UnusualError, RejectedError, pa.ArrowException, UnicodeDecodeError):
-        return None
-    rows, width = numbers[order].tobytes(), numbers.itemsize * numbers.shape[1]
-    exec_ids, ids = blocks.lines(b"exec_id", order, bounds), blocks.ids(order, bounds)
-    return [
-        KeyRun(
-            heading,
-            Run(rows[width * start : width * stop], exec_ids_of_key, heading.instrument),
-            BlockEntries(blocks, order, start, stop, ids_of_key),
-        )
-        for heading, exec_ids_of_key, ids_of_key, (start, stop) in zip(
-            headings, exec_ids, ids, pairwise(bounds.tolist()), strict=True
-        )
-    ]
+def _columns(shape: Shape, bound: int) -> tuple[_Columns | None, _Ints]:
+    """Parse the entries of a shape; return what is plain, and the places of what is not.
 
-
-def _numbers(blocks: EntryBlocks) -> _Ints:
-    """Return the rows of a `Run`."""
-    qtys, prices = _units(blocks.values(b"fill_qty")), _units(blocks.values(b"fill_price"))
-    if qtys.min() <= 0 or prices.min() <= 0:
-        raise _UnusualError
-    numbers = np.empty((len(blocks), RUN_WIDTH), np.int64)
-    numbers[:, 0] = _timestamps(blocks.values(b"timestamp"))
-    numbers[:, 1] = qtys * _signs(blocks.values(b"side"))
-    numbers[:, 2] = prices
-    if b"commission" in blocks.names:
-        numbers[:, 3] = _units(blocks.values(b"commission"))
-        if (numbers[:, 3] == NO_COMMISSION).any():
-            raise _UnusualError
+    bound: no timestamp after it is plain.
+    """
+    names, values = set(shape.names), shape.values
+    is_report = b"type" in names and values[b"type"].text(0) == b"commission"
+    if not names >= (_NEEDED_IN_REPORT if is_report else _NEEDED):
+        return None, shape.at
+    plain = np.ones(len(shape.at), np.bool_)
+    if b"type" in names:
+        plain &= _are(values[b"type"], [b"commission"] if is_report else [b"execution", b""])
+    plain &= _are_ids(values[b"exec_id"])
+    timestamps = _parse(values[b"timestamp"], _integers, _PLAIN_TIMESTAMP, plain)
+    plain &= (timestamps >= FIRST_TIMESTAMP) & (timestamps <= bound)
+    if is_report:
+        numbers = [timestamps, _parse(values[b"commission"], _units, _PLAIN_DECIMAL, plain)]
+        heading_names: tuple[bytes, ...] = _REPORT_HEADING
     else:
-        numbers[:, 3] = NO_COMMISSION
-    numbers[:, 4] = _integers(blocks.values(b"order_id"))
-    return numbers
+        numbers = [timestamps, *_execution_numbers(values, plain)]
+        heading_names = HEADING
+        for name in _NOT_PLAIN & names:
+            plain &= values[name].lengths == 0
+        for name in _TEXTS & names:
+            plain &= _are_text(values[name])
+    heading, headings = _headings(values, heading_names)
+    plain &= np.array([one is not None for one in headings])[heading]
+    rows = np.flatnonzero(plain)
+    refs = None if is_report else values.get(b"order_ref")
+    found = _Columns(
+        shape.at[rows], shape.ids.take(rows), values[b"exec_id"].take(rows),
+        refs and refs.take(rows), np.stack(numbers, axis=1)[rows], heading[rows], headings,
+        is_report,
+    )  # fmt: skip
+    return found, shape.at[~plain]
+
+
+def _execution_numbers(values: dict[bytes, Texts], plain: _Bools) -> list[_Ints]:
+    """Return quantity, price, commission and order id."""
+    qtys = _parse(values[b"fill_qty"], _units, _PLAIN_DECIMAL, plain)
+    prices = _parse(values[b"fill_price"], _units, _PLAIN_DECIMAL, plain)
+    plain &= (qtys > 0) & (prices > 0)
+    signs = _signs(values[b"side"], plain)
+    fees = np.full(len(plain), NO_COMMISSION)
+    if b"commission" in values:
+        given = values[b"commission"].lengths > 0
+        may_be_absent = plain | ~given
+        parsed = _parse(values[b"commission"], _units, _PLAIN_DECIMAL, may_be_absent)
+        plain &= may_be_absent | ~given
+        fees = np.where(given, parsed, NO_COMMISSION)
+    order_ids = _parse(values[b"order_id"], _integers, _PLAIN_INTEGER, plain)
+    return [qtys * signs, prices, fees, order_ids]
+
+
+def _parse(texts: Texts, cast: Callable[[pa.Array], _Ints], pattern: str, plain: _Bools) -> _Ints:
+    """Parse a column; what is not plain in it is 0, and marked."""
+    values = texts.to_arrow()
+    try:
+        return cast(values)
+    except (_UnusualError, pa.ArrowException):
+        is_plain = pc.match_substring_regex(values, pattern)
+        plain &= is_plain.to_numpy(zero_copy_only=False)
+        return cast(pc.if_else(is_plain, values, b"0"))
 
 
 def _units(values: pa.Array) -> _Ints:
     """Parse decimals to whole numbers of 10^-10."""
-    _check_bytes(values, b"-", b"9", _LONGEST_DECIMAL)
+    _check_bytes(values, _LONGEST_DECIMAL)
     decimals = values.cast(pa.string()).cast(_DECIMAL)
     halves = np.frombuffer(decimals.buffers()[1], np.int64)[: 2 * len(values)]
     low: _Ints = halves[0::2]
@@ -95,76 +214,225 @@ def _units(values: pa.Array) -> _Ints:
     return low
 
 
-def _integers(values: pa.Array, least: bytes = b"-", longest: int = _LONGEST_INTEGER) -> _Ints:
-    _check_bytes(values, least, b"9", longest)
+def _integers(values: pa.Array) -> _Ints:
+    _check_bytes(values, _LONGEST_INTEGER)
     integers = values.cast(pa.string()).cast(pa.int64())
     return np.frombuffer(integers.buffers()[1], np.int64)[: len(values)]
 
 
-def _check_bytes(values: pa.Array, least: bytes, most: bytes, longest: int) -> None:
+def _check_bytes(values: pa.Array, longest: int) -> None:
     """Refuse what Arrow may read as another number, or crash on: exponents, 0x10, inf."""
     _, offsets, data = values.buffers()
-    bytes_ = np.frombuffer(data, np.uint8)
-    in_range = bytes_ - np.uint8(ord(least)) <= ord(most) - ord(least)
-    if not in_range.all() or np.diff(np.frombuffer(offsets, np.int32)).max() > longest:
+    ends = np.frombuffer(offsets, np.int32)[: len(values) + 1]
+    bytes_ = np.frombuffer(data, np.uint8)[: ends[-1]]
+    in_range = bytes_ - np.uint8(ord("-")) <= ord("9") - ord("-")
+    if not in_range.all() or np.diff(ends).max() > longest:
         raise _UnusualError
 
 
-def _timestamps(values: pa.Array) -> _Ints:
-    timestamps = _integers(values, b"0", _LONGEST_TIMESTAMP)
-    if timestamps.max() > LAST_TIMESTAMP:
-        raise _UnusualError
-    return timestamps
-
-
-def _signs(sides: pa.Array) -> _Ints:
-    if not _is_one_of(sides, [b"BUY", b"SELL"]):
-        sides = pc.ascii_upper(sides.cast(pa.string())).cast(pa.binary())
-        if not _is_one_of(sides, [b"BUY", b"SELL"]):
-            raise _UnusualError
-    bought: NDArray[np.bool_] = pc.equal(sides, b"BUY").to_numpy(zero_copy_only=False)
+def _signs(sides: Texts, plain: _Bools) -> _Ints:
+    values = sides.to_arrow()
+    bought = _is_in(values, [b"BUY"])
+    if not (bought | _is_in(values, [b"SELL"])).all():
+        upper = pc.ascii_upper(pc.if_else(_utf8(values), values, b"").cast(pa.string()))
+        values = upper.cast(pa.binary())
+        bought = _is_in(values, [b"BUY"])
+        plain &= bought | _is_in(values, [b"SELL"])
     return np.where(bought, np.int64(1), np.int64(-1))
 
 
-def _check_texts(blocks: EntryBlocks) -> None:
-    """Check the form of the fields, and what is text."""
-    names = blocks.names
-    if len(set(names)) != len(names) or not {*names} >= _NEEDED:
-        raise _UnusualError
-    if b"type" in names and not _is_one_of(blocks.values(b"type"), [b"", b"execution"]):
-        raise _UnusualError
-    for name in _TEXTS:
-        if name in names:
-            blocks.values(name).cast(pa.string())
-    exec_ids = blocks.values(b"exec_id").cast(pa.string())
-    lengths = pc.min_max(pc.utf8_length(exec_ids)).as_py()
-    if lengths["min"] < 1 or lengths["max"] > LONGEST_NAME:
-        raise _UnusualError
-    first = pc.ends_with(exec_ids, ".01")
-    if not pc.all(first).as_py():
-        of_ibkr = pc.match_substring_regex(exec_ids, _IBKR_ID)
-        if pc.any(pc.and_not(of_ibkr, first)).as_py():
-            raise _UnusualError  # a later revision
+def _are_ids(exec_ids: Texts) -> _Bools:
+    """Tell which execution ids are short texts of first revisions."""
+    lengths, values = exec_ids.lengths, exec_ids.to_arrow()
+    plain = (lengths > 0) & (lengths <= LONGEST_NAME) & _are_text(exec_ids)
+    later: _Bools = pc.match_substring_regex(values, _LATER_REVISION).to_numpy(zero_copy_only=False)
+    return plain & ~later
 
 
-def _is_one_of(values: pa.Array, allowed: list[bytes]) -> bool:
-    return bool(pc.all(pc.is_in(values, pa.array(allowed, pa.binary()))).as_py())
+def _are_text(texts: Texts) -> _Bools:
+    if (texts.letters < 128).all():  # noqa: PLR2004  # ASCII
+        return np.ones(len(texts.lengths), np.bool_)
+    are_text: _Bools = _utf8(texts.to_arrow()).to_numpy(zero_copy_only=False)
+    return are_text
 
 
-def _group(blocks: EntryBlocks) -> tuple[list[Heading], _Ints, _Ints]:
-    """Return the keys, the entries key by key, and where each key begins among these."""
-    names = tuple(name for name in HEADING if name in blocks.names)
-    values = [blocks.values(name).dictionary_encode() for name in names]
-    codes = np.zeros(len(blocks), np.int64)
-    for column in values:
+def _utf8(values: pa.Array) -> pa.Array:
+    try:
+        values.cast(pa.string())
+    except pa.ArrowException:
+        return pa.array([_is_utf8(value) for value in values.to_pylist()])
+    return pa.array(np.ones(len(values), np.bool_))
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _are(texts: Texts, allowed: list[bytes]) -> _Bools:
+    return _is_in(texts.to_arrow(), allowed)
+
+
+def _is_in(values: pa.Array, allowed: list[bytes]) -> _Bools:
+    found: _Bools = pc.is_in(values, pa.array(allowed, pa.binary())).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _headings(
+    values: dict[bytes, Texts], wanted: Sequence[bytes]
+) -> tuple[_Ints, list[Heading | None]]:
+    """Return which heading each entry has, and the headings; None for one that is not plain."""
+    names = tuple(name for name in wanted if name in values)
+    columns = [values[name].to_arrow().dictionary_encode() for name in names]
+    codes = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
         codes = codes * len(column.dictionary) + column.indices.to_numpy()
-    order = np.argsort(codes, kind="stable")
-    begins = np.flatnonzero(np.diff(codes[order], prepend=-1))
-    firsts = order[begins]
-    listed = [column.take(pa.array(firsts)).dictionary_decode().to_pylist() for column in values]
-    headings = [check_heading(names, found) for found in zip(*listed, strict=True)]
-    if len({heading[:2] for heading in headings}) != len(headings):
-        raise _UnusualError  # one key says different things of its instrument
-    if any((heading.instrument.multiplier or 0) % 10**PLACES for heading in headings):
-        raise _UnusualError  # a multiplier with decimal places, and what it multiplies
-    return headings, order, np.append(begins, len(blocks))
+    _, firsts, heading = np.unique(codes, return_index=True, return_inverse=True)
+    listed = [column.take(pa.array(firsts)).dictionary_decode().to_pylist() for column in columns]
+    return heading, [_heading(names, found) for found in zip(*listed, strict=True)]
+
+
+def _heading(names: tuple[bytes, ...], values: tuple[bytes, ...]) -> Heading | None:
+    try:
+        heading = check_heading(names, values)
+    except RejectedError:
+        return None
+    # A multiplier with decimal places asks for a look at what it multiplies.
+    return None if (heading.instrument.multiplier or 0) % ONE else heading
+
+
+# --- columns to pieces -----------------------------------------------------------------------
+
+_EXECUTION, _REPORT, _IS_ODD = 0, 1, 2
+
+
+def _pieces(replies: Replies, columns: list[_Columns], odd: list[_Odd]) -> Iterator[Piece]:
+    """Put the entries of each key in order of arrival, and cut them where a run must end."""
+    arrivals = _Arrivals(sorted(columns, key=lambda one: one.is_report), odd)
+    if not len(arrivals.order):
+        return
+    cutter = _Cutter(arrivals)
+    for number, (start, stop) in enumerate(pairwise(cutter.bounds.tolist())):
+        of_piece = arrivals.order[start:stop]
+        symbol, account = arrivals.owners[arrivals.key[of_piece[0]]]
+        if arrivals.kind[start] == _IS_ODD:
+            some = [odd[at - len(arrivals.places)] for at in of_piece.tolist()]
+            yield Piece(symbol, account, [one.entry for one in some], [one.message for one in some])
+        else:
+            entries = SomeEntries(replies, arrivals.places[of_piece], cutter.ids[number])
+            yield Piece(symbol, account, entries, cutter.run(number))
+
+
+class _Arrivals:
+    """All entries of a read: columns over executions, then reports, then odd entries."""
+
+    def __init__(self, columns: list[_Columns], odd: list[_Odd]) -> None:
+        self.executions = [one for one in columns if not one.is_report]
+        self.reports = [one for one in columns if one.is_report]
+        owners: dict[tuple[str, str | None], int] = {}
+        said: dict[Instrument, int] = {}
+        key, says = [], []
+        for one in columns:
+            found = [heading or _NO_HEADING for heading in one.headings]
+            owner = [owners.setdefault(heading[:2], len(owners)) for heading in found]
+            tells = [said.setdefault(heading.instrument, len(said)) for heading in found]
+            key.append(np.array(owner)[one.heading])
+            says.append(np.array(tells)[one.heading])
+        key.append(np.array([owners.setdefault(one[1:3], len(owners)) for one in odd], np.int64))
+        says.append(np.full(len(odd), -1))
+        places = [*(one.places for one in columns), np.array([one.place for one in odd], np.int64)]
+        self.owners, self.said = list(owners), list(said)
+        self.key, self.says, self.places = map(np.concatenate, (key, says, places))
+        self.order: _Ints = np.lexsort((self.places, self.key))
+        """Key by key, and in order of arrival."""
+        self.first_report = sum(len(one.places) for one in self.executions)
+        first_odd = len(self.places) - len(odd)
+        # From here on in that order.
+        self.kind = np.where(self.order < first_odd, _EXECUTION, _IS_ODD)
+        self.kind[(self.order >= self.first_report) & (self.order < first_odd)] = _REPORT
+
+    def bounds(self) -> _Ints:
+        """Return where pieces begin, and where the last one ends.
+
+        One begins at another key, at odd entries and behind them, and where an execution
+        says another thing of the instrument, or a report of its currency, than the last.
+        """
+        key, says, is_odd = self.key[self.order], self.says[self.order], self.kind == _IS_ODD
+        cut = np.ones(len(key), np.bool_)
+        cut[1:] = (key[1:] != key[:-1]) | (is_odd[1:] != is_odd[:-1])
+        for which in (_EXECUTION, _REPORT):
+            of_kind = np.flatnonzero(self.kind == which)
+            cut[of_kind[1:]] |= says[of_kind[1:]] != says[of_kind[:-1]]
+        return np.append(np.flatnonzero(cut), len(key))
+
+
+class _Cutter:
+    """The runs of the pieces, each cut out of what all of them have."""
+
+    def __init__(self, arrivals: _Arrivals) -> None:
+        self.bounds = arrivals.bounds()
+        kind, order = arrivals.kind, arrivals.order
+        executions, reports = order[kind == _EXECUTION], order[kind == _REPORT]
+        # How many of them there are before each piece.
+        self._executions = np.append(0, np.cumsum(kind == _EXECUTION))[self.bounds].tolist()
+        self._reports = np.append(0, np.cumsum(kind == _REPORT))[self.bounds].tolist()
+        of_reports = reports - arrivals.first_report
+        starts = np.repeat(self.bounds[:-1], np.diff(self.bounds))
+        rows = np.empty((len(reports), REPORT_WIDTH), np.int64)
+        rows[:, 0] = (np.arange(len(order)) - starts)[kind == _REPORT]
+        rows[:, 1:] = _rows(arrivals.reports, REPORT_WIDTH - 1)[of_reports]
+        self._report_rows = rows.tobytes()
+        self._rows = _rows(arrivals.executions, EXECUTION_WIDTH)[executions].tobytes()
+        columns = arrivals.executions
+        self._exec_ids = _lines([one.exec_ids for one in columns], executions, self._executions)
+        self._refs = _lines([_refs(one) for one in columns], executions, self._executions)
+        reported = [one.exec_ids for one in arrivals.reports]
+        self._report_ids = _lines(reported, of_reports, self._reports)
+        plain = np.add(self._executions, self._reports).tolist()
+        ids = [one.ids for one in (*arrivals.executions, *arrivals.reports)]
+        self.ids = _lines(ids, order[kind != _IS_ODD], plain)
+        self._said = arrivals.said
+        says = arrivals.says[order]
+        self._says = [_last_of(which, kind, says, self.bounds) for which in (_EXECUTION, _REPORT)]
+
+    def run(self, piece: int) -> Run:
+        """Return the run of a piece."""
+        start, stop = self._executions[piece : piece + 2]
+        first, last = self._reports[piece : piece + 2]
+        by_execution, by_report = (says[piece] for says in self._says)
+        width, report_width = 8 * EXECUTION_WIDTH, 8 * REPORT_WIDTH
+        refs = self._refs[piece]
+        return Run(
+            self._rows[width * start : width * stop], self._exec_ids[piece],
+            refs if refs.strip(b"\n") else b"",
+            self._said[by_execution] if stop > start else _NO_HEADING.instrument,
+            self._report_rows[report_width * first : report_width * last],
+            self._report_ids[piece], self._said[by_report].currency if last > first else None,
+        )  # fmt: skip
+
+
+_NO_HEADING = Heading("", None, Instrument())
+
+
+def _last_of(which: int, kind: _Ints, says: _Ints, bounds: _Ints) -> list[int]:
+    """Return what the last entry of a kind says, before the end of each piece."""
+    last = np.maximum.accumulate(np.where(kind == which, np.arange(len(kind)), -1))
+    found: list[int] = says[last[bounds[1:] - 1]].tolist()
+    return found
+
+
+def _rows(columns: list[_Columns], width: int) -> _Ints:
+    return np.concatenate([np.empty((0, width), np.int64), *(one.numbers for one in columns)])
+
+
+def _refs(columns: _Columns) -> Texts:
+    return columns.refs or Texts.absent(len(columns.places))
+
+
+def _lines(texts: list[Texts], order: _Ints, bounds: list[int]) -> list[bytes]:
+    if not texts:
+        return [b""] * (len(bounds) - 1)
+    return Texts.joined(texts).lines(order, np.array(bounds))

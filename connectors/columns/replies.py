@@ -1,27 +1,27 @@
-"""Bulk reads of a stream: a reply of many like entries, without an object for each value.
+"""Bulk reads of a stream: replies of many entries, without an object for each value.
 
-While the flow catches up, a read brings thousands of entries that have the same
-fields in the same order. To make some twenty objects of each costs more than all that
-is done with them later. So the reply is taken as bytes, and an `EntryBlock` only finds
-out where in it each value is: for all entries at once, by the line ends.
+While the flow catches up, a read brings thousands of entries that have the same few sets
+of fields. To make some twenty objects of each costs more than all that is done with them
+later. So the reply is taken as bytes, and a `Reply` only finds out where in it each value
+is: for all entries of one shape at once, by the line ends.
 
 A reply is a text in lines (the Redis serialization protocol, RESP). Of an entry with
 the fields a=1 and b=22 it has these:
 
     *2   $15   1700000000000-0   *4   $1   a   $1   1   $1   b   $2   22
 
-Every text stands behind its length. An `EntryBlock` checks each of these lengths, so it
-reads what a parser reads, whatever the values hold; a reply that is not made like this
-is left to the parser.
+The fourth line says how many texts follow, so where the next entry begins. Every text
+stands behind its length, and each of these is checked: so a `Reply` reads what a parser
+reads, whatever the values hold. An entry that is not like the others is left to the
+parser, alone.
 """
 
 import re
 import secrets
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from itertools import accumulate, chain, groupby, pairwise
-from typing import Any
+from itertools import accumulate, chain, pairwise
+from typing import Any, NamedTuple
 
 import hiredis
 import numpy as np
@@ -33,21 +33,25 @@ from state.records import RawEntry, id_at, pack_ids
 
 _Bytes = NDArray[np.uint8]
 _Ints = NDArray[np.int64]
+_Bools = NDArray[np.bool_]
 _Words = NDArray[np.uint64]
-_Texts = tuple[_Bytes, _Ints]
 
 _HEAD = re.compile(
     rb"(?:\*1\r\n\*2|%1)\r\n"  # one stream: its name, its entries; in RESP2, in RESP3
     rb"\$\d+\r\n[^\r\n]+\r\n"
     rb"\*(?P<entries>[1-9]\d*)\r\n"
-    rb"(?=\*2\r\n\$\d+\r\n[^\r\n]+\r\n\*(?P<texts>\d+)\r\n)"
 )
 _LAST = re.compile(rb"\r\n\*2\r\n\$\d+\r\n(\d{1,20}-\d{1,20})\r\n")
-_ID, _FIRST_NAME = 2, 5
+_ID, _COUNT, _FIRST_NAME = 2, 3, 5
 """Lines of an entry: see the module's example."""
+
+_DIGITS = 4
+"""As many at most has the number of an entry's texts."""
 
 _FIRST_SIZE = 1 << 20
 _LONGEST = 99
+_MOST_SHAPES = 12
+"""In one reply; entries of further ones are left to the parser."""
 
 
 class BulkConnection:
@@ -117,7 +121,7 @@ def parse(reply: bytes | bytearray) -> list[Any]:
 def last_id_in(reply: bytearray, checks: int = 1) -> str | None:
     """Guess the id of the last entry in a reply to XREAD, with `checks` to XRANGE behind it.
 
-    A text in an entry could mislead it; `EntryBlock.last_id` is certain.
+    A text in an entry could mislead it; `Reply.last_id` is certain.
     """
     behind = len(reply)
     for _ in range(checks):
@@ -126,210 +130,375 @@ def last_id_in(reply: bytearray, checks: int = 1) -> str | None:
     return found and found[1].decode()
 
 
-class EntryBlock(Sequence[RawEntry]):
-    """The entries in one reply to XREAD, all with the same fields in the same order."""
+class Texts(NamedTuple):
+    """Texts, one behind the other."""
 
-    def __init__(self, reply: bytearray, lines: "_Lines") -> None:
-        """Take a reply and the lines of its entries; raises ValueError if they are not alike."""
-        self._reply, self._first, self._stop = reply, lines.first, int(lines.ends[-1, -1]) + 1
-        self.names = [lines.text(line, 0) for line in range(_FIRST_NAME, len(lines.ends), 4)]
-        """The names of the fields."""
-        lines.check(_ID + 1, b"*%d\r\n" % (2 * len(self.names)))
-        self.ids = lines.values(_ID)
-        """One behind the other, and their lengths."""
-        self.texts: dict[bytes, _Texts] = {}
-        """The same for the values of each field."""
-        for line, name in enumerate(self.names):
-            at = _FIRST_NAME + 4 * line
-            lines.check(at, b"$%d\r\n%b\r\n" % (len(name), name))
-            self.texts[name] = lines.values(at + 2)
-        self.last_id = lines.text(_ID, -1).decode()
+    letters: _Bytes
+    lengths: _Ints
 
     @classmethod
-    def of(cls, reply: bytearray) -> "EntryBlock | None":
+    def joined(cls, parts: Iterable["Texts"]) -> "Texts":
+        """Put the texts of several parts together."""
+        texts, lengths = zip(*parts, strict=True)
+        return cls(np.concatenate(texts), np.concatenate(lengths))
+
+    @classmethod
+    def absent(cls, number: int) -> "Texts":
+        """Return as many empty texts."""
+        return cls(np.empty(0, np.uint8), np.zeros(number, np.int64))
+
+    def text(self, at: int) -> bytes:
+        """Return one of them."""
+        end = int(self.lengths[: at + 1].sum())
+        return self.letters[end - int(self.lengths[at]) : end].tobytes()
+
+    def take(self, places: _Ints) -> "Texts":
+        """Return some of them."""
+        if len(places) == len(self.lengths):
+            return self
+        ends = np.cumsum(self.lengths)
+        starts, stops = (ends - self.lengths)[places], ends[places]
+        return Texts(_gather(self.letters, starts, stops), stops - starts)
+
+    def to_arrow(self) -> pa.Array:
+        """Return them as binary."""
+        offsets = np.zeros(len(self.lengths) + 1, np.int32)
+        np.cumsum(self.lengths, out=offsets[1:])
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(self.letters)]
+        return pa.Array.from_buffers(pa.binary(), len(self.lengths), buffers)
+
+    def lines(self, order: _Ints, bounds: _Ints) -> list[bytes]:
+        """Return them in groups, each text with a line end behind it.
+
+        order: the texts of one group after the other. bounds: where each group begins in
+        that order, and where the last one ends.
+        """
+        ends = np.cumsum(self.lengths)
+        # Each with a byte more than it has, where the line end is put.
+        starts, stops = (ends - self.lengths)[order], ends[order] + 1
+        lines = _gather(np.append(self.letters, np.uint8(0)), starts, stops)
+        ends = np.cumsum(stops - starts)
+        lines[ends - 1] = ord("\n")
+        text, cuts = lines.tobytes(), np.append(0, ends)[bounds].tolist()
+        return [text[start:stop] for start, stop in pairwise(cuts)]
+
+
+class Shape(NamedTuple):
+    """Entries with the same fields in the same order."""
+
+    names: tuple[bytes, ...]
+    at: _Ints
+    """Their places among all entries."""
+    ids: Texts
+    values: dict[bytes, Texts]
+
+
+class Reply(Sequence[RawEntry]):
+    """The entries in one reply to XREAD."""
+
+    def __init__(self, reply: bytearray, begins: _Ints, lines: "_Lines") -> None:
+        """Take a reply and the lines with which its entries begin, and the last one ends."""
+        self._reply, self._offsets = reply, lines.starts[begins]
+        """Where each entry begins, and the last one ends."""
+        self.shapes: list[Shape] = []
+        counts = np.diff(begins)
+        left = np.arange(len(counts))
+        while len(left) and len(self.shapes) < _MOST_SHAPES:
+            as_long = left[counts[left] == counts[left[0]]]
+            shape, like = _shape_of(
+                lines.of_entries(begins[as_long], int(counts[left[0]])), as_long
+            )
+            if shape is not None:
+                self.shapes.append(shape)
+            like[0] = True  # whatever it is, it was looked at
+            left = (
+                left[:0]
+                if like.all() and len(as_long) == len(left)
+                else np.setdiff1d(left, as_long[like], assume_unique=True)
+            )
+        in_shapes = np.zeros(len(counts), np.bool_)
+        for shape in self.shapes:
+            in_shapes[shape.at] = True
+        self.odd = np.flatnonzero(~in_shapes)
+        """The places of entries that are in none of the shapes."""
+
+    @classmethod
+    def of(cls, reply: bytearray) -> "Reply | None":
         """Find the entries at the beginning of a reply; None if that takes a parser."""
         head = _HEAD.match(reply)
         if head is None:
             return None
-        first, count, lines = head.end(), int(head["entries"]), 4 + 2 * int(head["texts"])
-        ends = first + np.flatnonzero(np.frombuffer(reply, np.uint8)[first:] == ord("\n"))
-        if len(ends) < count * lines:
+        lines = _Lines(reply, head.end())
+        begins = lines.entries(int(head["entries"]))
+        if begins is None:
             return None
-        by_line = np.ascontiguousarray(ends[: count * lines].reshape(count, lines).T)
+        found = cls(reply, begins, lines)
+        # What no shape has checked could hold lines that imitate an entry.
+        return found if all(map(found.is_one, found.odd.tolist())) else None
+
+    def is_one(self, at: int) -> bool:
+        """Tell whether a parser finds one entry, and nothing else, where it is said to be."""
         try:
-            return cls(reply, _Lines(reply, first, by_line))
-        except ValueError:
-            return None
+            return len(parse(self._bytes(at) + b":1\r\n")) == 2  # noqa: PLR2004  # it, and the 1
+        except hiredis.HiredisError:
+            return False
 
     def __len__(self) -> int:
-        return len(self.ids[1])
+        return len(self._offsets) - 1
 
     def __getitem__(self, at: Any) -> Any:
-        """Return an entry as the client library would."""
-        return self._parsed[at]
+        """Return an entry as the client library would; only this one is parsed."""
+        if isinstance(at, slice):
+            return [self[one] for one in range(*at.indices(len(self)))]
+        [entry] = parse(self._bytes(at))
+        return entry
 
     def __iter__(self) -> Iterator[RawEntry]:
-        return iter(self._parsed)
+        [parsed] = parse(b"*%d\r\n" % len(self) + self._reply[self._offsets[0] : self._offsets[-1]])
+        return iter(parsed)
 
-    @cached_property
-    def _parsed(self) -> list[RawEntry]:
-        [parsed] = parse(b"*%d\r\n" % len(self) + self._reply[self._first : self._stop])
-        return list(parsed)
+    def _bytes(self, at: int) -> bytearray:
+        at %= len(self)
+        return self._reply[self._offsets[at] : self._offsets[at + 1]]
+
+    @property
+    def last_id(self) -> str:
+        """The id of the last entry."""
+        return str(self[-1][0].decode())
 
     @property
     def rest(self) -> bytes:
         """What follows the entries in the reply."""
-        return bytes(self._reply[self._stop :])
+        return bytes(self._reply[self._offsets[-1] :])
+
+
+def _shape_of(entries: "_EntryLines", at: _Ints) -> tuple[Shape | None, _Bools]:
+    """Return the shape that the first of some equally long entries has.
+
+    With it, which of the entries have its fields: those of them whose values are short
+    texts without line ends are in the shape. at: the places of the entries.
+    """
+    values_of = range(_FIRST_NAME + 2, entries.lines, 4)
+    names = tuple(entries.text(line - 2) for line in values_of)
+    like = entries.are(_COUNT, b"*%d\r\n" % (2 * len(names)))
+    for line, name in zip(values_of, names, strict=True):
+        like &= entries.are(line - 2, b"$%d\r\n%b\r\n" % (len(name), name))
+    plain = like.copy()
+    for line in (_ID, *values_of):
+        plain &= entries.are_texts(line)
+    if not plain.any() or len(set(names)) < len(names):
+        return None, like
+    if not plain.all():
+        entries, at = entries.some(plain), at[plain]
+    values = {name: entries.texts(line) for line, name in zip(values_of, names, strict=True)}
+    return Shape(names, at, entries.texts(_ID), values), like
 
 
 class _Lines:
-    """The lines of a reply's entries, of each as many."""
+    """The lines of a reply, from its first entry on."""
 
-    def __init__(self, reply: bytearray, first: int, ends: _Ints) -> None:
-        """Take where the first entry begins, and where lines end: for each line, a row."""
-        self.first, self.ends = first, ends
+    def __init__(self, reply: bytearray, first: int) -> None:
         self._reply = np.frombuffer(reply, np.uint8)
         # The eight bytes from each place on, as one number.
-        self._words: _Words = np.ndarray((len(reply) - 7,), "<u8", reply, strides=(1,))
+        self._words: _Words = np.ndarray((max(len(reply) - 7, 0),), "<u8", reply, strides=(1,))
+        ends = np.flatnonzero(self._reply[first:] == ord("\n"))
+        self.starts = np.empty(len(ends) + 1, np.int64)
+        """Where they begin; one more than there are, for what follows."""
+        self.starts[0] = first
+        np.add(ends, first + 1, out=self.starts[1:])
 
-    def text(self, line: int, entry: int) -> bytes:
-        """Return a line of an entry."""
-        return self._reply[self.ends[line - 1, entry] + 1 : self.ends[line, entry] - 1].tobytes()
+    def entries(self, count: int) -> _Ints | None:
+        """Return the lines with which so many entries begin, and the one behind the last.
 
-    def check(self, line: int, text: bytes) -> None:
-        """Check that a text, line ends and all, is what a line of each entry ends with."""
-        stops = self.ends[line] + 1
+        None if there are not so many.
+        """
+        # Most often all are as long as the first.
+        alike = np.arange(count + 1) * (_COUNT + 1 + 2 * self._counts(np.zeros(1, np.int64)))
+        lines = len(self.starts) - 1
+        if 0 < alike[-1] <= lines and self._begin(alike[:-1]).all():
+            found = alike
+            if (np.diff(self._counts(alike[:-1])) == 0).all():
+                return found
+        begins = np.flatnonzero(np.diff(self.starts) == len(b"*2\r\n"))
+        begins = begins[: np.searchsorted(begins, lines - _COUNT)]
+        begins = begins[self._begin(begins)]
+        follows = begins + _COUNT + 1 + 2 * self._counts(begins)
+        if len(begins) >= count and np.array_equal(follows[: count - 1], begins[1:count]):
+            found = np.append(begins[:count], follows[count - 1])
+        else:  # a value imitates the beginning of an entry
+            behind = dict(zip(begins.tolist(), follows.tolist(), strict=True))
+            chained = [0]
+            while len(chained) <= count and chained[-1] in behind:
+                chained.append(behind[chained[-1]])
+            found = np.array(chained)
+        is_whole = len(found) == count + 1 and found[0] == 0 and found[-1] <= lines
+        return found if is_whole and bool((np.diff(found) > _COUNT + 1).all()) else None
+
+    def _begin(self, lines: _Ints) -> _Bools:
+        stops = self.starts[lines + 1]
+        found: _Bools = self._words[stops - 8] >> _shift(b"*2\r\n") == _word(b"*2\r\n")
+        return found
+
+    def _counts(self, begins: _Ints) -> _Ints:
+        """Return how many texts the fields of entries are; -1 where that is not said."""
+        at = self.starts[begins + _COUNT]
+        size = self.starts[begins + _COUNT + 1] - at - len(b"*\r\n")
+        numbers = np.zeros(len(begins), np.int64)
+        for digit in range(_DIGITS):
+            more = size > digit
+            figure = self._reply[np.where(more, at + 1 + digit, 0)].astype(np.int64) - ord("0")
+            numbers = np.where(more, 10 * numbers + figure, numbers)
+        is_said = (self._reply[at] == ord("*")) & (size >= 1) & (size <= _DIGITS)
+        return np.where(is_said, numbers, -1)
+
+    def of_entries(self, begins: _Ints, lines: int) -> "_EntryLines":
+        """Return the lines of equally long entries."""
+        starts = self.starts[begins + np.arange(lines + 1)[:, None]]
+        return _EntryLines(self._reply, self._words, starts)
+
+
+class _EntryLines(NamedTuple):
+    """The lines of equally long entries."""
+
+    reply: _Bytes
+    words: _Words
+    starts: NDArray[np.int64]
+    """Where they begin: a row for each line, and one for where the entries end."""
+
+    @property
+    def lines(self) -> int:
+        """How many an entry has."""
+        return len(self.starts) - 1
+
+    def some(self, which: _Bools) -> "_EntryLines":
+        """Return those of some of the entries."""
+        return self._replace(starts=self.starts[:, which])
+
+    def text(self, line: int) -> bytes:
+        """Return a line of the first entry."""
+        return self.reply[self.starts[line, 0] : self.starts[line + 1, 0] - 2].tobytes()
+
+    def are(self, line: int, text: bytes) -> _Bools:
+        """Tell which entries have a line that ends with a text, line ends and all."""
+        stops = self.starts[line + 1] - 8
+        same = np.ones(len(stops), np.bool_)
         while text:
             last, text = text[-8:], text[:-8]
-            if (self._words[stops - 8] >> _shift(last) != _word(last)).any():
-                raise ValueError(f"expected {last!r} in each entry")
+            same &= self.words[stops] >> _shift(last) == _word(last)
             stops = stops - 8
+        return same
 
-    def values(self, line: int) -> _Texts:
-        """Return a line of each entry, all as long as the line before says.
+    def are_texts(self, line: int) -> _Bools:
+        """Tell of which entries a line is as long as the line before says, and not long.
 
-        So they hold no line ends, and the next line is what the protocol has there.
+        So it holds no line ends, and the next line is what the protocol has there.
         """
-        starts, stops = self.ends[line - 1] + 1, self.ends[line] - 1
-        lengths = stops - starts
-        if lengths.min() < 0 or lengths.max() > _LONGEST:
-            raise ValueError("expected texts that are short and without line ends")
-        if (self._words[starts - 8] >> _LENGTH_SHIFTS[lengths] != _LENGTH_WORDS[lengths]).any():
-            raise ValueError("expected texts without line ends")
-        return _gather(self._reply, starts, stops), lengths
+        starts = self.starts[line]
+        lengths = self.starts[line + 1] - starts - 2
+        short = (lengths >= 0) & (lengths <= _LONGEST)
+        known = lengths if short.all() else np.where(short, lengths, 0)
+        same: _Bools = self.words[starts - 8] >> _LENGTH_SHIFTS[known] == _LENGTH_WORDS[known]
+        same &= short
+        return same
+
+    def texts(self, line: int) -> Texts:
+        """Return a line of each entry."""
+        starts, stops = self.starts[line], self.starts[line + 1] - 2
+        return Texts(_gather(self.reply, starts, stops), stops - starts)
 
 
-class EntryBlocks(Sequence[RawEntry]):
-    """Blocks of like entries, one behind the other, by columns."""
+class Replies(Sequence[RawEntry]):
+    """The entries of replies, one behind the other, by shapes."""
 
-    def __init__(self, blocks: list[EntryBlock]) -> None:
-        self.blocks = blocks
-        self.names = blocks[0].names
-        self._begins = [0, *accumulate(map(len, blocks))]
+    def __init__(self, replies: Sequence[Reply]) -> None:
+        self._replies = replies
+        self._begins = [0, *accumulate(map(len, replies))]
 
     def __len__(self) -> int:
         return self._begins[-1]
 
     def __getitem__(self, at: Any) -> Any:
-        """Return an entry as the client library would; only its block is parsed for it."""
-        block = bisect_right(self._begins, at) - 1
-        return self.blocks[block][at - self._begins[block]]
+        """Return an entry as the client library would; only this one is parsed."""
+        reply = bisect_right(self._begins, at) - 1
+        return self._replies[reply][at - self._begins[reply]]
 
     def __iter__(self) -> Iterator[RawEntry]:
-        return chain.from_iterable(self.blocks)
+        return chain.from_iterable(self._replies)
 
-    def values(self, name: bytes) -> pa.Array:
-        """Return the values of a field, as binary."""
-        texts, offsets = _joined(block.texts[name] for block in self.blocks)
-        buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(texts)]
-        return pa.Array.from_buffers(pa.binary(), len(self), buffers)
+    def shapes(self) -> list[Shape]:
+        """Return the shapes that the entries have."""
+        alike: dict[tuple[bytes, ...], list[Shape]] = {}
+        for reply, begin in zip(self._replies, self._begins, strict=False):
+            for shape in reply.shapes:
+                alike.setdefault(shape.names, []).append(shape._replace(at=shape.at + begin))
+        return [
+            Shape(
+                names,
+                np.concatenate([shape.at for shape in shapes]),
+                Texts.joined(shape.ids for shape in shapes),
+                {name: Texts.joined(shape.values[name] for shape in shapes) for name in names},
+            )
+            for names, shapes in alike.items()
+        ]
 
-    def lines(self, name: bytes, order: _Ints, bounds: _Ints) -> list[bytes]:
-        """Return the values of a field, in groups, each with a line end behind it.
-
-        order: the entries of one group after the other. bounds: where each group begins
-        in that order, and where the last one ends.
-        """
-        return _grouped(*_joined(block.texts[name] for block in self.blocks), order, bounds)
-
-    def ids(self, order: _Ints, bounds: _Ints) -> list[bytes]:
-        """Return the entry ids as `lines` does the values of a field."""
-        return _grouped(*_joined(block.ids for block in self.blocks), order, bounds)
-
-
-def _joined(of_blocks: Iterable[_Texts]) -> _Texts:
-    """Return texts one behind the other, and where each begins, and the last ends."""
-    texts, lengths = zip(*of_blocks, strict=True)
-    return np.concatenate(texts), np.append(0, np.cumsum(np.concatenate(lengths)))
-
-
-def _grouped(texts: _Bytes, offsets: _Ints, order: _Ints, bounds: _Ints) -> list[bytes]:
-    # Each with a byte more than it has, where the line end is put.
-    starts, stops = offsets[:-1][order], offsets[1:][order] + 1
-    lines, ends = _gather(np.append(texts, np.uint8(0)), starts, stops), np.cumsum(stops - starts)
-    lines[ends - 1] = ord("\n")
-    text, cuts = lines.tobytes(), np.append(0, ends)[bounds].tolist()
-    return [text[start:stop] for start, stop in pairwise(cuts)]
-
-
-def alike(blocks: Iterable[EntryBlock]) -> list[EntryBlocks]:
-    """Put blocks that follow each other together as long as they have the same fields."""
-    groups = groupby(blocks, key=lambda block: block.names)
-    return [EntryBlocks(list(group)) for _, group in groups]
+    def odd(self) -> list[int]:
+        """Return the places of the entries that are in none of the shapes."""
+        begins = zip(self._replies, self._begins, strict=False)
+        return [begin + at for reply, begin in begins for at in reply.odd.tolist()]
 
 
 def _gather(bytes_: _Bytes, starts: _Ints, stops: _Ints) -> _Bytes:
     """Copy pieces of bytes one behind the other."""
     lengths = stops - starts
+    if len(lengths) and (lengths == lengths[0]).all():
+        return bytes_[starts[:, None] + np.arange(lengths[0])].ravel()
     ends = np.cumsum(lengths)
-    places: _Ints = np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1])
+    total = int(ends[-1]) if len(ends) else 0
+    places: _Ints = np.repeat(starts - ends + lengths, lengths) + np.arange(total)
     return bytes_[places]
 
 
-class BlockEntries(Sequence[RawEntry]):
-    """Some entries of blocks. Sent to another process, they are a list."""
+class SomeEntries(Sequence[RawEntry]):
+    """Some entries of replies, parsed when they are asked for. Sent elsewhere, they are a list."""
 
-    def __init__(
-        self, blocks: EntryBlocks, order: _Ints, start: int, stop: int, ids: bytes
-    ) -> None:
-        """Take the entries `order[start:stop]`; ids: theirs, packed."""
-        self._blocks, self._order, self._start, self._stop = blocks, order, start, stop
-        self.ids = ids
+    def __init__(self, replies: Replies, places: _Ints, ids: bytes) -> None:
+        """Take the entries at these places; ids: theirs, packed."""
+        self._replies, self._places, self.ids = replies, places, ids
 
     def __len__(self) -> int:
-        return self._stop - self._start
+        return len(self._places)
 
     def __getitem__(self, at: Any) -> Any:
         """Return an entry as the client library would."""
-        return self._blocks[self._order[self._start : self._stop][at]]
+        return self._replies[int(self._places[at])]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (list, (list(self),))
 
 
 def ids_of(entries: Sequence[RawEntry]) -> list[bytes]:
-    """Return the ids of entries; no block is parsed for them."""
-    if isinstance(entries, BlockEntries):
+    """Return the ids of entries; none is parsed for them."""
+    if isinstance(entries, SomeEntries):
         return entries.ids.split(b"\n")[:-1]
     return [entry_id for entry_id, _ in entries]
 
 
 def packed_ids(entries: Sequence[RawEntry]) -> bytes:
     """Return the ids of entries, packed."""
-    if isinstance(entries, BlockEntries):
+    if isinstance(entries, SomeEntries):
         return entries.ids
     return pack_ids(ids_of(entries))
 
 
 def first_id(entries: Sequence[RawEntry]) -> str:
-    """Return the id of the first of some entries; no block is parsed for it."""
-    if isinstance(entries, BlockEntries):
+    """Return the id of the first of some entries; none is parsed for it."""
+    if isinstance(entries, SomeEntries):
         return id_at(entries.ids, 0)
     return str(entries[0][0].decode())
 
 
 def _word(text: bytes) -> np.uint64:
-    """Return a text of at most eight bytes as `EntryBlock` has it, shifted by `_shift`."""
+    """Return a text of at most eight bytes as `_Lines` has it, shifted by `_shift`."""
     return np.uint64(int.from_bytes(text, "little"))
 
 

@@ -6,18 +6,19 @@ columns; both become the same tables, split by date.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+from json import dumps
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.parquet.wide import Ints, Wide, quotients
-from state.exact import MONEY_PLACES, ONE, PLACES
-from state.messages import CommissionReport, Execution, Message, Opening, Split
+from connectors.parquet.wide import Ints, Wide, decimals, quotients
+from state.exact import MONEY_PLACES, ONE, PLACES, to_text
+from state.messages import TYPE_NAMES, CommissionReport, ContractNumber, Execution, Message
 from state.records import Changes, RunUpdates, Update
-from state.run import CLOSED_WIDTH, EFFECTS_WIDTH, NO_COMMISSION, RUN_WIDTH
-from state.snapshot import ClosedLot
+from state.run import EXECUTION_WIDTH, LOT_WIDTH, NO_COMMISSION, REPORT_WIDTH
+from state.snapshot import ClosedLot, PositionSnapshot
 
 QUANTITY = pa.decimal128(38, PLACES)
 MONEY = pa.decimal128(38, MONEY_PLACES)
@@ -26,13 +27,16 @@ TIME = pa.timestamp("ms", tz="UTC")
 POSITIONS_SCHEMA = pa.schema(
     {
         "account": pa.string(), "symbol": pa.string(), "currency": pa.string(),
-        "multiplier": QUANTITY, "qty": QUANTITY, "avg_price": QUANTITY, "cost_basis": MONEY,
-        "realized_pnl": MONEY, "commission": QUANTITY, "net_realized_pnl": MONEY,
+        "multiplier": QUANTITY, "sec_type": pa.string(), "con_id": pa.int64(), "qty": QUANTITY,
+        "avg_price": QUANTITY, "cost_basis": MONEY, "realized_pnl": MONEY, "commission": QUANTITY,
+        "other_commissions": pa.string(), "basis_adjustment": QUANTITY, "net_realized_pnl": MONEY,
         "open_lots": pa.int64(), "executions": pa.int64(), "last_exec_id": pa.string(),
         "last_price": QUANTITY, "timestamp": TIME, "stream_id": pa.string(),
         "type": pa.string(), "message_timestamp": TIME, "side": pa.string(),
         "fill_qty": QUANTITY, "fill_price": QUANTITY, "exec_id": pa.string(),
-        "order_id": pa.int64(), "realized_pnl_change": MONEY, "net_realized_pnl_change": MONEY,
+        "order_id": pa.int64(), "order_ref": pa.string(), "message_commission": QUANTITY,
+        "message_commission_currency": pa.string(), "realized_pnl_change": MONEY,
+        "net_realized_pnl_change": MONEY,
     }
 )  # fmt: skip
 CLOSED_LOTS_SCHEMA = pa.schema(
@@ -76,17 +80,34 @@ def tables(changes: Iterable[Changes]) -> Iterator[Table]:
 
 # --- from columns -------------------------------------------------------------------
 
+_LONGEST_LINE = 2**62
+
 
 def _tables_of_runs(runs: list[RunUpdates]) -> Iterator[Table]:
-    did = _Booked(runs)
-    positions = _run_positions(did)
-    closed_lots = _run_closed_lots(did, positions)
-    if any(did.skips):
-        wanted = did.at >= np.array(did.skips)[did.of_run]
-        positions = positions.filter(pa.array(wanted))
-        closed_lots = closed_lots.filter(pa.array(wanted[did.closers]))
-    yield from _split_by_day("positions", positions, "timestamp")
-    yield from _split_by_day("closed_lots", closed_lots, "close_timestamp")
+    for some in _on_one_line(runs):
+        did = _Booked(some)
+        positions, closed_lots = _run_positions(did), _run_closed_lots(did)
+        if any(did.skips):
+            wanted = did.at >= np.array(did.skips)[did.of_run]
+            positions = positions.filter(pa.array(wanted))
+            closed_lots = closed_lots.filter(pa.array(wanted[did.events[did.closers]]))
+        yield from _split_by_day("positions", positions, "timestamp")
+        yield from _split_by_day("closed_lots", closed_lots, "close_timestamp")
+
+
+def _on_one_line(runs: list[RunUpdates]) -> Iterator[list[RunUpdates]]:
+    """Divide runs so that the units of those together, one behind the other, fit in 64 bits."""
+    some: list[RunUpdates] = []
+    length = 0
+    for run in runs:
+        numbers = np.frombuffer(run.update.run.numbers, np.int64)
+        units = abs(run.update.before.qty) + int(np.abs(numbers[1::EXECUTION_WIDTH]).sum()) + 1
+        if some and length + units > _LONGEST_LINE:
+            yield some
+            some, length = [], 0
+        some.append(run)
+        length += units
+    yield some
 
 
 def _split_by_day(data_set: str, table: pa.Table, time_column: str) -> Iterator[Table]:
@@ -97,120 +118,303 @@ def _split_by_day(data_set: str, table: pa.Table, time_column: str) -> Iterator[
 
 
 class _Booked:
-    """What was booked in runs, in columns: over all executions, and over all lots they closed."""
+    """What was booked in runs, in columns over all of them.
+
+    The rule is that of `state.fifo`: opened + closed = units traded, opened - closed =
+    units held, and the k-th unit closed closes the k-th unit opened. Each run has a line
+    of its own, on which 0 is where closing had come to before it.
+    """
 
     def __init__(self, runs: list[RunUpdates]) -> None:  # noqa: PLR0915 - many columns
-        # Turned to columns at once: to look at each update again and again takes longer.
         self.ids, updates, self.skips = zip(*runs, strict=True)
-        run, result, qty, cost, realized, net, commission, self.executions, *says = zip(
-            *updates, strict=True
+        self.runs, self.before, lots, self.lot_ids, targets = zip(*updates, strict=True)
+        before: Any = PositionSnapshot._make(zip(*self.before, strict=True))
+        numbers, reports = [r.numbers for r in self.runs], [r.reports for r in self.runs]
+        self.factors = np.array(before.multiplier, np.int64) // ONE
+        self.times, self.qtys, self.prices, self.fees, self.order_ids = _unpack(
+            numbers, EXECUTION_WIDTH
         )
-        self.accounts, self.symbols, self.currencies, multipliers = says
-        self.multipliers = np.array(multipliers, np.int64)
-        numbers, self.exec_ids, _ = zip(*run, strict=True)
-        effects, closed, self.open_exec_ids, _, _ = zip(*result, strict=True)
+        self.report_at, self.report_times, self.report_fees = _unpack(reports, REPORT_WIDTH)
+        executions, of_reports = _lengths(numbers, EXECUTION_WIDTH), _lengths(reports, REPORT_WIDTH)
+        # Which run each execution and report belongs to, and each message; where a run's begin.
+        each = np.arange(len(runs))
+        self.execution_run, self.report_run = (np.repeat(each, n) for n in (executions, of_reports))
+        self.of_run = np.repeat(each, executions + of_reports)
+        self.first_execution, first_report = _begins(executions), _begins(of_reports)
+        first_event = _begins(executions + of_reports)
+        self.at = np.arange(len(self.of_run)) - first_event[self.of_run]
+        """The place of each message in its run."""
+        self.report_events = first_event[self.report_run] + self.report_at
+        self.is_report = np.zeros(len(self.of_run), np.bool_)
+        self.is_report[self.report_events] = True
+        self.events = np.flatnonzero(~self.is_report)
+        """Which of the messages each execution is."""
+        earlier_reports = np.arange(len(self.report_run)) - first_report[self.report_run]
+        self.executions_before = self.report_at - earlier_reports
+        self._totals(np.array(before.qty, np.int64))
+        self._openers(lots, targets)
+        self._match()
+        self._count(before)
 
-        lengths = _lengths(numbers, RUN_WIDTH)
-        self.begins = np.cumsum(lengths) - lengths
-        self.of_run = np.repeat(np.arange(len(runs)), lengths)
-        """Which run each execution belongs to."""
-        self.at = np.arange(len(self.of_run)) - self.begins[self.of_run]
-        """Its place there."""
-        self.times, self.qtys, self.prices, commissions, self.order_ids = _unpack(
-            numbers, RUN_WIDTH
-        )
-        fees = np.where(commissions == NO_COMMISSION, 0, commissions)
-        own_dues, self.open_lots = _unpack(effects, EFFECTS_WIDTH)
-        closers, _, self.open_times, self.open_prices, self.closed_qtys, open_fees = _unpack(
-            closed, CLOSED_WIDTH
-        )
-        self.closers = closers + np.repeat(self.begins, _lengths(closed, CLOSED_WIDTH))
+    def _totals(self, held_before: Ints) -> None:
+        """Work out how far opening and closing have come, before and after each execution."""
+        run, units = self.execution_run, np.abs(self.qtys)
+        held = held_before[run] + self._running_units(self.qtys)
+        self.opened = (np.abs(held_before)[run] + self._running_units(units) + np.abs(held)) >> 1
+        self.closed = self.opened - np.abs(held)
+        self.opened_before = np.append(0, self.opened[:-1])
+        self.closed_before = np.append(0, self.closed[:-1])
+        firsts = self.first_execution[np.unique(run)]
+        self.opened_before[firsts] = np.abs(held_before)[run[firsts]]
+        self.closed_before[firsts] = 0
 
+    def _running_units(self, units: Ints) -> Ints:
+        sums = np.append(0, np.cumsum(units))
+        found: Ints = sums[1:] - sums[self.first_execution[self.execution_run]]
+        return found
+
+    def _openers(self, lots: Sequence[bytes], targets: Sequence[list[int]]) -> None:
+        """Put the lots of before and the executions together, as what may open."""
+        time, price, qty, begin, end, charge = _unpack(lots, LOT_WIDTH)
+        of_run = _lengths(lots, LOT_WIDTH)
+        fees = np.where(self.fees == NO_COMMISSION, 0, self.fees)
+        self.lots = len(time)
+        self.open_times = np.append(time, self.times)
+        self.open_prices = np.append(price, self.prices)
+        self.open_qtys = np.append(qty, self.qtys)
+        self.open_run = np.append(np.repeat(np.arange(len(lots)), of_run), self.execution_run)
+        self.begins = np.append(begin, self.opened_before)
+        self.ends = np.append(end, self.opened)
+        self.charges = np.append(charge, fees)
+        target = np.array([at for some in targets for at in some], np.int64)
+        ends_of_lots = np.cumsum(of_run)[self.report_run]
+        in_run = self.lots + self.first_execution[self.report_run] + target
+        self.targets = np.where(target < 0, ends_of_lots + target, in_run)
+        self.charges[self.targets] = self.report_fees
+        # From which message on a charge is known; it is borne by what closed before at once.
+        self.charged_from = np.full(len(self.charges), -1)
+        self.charged_from[self.targets] = self.report_events
+
+    def _match(self) -> None:
+        """Find out which openers each execution closed units of, and how many."""
+        lengths = np.zeros(len(self.runs), np.int64)
+        np.maximum.at(lengths, self.open_run, self.ends)
+        offset = _begins(lengths + 1)
+        opens = np.flatnonzero(self.ends > np.maximum(self.begins, 0))
+        line = offset[self.open_run[opens]] + self.ends[opens]
+        in_order = np.argsort(line, kind="stable")
+        opens, line = opens[in_order], line[in_order]
+        start = offset[self.execution_run] + self.closed_before
+        stop = offset[self.execution_run] + self.closed
+        closers = np.flatnonzero(self.closed > self.closed_before)
+        first = np.searchsorted(line, start[closers], "right")
+        last = np.searchsorted(line, stop[closers], "left")
+        number = last - first + 1
+        # Of each match: who closed, who opened, and which units of the line.
+        self.closers = np.repeat(closers, number)
+        of_closer = np.arange(len(self.closers)) - np.repeat(_begins(number), number)
+        self.matched = opens[np.repeat(first, number) + of_closer]
+        begin = np.maximum(self.closed_before[self.closers], self.begins[self.matched])
+        self.match_begins = np.maximum(begin, 0)
+        self.match_ends = np.minimum(self.closed[self.closers], self.ends[self.matched])
+        gone_before = np.searchsorted(line, offset[self.execution_run], "right")
+        gone = np.searchsorted(line, stop, "right") - gone_before
+        opened = (self.opened > self.opened_before).astype(np.int64)
+        self.lots_change = self._running_units(opened) - gone
+        """How many more lots are open after each execution than before its run."""
+
+    def _due(self, openers: Ints, upto: Ints) -> Ints:
+        """Return what of the openers' charges is due once closing has come to a place."""
+        size = np.abs(self.open_qtys[openers])
+        left = np.maximum(self.ends[openers] - np.maximum(upto, self.begins[openers]), 0)
+        return quotients(Wide.product(self.charges[openers], size - left), size)
+
+    def _count(self, before: Any) -> None:  # noqa: PLR0915 - many columns
+        """Work out the figures after each message."""
+        factors = self.factors[self.execution_run]
+        self.units = self.match_ends - self.match_begins
+        signed = np.where(self.open_qtys[self.matched] > 0, self.units, -self.units)
+        rises = self.prices[self.closers] - self.open_prices[self.matched]
         # To close a lot realizes what it is worth by now less what it cost. So what the
         # open lots cost changes by what is traded and what is realized.
-        factors = (self.multipliers // ONE)[self.of_run]
-        rises = self.prices[self.closers] - self.open_prices
-        self.part_gains = Wide.product(self.closed_qtys * factors[self.closers], rises)
-        self.gains = self._by_closer(self.part_gains)
-        dues = Wide.of(own_dues) + self._by_closer(Wide.of(open_fees))
-        self.net_gains = self.gains - Wide.product(dues.narrow(), np.full(len(self.qtys), ONE))
+        self.part_gains = Wide.product(
+            signed * self.factors[self.execution_run[self.closers]], rises
+        )
+        gains = self._by_closer(self.part_gains)
         traded = Wide.product(self.qtys * factors, self.prices)
+        every, events = len(self.of_run), self.events
+        self.gains = gains.scattered(events, every)
+        due = np.zeros(every, np.int64)
+        due[events] = self._dues()
+        targets = self.targets
+        closed = np.append(0, self.closed)
+        last = self.first_execution[self.report_run] + self.executions_before
+        come_to = np.where(self.executions_before > 0, closed[last], 0)
+        due[self.report_events] = self._due(targets, come_to)
+        self.net_gains = self.gains - Wide.product(due, np.full(every, ONE))
+        fees = np.zeros(every, np.int64)
+        fees[events] = np.where(self.fees == NO_COMMISSION, 0, self.fees)
+        fees[self.report_events] = self.report_fees
+        qtys = np.zeros(every, np.int64)
+        qtys[events] = self.qtys
+        self.held = self._running(Wide.of(qtys), before.qty)
+        self.costs = self._running((traded + gains).scattered(events, every), before.cost_basis)
+        self.realized = self._running(self.gains, before.realized_pnl)
+        self.nets = self._running(self.net_gains, before.net_realized_pnl)
+        self.commissions = self._running(Wide.of(fees), before.commission)
+        by = self.held.narrow() * self.factors[self.of_run]
+        average = Wide.of(quotients(self.costs, by))
+        self.averages = decimals(QUANTITY, average, by != 0)
+        # The last execution by each message; before the first one of a run, none of it.
+        count = np.cumsum(~self.is_report)
+        self.last = count - 1
+        self.is_first = count <= self.first_execution[self.of_run]
+        lots = np.append(self.lots_change, 0)[self.last]
+        self.open_lots = np.array(before.open_lots)[self.of_run] + np.where(self.is_first, 0, lots)
+        booked = count - self.first_execution[self.of_run]
+        self.executions = np.array(before.executions)[self.of_run] + booked
 
-        self.held = self._running(Wide.of(self.qtys), qty)
-        self.costs = self._running(traded + self.gains, cost)
-        self.realized = self._running(self.gains, realized)
-        self.nets = self._running(self.net_gains, net)
-        self.commissions = self._running(Wide.of(fees), commission)
-        self.averages = quotients(self.costs, self.held.narrow() * factors, QUANTITY)
+    def _dues(self) -> Ints:
+        """Return the charges that fell due with each execution, its own and its openers'."""
+        fees = np.where(self.fees == NO_COMMISSION, 0, self.fees)
+        closes = self.closed - self.closed_before
+        own = quotients(Wide.product(fees, closes), np.abs(self.qtys))
+        matched = np.flatnonzero(
+            (self.charges[self.matched] != 0)
+            & (self.charged_from[self.matched] < self.events[self.closers])
+        )
+        due = np.zeros(len(self.matched), np.int64)
+        openers = self.matched[matched]
+        due[matched] = self._due(openers, self.match_ends[matched])
+        due[matched] -= self._due(openers, self.match_begins[matched])
+        return own + self._by_closer(Wide.of(due)).narrow()
 
-    def _by_closer(self, of_closed: Wide) -> Wide:
-        """Add up for each execution what belongs to the lots it closed."""
+    def _by_closer(self, of_matches: Wide) -> Wide:
+        """Add up for each execution what belongs to its matches."""
         counts = np.bincount(self.closers, minlength=len(self.qtys))
         upto = np.cumsum(counts)
-        sums = of_closed.sums()
+        sums = of_matches.sums()
         return sums.take(upto) - sums.take(upto - counts)
 
     def _running(self, changes: Wide, before: Sequence[int]) -> Wide:
-        """Return a figure after each execution; before: what it was before each run."""
-        sums = changes.sums()
-        starts = Wide.of_ints(before) - sums.take(self.begins)
-        return sums.take(np.arange(1, len(self.qtys) + 1)) + starts.take(self.of_run)
+        """Return a figure after each message; before: what it was before each run."""
+        sums, begins = changes.sums(), np.flatnonzero(self.at == 0)
+        starts = Wide.of_ints(before) - sums.take(begins)
+        return sums.take(np.arange(1, len(self.of_run) + 1)) + starts.take(self.of_run)
 
 
 def _run_positions(did: _Booked) -> pa.Table:
-    """One row for each execution; it is also the last one booked."""
-    of_run, exec_ids = pa.array(did.of_run), _texts(did.exec_ids)
+    """One row for each message."""
+    of_run, none = pa.array(did.of_run), did.is_report
+    # Which execution the message is, and which was the last one booked by it.
+    itself = pa.array(np.where(none, 0, did.last), mask=none)
+    last = pa.array(np.where(did.is_first, len(did.qtys) + did.of_run, did.last))
+    exec_ids, before = _texts([run.exec_ids for run in did.runs]), did.before
+
+    def booked(of_executions: pa.Array, of_before: Sequence[Any]) -> pa.Array:
+        values = pa.array(of_before, of_executions.type)
+        return pa.concat_arrays([of_executions, values]).take(last)
+
     prices, times = _quantities(did.prices), pa.array(did.times).view(TIME)
+    ends = [one.timestamp for one in before]
+    reported = _scattered(did.report_fees, did.report_events, len(none))
+    fees = np.where(none, reported, np.append(did.fees, 0)[did.last])
+    said = fees != NO_COMMISSION
+    currencies = pa.array([one.currency for one in before]).take(of_run)
+    instruments = [run.instrument for run in did.runs]
+    message_times = _scattered(did.report_times, did.report_events, len(none))
     columns = {
-        "account": pa.array(did.accounts, pa.string()).take(of_run),
-        "symbol": pa.array(did.symbols).take(of_run),
-        "currency": pa.array(did.currencies).take(of_run),
-        "multiplier": _quantities(did.multipliers).take(of_run),
+        "account": pa.array([one.account for one in before], pa.string()).take(of_run),
+        "symbol": pa.array([one.symbol for one in before]).take(of_run),
+        "currency": currencies,
+        "multiplier": _decimals([one.multiplier for one in before], QUANTITY).take(of_run),
+        "sec_type": _named(did, [one.sec_type for one in before],
+                           [says.sec_type for says in instruments], pa.string()),
+        "con_id": _named(did, [one.con_id for one in before],
+                         [says.con_id for says in instruments], pa.int64()),
         "qty": did.held.to_decimals(QUANTITY),
         "avg_price": did.averages,
         "cost_basis": did.costs.to_decimals(MONEY),
         "realized_pnl": did.realized.to_decimals(MONEY),
         "commission": did.commissions.to_decimals(QUANTITY),
+        "other_commissions": pa.array(
+            [other_commissions_json(one.other_commissions) for one in before], pa.string()
+        ).take(of_run),
+        "basis_adjustment": _decimals(
+            [one.basis_adjustment for one in before], QUANTITY
+        ).take(of_run),
         "net_realized_pnl": did.nets.to_decimals(MONEY),
         "open_lots": pa.array(did.open_lots),
-        "executions": pa.array(np.array(did.executions, np.int64)[did.of_run] + did.at + 1),
-        "last_exec_id": exec_ids,
-        "last_price": prices,
-        "timestamp": times,
+        "executions": pa.array(did.executions),
+        "last_exec_id": booked(exec_ids, [one.last_exec_id for one in before]),
+        "last_price": pa.concat_arrays(
+            [prices, _decimals([one.last_price for one in before], QUANTITY)]
+        ).take(last),
+        "timestamp": booked(times, ends),
         "stream_id": _texts(did.ids),
-        "type": pa.array(["execution"]).take(pa.array(np.zeros(len(did.qtys), np.int8))),
-        "message_timestamp": times,
-        "side": _either(did.qtys > 0, "BUY", "SELL"),
-        "fill_qty": _quantities(np.abs(did.qtys)),
-        "fill_price": prices,
-        "exec_id": exec_ids,
-        "order_id": pa.array(did.order_ids),
+        "type": _either(none, "commission", "execution"),
+        "message_timestamp": pa.array(
+            np.where(none, message_times, np.append(did.times, 0)[did.last])
+        ).view(TIME),
+        "side": _either(did.qtys > 0, "BUY", "SELL").take(itself),
+        "fill_qty": _quantities(np.abs(did.qtys)).take(itself),
+        "fill_price": prices.take(itself),
+        "exec_id": _exec_ids(did, exec_ids),
+        "order_id": pa.array(did.order_ids).take(itself),
+        "order_ref": _order_refs(did).take(itself),
+        "message_commission": decimals(QUANTITY, Wide.of(np.where(said, fees, 0)), said),
+        "message_commission_currency": pc.if_else(pa.array(said), currencies, None),
         "realized_pnl_change": did.gains.to_decimals(MONEY),
         "net_realized_pnl_change": did.net_gains.to_decimals(MONEY),
-    }
+    }  # fmt: skip
     return pa.table(columns, schema=POSITIONS_SCHEMA)
 
 
-def _run_closed_lots(did: _Booked, positions: pa.Table) -> pa.Table:
-    """One row for each closed lot; what the closing execution says is taken from its row."""
-    closing = positions.select(
-        ["account", "symbol", "currency", "multiplier", "exec_id", "timestamp", "fill_price",
-         "stream_id"]
-    ).take(pa.array(did.closers))  # fmt: skip
-    open_ids = _texts(did.open_exec_ids)
-    columns = {name: closing.column(name) for name in ("account", "symbol", "currency")}
-    columns |= {
-        "multiplier": closing.column("multiplier"),
-        "direction": _either(did.closed_qtys > 0, "LONG", "SHORT"),
-        "qty": _quantities(np.abs(did.closed_qtys)),
-        "open_exec_id": pc.if_else(pc.equal(open_ids, ""), None, open_ids),
-        "open_timestamp": pa.array(did.open_times).view(TIME),
-        "open_price": _quantities(did.open_prices),
-        "close_exec_id": closing.column("exec_id"),
-        "close_timestamp": closing.column("timestamp"),
-        "close_price": closing.column("fill_price"),
+def _named(
+    did: _Booked, before: Sequence[Any], named: Sequence[Any], of_type: pa.DataType
+) -> pa.Array:
+    """Return what was named last: before the run, or by its executions."""
+    after = [old if new is None else new for old, new in zip(before, named, strict=True)]
+    values = pa.array([*before, *after], of_type)
+    return values.take(pa.array(did.of_run + np.where(did.is_first, 0, len(before))))
+
+
+def _exec_ids(did: _Booked, of_executions: pa.Array) -> pa.Array:
+    """Return the execution that each message is or names."""
+    of_reports = _texts([run.report_ids for run in did.runs])
+    at = np.where(did.is_report, 0, did.last)
+    at[did.report_events] = len(did.qtys) + np.arange(len(did.report_events))
+    return pa.concat_arrays([of_executions, of_reports]).take(pa.array(at))
+
+
+def _order_refs(did: _Booked) -> pa.Array:
+    counts = np.bincount(did.execution_run, minlength=len(did.runs)).tolist()
+    texts = [run.order_refs or b"\n" * n for run, n in zip(did.runs, counts, strict=True)]
+    refs = _texts(texts)
+    return pc.if_else(pc.equal(refs, ""), None, refs)
+
+
+def _run_closed_lots(did: _Booked) -> pa.Table:
+    """One row for each match."""
+    closers, openers = pa.array(did.closers), pa.array(did.matched)
+    of_run = pa.array(did.execution_run).take(closers)
+    exec_ids, before = _texts([run.exec_ids for run in did.runs]), did.before
+    open_ids = pa.concat_arrays([_texts(did.lot_ids), exec_ids])
+    columns = {
+        "account": pa.array([one.account for one in before], pa.string()).take(of_run),
+        "symbol": pa.array([one.symbol for one in before]).take(of_run),
+        "currency": pa.array([one.currency for one in before]).take(of_run),
+        "multiplier": _decimals([one.multiplier for one in before], QUANTITY).take(of_run),
+        "direction": _either(did.open_qtys[did.matched] > 0, "LONG", "SHORT"),
+        "qty": _quantities(did.units),
+        "open_exec_id": open_ids.take(openers),
+        "open_timestamp": pa.array(did.open_times[did.matched]).view(TIME),
+        "open_price": _quantities(did.open_prices[did.matched]),
+        "close_exec_id": exec_ids.take(closers),
+        "close_timestamp": pa.array(did.times).view(TIME).take(closers),
+        "close_price": _quantities(did.prices[did.closers]),
         "realized_pnl": did.part_gains.to_decimals(MONEY),
-        "stream_id": closing.column("stream_id"),
+        "stream_id": _texts(did.ids).take(pa.array(did.events[did.closers])),
     }
     return pa.table(columns, schema=CLOSED_LOTS_SCHEMA)
 
@@ -223,6 +427,18 @@ def _unpack(packed: Iterable[bytes], width: int) -> Ints:
 def _lengths(packed: Sequence[bytes], width: int) -> Ints:
     """Return how many packed rows each has."""
     return np.fromiter(map(len, packed), np.int64, len(packed)) // (8 * width)
+
+
+def _begins(lengths: Ints) -> Ints:
+    """Return where each of some parts begins, one behind the other."""
+    found: Ints = np.cumsum(lengths) - lengths
+    return found
+
+
+def _scattered(values: Ints, places: Ints, length: int) -> Ints:
+    found = np.zeros(length, np.int64)
+    found[places] = values
+    return found
 
 
 def _texts(packed: Iterable[bytes]) -> pa.Array:
@@ -275,31 +491,42 @@ def _closed_day(row: tuple[ClosedLot, Update]) -> int:
 
 
 def _positions_table(updates: list[Update]) -> pa.Table:
-    return _table(
-        POSITIONS_SCHEMA,
-        (
-            (
-                *update.snapshot,
-                update.stream_id,
-                *_message_fields(update.message),
-                update.applied.realized_change,
-                update.applied.net_change,
-            )
-            for update in updates
-        ),
-    )
+    return _table(POSITIONS_SCHEMA, map(_position_row, updates))
 
 
-def _message_fields(message: Message) -> tuple[Any, ...]:
-    """Return the message's own type, time, side, fill_qty, fill_price, exec_id, order_id."""
-    kind, timestamp = _TYPE_NAMES[type(message)], message.timestamp
+def _position_row(update: Update) -> tuple[Any, ...]:
+    position, applied = update.snapshot, update.applied
+    others = position._fields.index("other_commissions")
+    return (
+        *position[:others], other_commissions_json(position.other_commissions),
+        *position[others + 1 :], update.stream_id,
+        *_message_fields(update.message, position.currency),
+        applied.realized_change, applied.net_change,
+    )  # fmt: skip
+
+
+def other_commissions_json(others: tuple[tuple[str, int], ...]) -> str | None:
+    """Write commissions in other currencies as a JSON object, exactly; None if there are none."""
+    if not others:
+        return None
+    return "{" + ", ".join(f"{dumps(name)}: {to_text(amount)}" for name, amount in others) + "}"
+
+
+def _message_fields(message: Message, currency: str) -> tuple[Any, ...]:
+    """Return what is the message's own, from `type` to `message_commission_currency`."""
+    kind, timestamp = TYPE_NAMES[type(message)], message.timestamp
     if isinstance(message, Execution):
+        fee = message.commission
         return (
             kind, timestamp, message.side, abs(message.qty), message.price, message.exec_id,
-            message.order_id,
+            message.order_id, message.order_ref, fee,
+            None if fee is None else message.commission_currency or currency,
         )  # fmt: skip
-    exec_id = message.exec_id if isinstance(message, CommissionReport) else None
-    return (kind, timestamp, None, None, None, exec_id, None)
+    exec_id = None if isinstance(message, ContractNumber) else message.exec_id
+    nothing = (None, None, None, exec_id, None, None)
+    if isinstance(message, CommissionReport):
+        return (kind, timestamp, *nothing, message.commission, message.currency or currency)
+    return (kind, timestamp, *nothing, None, None)
 
 
 def _closed_lots_table(rows: list[tuple[ClosedLot, Update]]) -> pa.Table:
@@ -338,11 +565,3 @@ def _decimals(values: Sequence[int | None], of_type: pa.DataType) -> pa.Array:
     if None in values:
         known = pa.array([value is not None for value in values], pa.bool_()).buffers()[1]
     return pa.Array.from_buffers(of_type, len(values), [known, pa.py_buffer(data)])
-
-
-_TYPE_NAMES: dict[type, str] = {
-    Execution: "execution",
-    CommissionReport: "commission",
-    Opening: "opening",
-    Split: "split",
-}

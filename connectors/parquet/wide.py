@@ -74,7 +74,13 @@ class Wide(NamedTuple):
 
     def to_decimals(self, of_type: pa.DataType) -> pa.Array:
         """Return them as decimals that count the type's smallest unit."""
-        return _decimals(of_type, self, None)
+        return decimals(of_type, self, None)
+
+    def scattered(self, places: Ints, length: int) -> "Wide":
+        """Return as many numbers, these at their places and 0 between them."""
+        high, low = np.zeros(length, np.int64), np.zeros(length, np.uint64)
+        high[places], low[places] = self.high, self.low
+        return Wide(high, low)
 
 
 def _sums(numbers: Ints) -> Ints:
@@ -83,11 +89,10 @@ def _sums(numbers: Ints) -> Ints:
     return sums
 
 
-def quotients(numerators: Wide, denominators: Ints, of_type: pa.DataType) -> pa.Array:
-    """Divide and round half-even; null where the denominator is 0.
+def quotients(numerators: Wide, denominators: Ints) -> Ints:
+    """Divide and round half-even; 0 where the denominator is 0.
 
-    The quotients, which must fit in 64 bits, become decimals that count the type's
-    smallest unit.
+    The quotients must fit in 64 bits.
     """
     known = denominators != 0
     by = np.where(known, denominators, 1)
@@ -102,21 +107,18 @@ def quotients(numerators: Wide, denominators: Ints, of_type: pa.DataType) -> pa.
         quotient += more
         twice, whole = 2 * np.abs(rest), np.abs(by)
         quotient += (twice > whole) | ((twice == whole) & (quotient & 1 == 1))
-    else:
-        exact = [
-            divide_half_even(high * 2**64 + low, denominator) if denominator else 0
-            for high, low, denominator in zip(
-                numerators.high.tolist(),
-                numerators.low.tolist(),
-                denominators.tolist(),
-                strict=True,
-            )
-        ]
-        quotient = np.array(exact, np.int64)
-    return _decimals(of_type, Wide.of(quotient), known)
+        return np.where(known, quotient, 0)
+    exact = [
+        divide_half_even(high * 2**64 + low, denominator) if denominator else 0
+        for high, low, denominator in zip(
+            numerators.high.tolist(), numerators.low.tolist(), denominators.tolist(), strict=True
+        )
+    ]
+    return np.array(exact, np.int64)
 
 
-def _decimals(of_type: pa.DataType, numbers: Wide, known: NDArray[np.bool_] | None) -> pa.Array:
+def decimals(of_type: pa.DataType, numbers: Wide, known: NDArray[np.bool_] | None) -> pa.Array:
+    """Return numbers as decimals that count the type's smallest unit; null if not known."""
     halves = np.empty((len(numbers.low), 2), "<u8")
     halves[:, 0], halves[:, 1] = numbers.low, numbers.high.view(np.uint64)
     bits: Any = None

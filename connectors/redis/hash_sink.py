@@ -141,11 +141,13 @@ def to_json(position: PositionSnapshot, stream_id: str) -> str:
     last_price = "null" if position.last_price is None else to_text(position.last_price)
     timestamp = "null" if position.timestamp is None else position.timestamp
     return (
-        f"{_instrument_json(*position[:4])}, "
+        f"{_instrument_json(position[:6])}, "
         f'"qty": {to_text(position.qty)}, "avg_price": {avg_price}, '
         f'"cost_basis": {to_text(position.cost_basis, MONEY_PLACES)}, '
         f'"realized_pnl": {to_text(position.realized_pnl, MONEY_PLACES)}, '
         f'"commission": {to_text(position.commission)}, '
+        f'"other_commissions": {_others_json(position.other_commissions)}, '
+        f'"basis_adjustment": {to_text(position.basis_adjustment)}, '
         f'"net_realized_pnl": {to_text(position.net_realized_pnl, MONEY_PLACES)}, '
         f'"open_lots": {position.open_lots}, "executions": {position.executions}, '
         f'"last_exec_id": {dumps(position.last_exec_id)}, "last_price": {last_price}, '
@@ -153,10 +155,18 @@ def to_json(position: PositionSnapshot, stream_id: str) -> str:
     )
 
 
+def _others_json(others: tuple[tuple[str, int], ...]) -> str:
+    if not others:
+        return "null"
+    return "{" + ", ".join(f"{dumps(name)}: {to_text(amount)}" for name, amount in others) + "}"
+
+
 @lru_cache(maxsize=100_000)
-def _instrument_json(account: str | None, symbol: str, currency: str, multiplier: int) -> str:
+def _instrument_json(says: tuple[str | None, str, str, int, str | None, int | None]) -> str:
     """Write the members with which all values of a key begin alike, once for all of them."""
+    account, symbol, currency, multiplier, sec_type, con_id = says
     return (
         f'{{"account": {dumps(account)}, "symbol": {dumps(symbol)}, '
-        f'"currency": {dumps(currency)}, "multiplier": {to_text(multiplier)}'
+        f'"currency": {dumps(currency)}, "multiplier": {to_text(multiplier)}, '
+        f'"sec_type": {dumps(sec_type)}, "con_id": {dumps(con_id)}'
     )

@@ -27,7 +27,7 @@ import redis
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors import metrics
-from connectors.columns.replies import BulkConnection, EntryBlock, alike, last_id_in, parse
+from connectors.columns.replies import BulkConnection, Replies, Reply, last_id_in, parse
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError, send, send_all
 from connectors.redis.names import CONSUMER, GROUP
 from state.records import FIRST_ID, RawEntry, id_order
@@ -54,7 +54,7 @@ class Read(NamedTuple):
 
     stream: str
     entries: Sequence[RawEntry]
-    """As `EntryBlocks` if they are many and alike."""
+    """As `Replies` if they are many."""
     live: bool
     """True if these were all the entries there were: the flow has caught up."""
 
@@ -218,10 +218,10 @@ class _StreamReader:
             metrics.BATCH_ENTRIES.observe(entries)
         return [Read(self._stream, some, live=not self._behind) for some in found]
 
-    def _took(self, entries: EntryBlock | list[RawEntry], *, most: int) -> None:
+    def _took(self, entries: Reply | list[RawEntry], *, most: int) -> None:
         """Note that entries were read; if there may be more, ask for them."""
         if entries:
-            if isinstance(entries, EntryBlock):
+            if isinstance(entries, Reply):
                 self.last_id = entries.last_id
             else:
                 self.last_id = entries[-1][0].decode()
@@ -245,19 +245,19 @@ class _StreamReader:
 
     def _read_bulk(self) -> list[Sequence[RawEntry]]:
         """Return the entries that were asked for, if any were, and those behind them."""
-        blocks: list[EntryBlock] = []
+        replies: list[Reply] = []
         until = time.monotonic() + _COLLECT_S
         while (
             self._asked_after is not None
-            and sum(map(len, blocks)) < _MOST
+            and sum(map(len, replies)) < _MOST
             and time.monotonic() < until
         ):
             entries = self._answer_of_bulk()
             self._took(entries, most=self._bulk_count)
-            if not isinstance(entries, EntryBlock):
-                return [*alike(blocks), *([entries] if entries else [])]
-            blocks.append(entries)
-        return [*alike(blocks)]
+            if not isinstance(entries, Reply):
+                return [*_together(replies), *([entries] if entries else [])]
+            replies.append(entries)
+        return [*_together(replies)]
 
     def _ask_bulk(self, after: str) -> None:
         """Ask for the entries after one, for `_read_bulk` to take."""
@@ -274,7 +274,7 @@ class _StreamReader:
             self._may_bulk = not isinstance(error, redis.ResponseError)
             self._give_bulk_up()
 
-    def _answer_of_bulk(self) -> EntryBlock | list[RawEntry]:
+    def _answer_of_bulk(self) -> Reply | list[RawEntry]:
         """Return the entries that were asked for, and ask for those behind them.
 
         Whatever is wrong, it returns none: the next read, which is parsed, will find out.
@@ -286,16 +286,16 @@ class _StreamReader:
             # Already now, as the server takes as long as it takes to look at these.
             if (last_id := last_id_in(reply, checks)) is not None:
                 self._ask_bulk(last_id)
-            block = EntryBlock.of(reply)
-            replies = parse(reply if block is None else block.rest)
+            found = Reply.of(reply)
+            replies = parse(reply if found is None else found.rest)
         except (redis.RedisError, hiredis.HiredisError):
             self._give_bulk_up()
             return []
-        found = replies[-checks:]
-        all_there = all(one and not isinstance(one, Exception) for one in found)
-        if not all_there or len(replies) != checks + (block is None):
+        anchors = replies[-checks:]
+        all_there = all(one and not isinstance(one, Exception) for one in anchors)
+        if not all_there or len(replies) != checks + (found is None):
             return []
-        return entries_of(replies[0]) if block is None else block
+        return entries_of(replies[0]) if found is None else found
 
     def _give_bulk_up(self) -> None:
         self._asked_after = None
@@ -429,3 +429,7 @@ def _is_no_such_key(answer: object) -> bool:
 
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
+
+
+def _together(replies: list[Reply]) -> list[Replies]:
+    return [Replies(replies)] if replies else []

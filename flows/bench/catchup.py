@@ -13,8 +13,8 @@ from flows.bench.report import Figure
 from flows.bench.rig import DEADLINE_S, Flow, Rig, set_up
 from flows.bench.sizes import Sizes
 
-TITLE = "Catch-up, 100 symbols, one worker"
-STEPS = 5
+TITLE = "Catch-up, one worker"
+STEPS = 5 + 2 * 4
 
 _POLL_S = 0.02
 _BARE = "bare XREAD loop"
@@ -27,30 +27,67 @@ class _Progress(NamedTuple):
     cpu_s: float
 
 
+class _Caught(NamedTuple):
+    """One stream, read by the flow and by the bare loop."""
+
+    rate: float
+    """Entries a second."""
+    cpu_us: float
+    """Processor time for an entry."""
+    peak_mb: float
+    bare: float
+    """Entries a second."""
+
+
 def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
-    """Let the flow, the bare loop and a simple handler read the same stream."""
+    """Let the flow, the bare loop and a simple handler read the same streams."""
     with set_up() as rig:
-        step(f"catch-up: publish {sizes.catch_up:,}")
-        rig.fill(sizes.catch_up)
-        step("catch-up: bare loop")
-        before = bare_rate(rig)
-        step("catch-up: the flow")
-        with Flow(rig) as flow:
-            rate, cpu_us = _flow_rate(rig, flow, sizes.catch_up)
-            peak_mb = flow.peak_mb
-        step("catch-up: bare loop again")
-        bare = (before + bare_rate(rig)) / 2
+        alone = _catch_up(rig, sizes.catch_up, step, "executions alone")
         step("catch-up: a simple handler")
         handler = handler_rate(rig, sizes.handler_s)
+    with set_up() as rig:
+        router = _catch_up(rig, sizes.catch_up, step, "the router's", stream="router")
+    with set_up() as rig:
+        mixed = _catch_up(rig, sizes.catch_up, step, "mixed", stream="mixed", symbols=200)
     return [
-        Figure("catchup.flow", "the flow, everything on", rate, "/s", bare, _BARE),
+        Figure("catchup.flow", "executions alone, 100 symbols", alone.rate, "/s",
+               alone.bare, _BARE),
+        Figure("catchup.router", "the router's stream: executions, their reports", router.rate,
+               "/s", router.bare, _BARE),
+        Figure("catchup.mixed", "two shapes: one symbol in 200 an option", mixed.rate, "/s",
+               mixed.bare, _BARE),
+        Figure("catchup.over_one_shape", "the same, of its bare loop", mixed.rate / mixed.bare, "",
+               alone.rate / alone.bare, "one shape"),
         Figure("catchup.handler", "a handler that takes one by one", handler, "/s",
-               bare, _BARE),
-        Figure("catchup.over_handler", "the flow again", rate, "/s", handler, "the handler"),
-        Figure("catchup.cpu", "its processor time per execution", cpu_us, "µs",
-               1e6 / bare, f"{_BARE}, time"),
-        Figure("catchup.memory", f"its peak memory, {sizes.catch_up:,}", peak_mb, "MB"),
+               alone.bare, _BARE),
+        Figure("catchup.over_handler", "the flow again", alone.rate, "/s", handler, "the handler"),
+        Figure("catchup.cpu", "its processor time per execution", alone.cpu_us, "µs",
+               1e6 / alone.bare, f"{_BARE}, time"),
+        Figure("catchup.router_cpu", "the same per entry of the router's stream", router.cpu_us,
+               "µs", 1e6 / router.bare, f"{_BARE}, time"),
+        Figure("catchup.memory", f"its peak memory, {sizes.catch_up:,}", alone.peak_mb, "MB"),
     ]  # fmt: skip
+
+
+def _catch_up(
+    rig: Rig,
+    count: int,
+    step: Callable[[str], None],
+    what: str,
+    *,
+    stream: str = "alone",
+    symbols: int = 100,
+) -> _Caught:
+    step(f"catch-up, {what}: publish {count:,}")
+    rig.fill(count, stream=stream, symbols=symbols)
+    step(f"catch-up, {what}: bare loop")
+    before = bare_rate(rig)
+    step(f"catch-up, {what}: the flow")
+    with Flow(rig) as flow:
+        rate, cpu_us = _flow_rate(rig, flow, count)
+        peak_mb = flow.peak_mb
+    step(f"catch-up, {what}: bare loop again")
+    return _Caught(rate, cpu_us, peak_mb, (before + bare_rate(rig)) / 2)
 
 
 def _flow_rate(rig: Rig, flow: Flow, count: int) -> tuple[float, float]:

@@ -31,22 +31,42 @@ FIRST_TIME = 1_784_073_600_000
 DEADLINE_S = 600.0
 _FILL_AT_ONCE = 20_000
 
-# "any": sides as they come. "buys": only buys. "pairs": a buy, then a sale of as much,
-# which leaves about as many lots as there were. Chunks are even, so that pairs stay whole.
+# Patterns. "any": sides as they come. "buys": only buys. "pairs": a buy, then a sale of as
+# much, which leaves about as many lots as there were. Chunks are even: pairs stay whole.
+# Streams. "alone": executions that say what they cost. "router": what the router
+# publishes, each execution with all its fields and then its commission report; count is of
+# both. "mixed": as "alone", but one symbol in 200 is an option's, with two fields more.
 _FILL = """
-local prefix, symbols, pattern = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local first, count, first_time = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local prefix, symbols, pattern, stream = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local first, count, first_time = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 math.randomseed(first + 1)
 local qty
-for n = first, first + count - 1 do
+for n = first, first + count - 1, stream == 'router' and 2 or 1 do
     local sold = pattern == 'any' and math.random(2) == 1 or pattern == 'pairs' and n % 2 == 1
     if pattern ~= 'pairs' or not sold then qty = math.random(500) end
-    redis.call('XADD', KEYS[1], '*',
-        'symbol', prefix .. math.random(symbols), 'side', sold and 'SELL' or 'BUY',
-        'fill_qty', qty, 'fill_price', string.format('%.2f', math.random(1000, 50000) / 100),
-        'order_id', math.floor(n / 2), 'exec_id', string.format('0000e0d5.%08x.01.01', n),
-        'timestamp', string.format('%.0f', first_time + n), 'commission', '0.35',
-        'currency', 'USD')
+    local number = math.random(symbols)
+    local symbol, time = prefix .. number, string.format('%.0f', first_time + n)
+    local price = string.format('%.2f', math.random(1000, 50000) / 100)
+    local exec_id = string.format('0000e0d5.%08x.01.01', n)
+    if stream == 'router' then
+        redis.call('XADD', KEYS[1], '*', 'symbol', symbol, 'side', sold and 'SELL' or 'BUY',
+            'fill_qty', qty, 'fill_price', price, 'order_id', math.floor(n / 2), 'exec_id', exec_id,
+            'timestamp', time, 'remaining', '0', 'avg_fill_price', price, 'account', 'DU1000001',
+            'con_id', 265598 + number, 'sec_type', 'STK', 'currency', 'USD', 'exchange', 'ISLAND',
+            'order_ref', 'strategy-' .. number % 7, 'multiplier', '1')
+        redis.call('XADD', KEYS[1], '*', 'type', 'commission', 'symbol', symbol,
+            'account', 'DU1000001', 'exec_id', exec_id, 'timestamp', time, 'commission', '0.35',
+            'currency', 'USD')
+    elseif stream == 'mixed' and number % 200 == 0 then
+        redis.call('XADD', KEYS[1], '*', 'symbol', symbol, 'side', sold and 'SELL' or 'BUY',
+            'fill_qty', qty, 'fill_price', price, 'order_id', math.floor(n / 2), 'exec_id', exec_id,
+            'timestamp', time, 'commission', '0.35', 'currency', 'USD', 'multiplier', '100',
+            'sec_type', 'OPT')
+    else
+        redis.call('XADD', KEYS[1], '*', 'symbol', symbol, 'side', sold and 'SELL' or 'BUY',
+            'fill_qty', qty, 'fill_price', price, 'order_id', math.floor(n / 2), 'exec_id', exec_id,
+            'timestamp', time, 'commission', '0.35', 'currency', 'USD')
+    end
 end
 """
 
@@ -59,15 +79,21 @@ class Rig(NamedTuple):
     directory: Path
 
     def fill(
-        self, count: int, *, prefix: str = "SYM", symbols: int = 100, pattern: str = "any"
+        self,
+        count: int,
+        *,
+        prefix: str = "SYM",
+        symbols: int = 100,
+        pattern: str = "any",
+        stream: str = "alone",
     ) -> None:
-        """Add executions to the stream, after those it has; `count` must be even."""
+        """Add entries to the stream, after those it has; `count` must be even."""
         start = self.client.xlen(STREAM)
         for first in range(start, start + count, _FILL_AT_ONCE):
             chunk = min(_FILL_AT_ONCE, start + count - first)
             send(
-                self.client, "EVAL", _FILL, 1, STREAM, prefix, symbols, pattern, first, chunk,
-                FIRST_TIME,
+                self.client, "EVAL", _FILL, 1, STREAM, prefix, symbols, pattern, stream, first,
+                chunk, FIRST_TIME,
             )  # fmt: skip
 
     def entries_read(self) -> int | None:

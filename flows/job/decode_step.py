@@ -7,9 +7,8 @@ partition where its key does not live, since it would get a second book there.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from connectors.codec import decode
-from connectors.columns.messages import KeyRun, decode_blocks
-from connectors.columns.replies import BlockEntries, EntryBlocks
+from connectors.columns.messages import Refused, decode_entry, decode_replies
+from connectors.columns.replies import Replies
 from connectors.redis.source import Read
 from flows.common.logs import Progress
 from state.keys import partition_of, position_key
@@ -19,54 +18,50 @@ from state.run import Run
 
 
 class Messages(NamedTuple):
-    """What one read brought for one key, in order of arrival."""
+    """What one read brought for one key, or a piece of it, in order of arrival."""
 
     stream: str
     key: str
     symbol: str
     account: str | None
-    entries: list[RawEntry] | BlockEntries
-    messages: Sequence[Message] | Run
+    entries: Sequence[RawEntry]
+    messages: list[Message] | Run
     """As many as there are entries."""
     live: bool
 
 
 def decode_read(read: Read, progress: Progress) -> Iterable[Messages | Rejected]:
     """Sort a read's entries into messages by key, and entries that cannot be used."""
-    if isinstance(read.entries, EntryBlocks):
-        runs = decode_blocks(read.entries)
-        if runs is not None:
-            progress.read(len(read.entries), live=read.live)
-            return [_messages_of(read, of_key) for of_key in runs]
-        if len(read.entries.blocks) > 1:
-            # Few entries are unusual: only the blocks that have some take long.
-            return [
-                item
-                for block in read.entries.blocks
-                for item in decode_read(read._replace(entries=EntryBlocks([block])), progress)
-            ]
-    by_key: dict[str, Messages] = {}
-    rejected: list[Messages | Rejected] = []
+    if isinstance(read.entries, Replies):
+        pieces, refused = decode_replies(read.entries)
+        found = [
+            Messages(read.stream, position_key(symbol, account), symbol, account, entries,
+                     messages, read.live)
+            for symbol, account, entries, messages in pieces
+        ]  # fmt: skip
+    else:
+        found, refused = _decode_one_by_one(read)
+    progress.read(len(read.entries), len(refused), live=read.live)
+    rejected = [Rejected(read.stream, Entry.of(raw), reason) for raw, reason in refused]
+    return [*rejected, *found]
+
+
+def _decode_one_by_one(read: Read) -> tuple[list[Messages], list[Refused]]:
+    by_key: dict[str, tuple[str, str | None, list[RawEntry], list[Message]]] = {}
+    refused = []
     for raw in read.entries:
         try:
-            symbol, account, message = decode(raw[1])
+            symbol, account, message = decode_entry(raw)
         except RejectedError as error:
-            rejected.append(Rejected(read.stream, Entry.of(raw), str(error)))
+            refused.append(Refused(raw, str(error)))
             continue
         key = position_key(symbol, account)
-        if key not in by_key:
-            by_key[key] = Messages(read.stream, key, symbol, account, [], [], read.live)
-        by_key[key].entries.append(raw)  # type: ignore[union-attr]
-        by_key[key].messages.append(message)  # type: ignore[union-attr]
-    progress.read(len(read.entries), len(rejected), live=read.live)
-    return rejected + list(by_key.values())
-
-
-def _messages_of(read: Read, of_key: KeyRun) -> Messages:
-    heading, run, entries = of_key
-    symbol, account, _ = heading
-    key = position_key(symbol, account)
-    return Messages(read.stream, key, symbol, account, entries, run, read.live)
+        _, _, entries, messages = by_key.setdefault(key, (symbol, account, [], []))
+        entries.append(raw)
+        messages.append(message)
+    return [
+        Messages(read.stream, key, *of_key, read.live) for key, of_key in by_key.items()
+    ], refused
 
 
 def at_home(

@@ -99,10 +99,10 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
             if update is not None:
                 ids = packed_ids(messages.entries)
                 self._remember(messages, book, ids, messages.messages)
-                metrics.EXECUTIONS_BOOKED.inc(len(messages.entries))
+                metrics.EXECUTIONS_BOOKED.inc(messages.messages.executions)
                 updates = RunUpdates(ids, update)
                 return [self._changes(messages, last_id(ids), book.snapshot(), updates)]
-            messages = messages._replace(messages=messages.messages.executions())
+            messages = messages._replace(messages=messages.messages.messages())
         return self._take_one_by_one(book, messages)
 
     def _take_one_by_one(self, book: Book, messages: Messages) -> list[Changes | Rejected]:

@@ -1,33 +1,54 @@
-"""Executions, lots and closed lots as a trader writes them, for tests that can be reviewed.
+"""Messages, lots and closed lots as a trader writes them, for tests that can be reviewed.
 
 One line is one message; what a line leaves out follows from its number n in the list:
 
     BUY 100 @ 10.00                  id #n, time n (seconds since 1970), no commission
     #7 SELL 50 @ 11 fee 1.25 at 90   what the execution itself says of its commission
+    #7 SELL 50 @ 11 fee 2 EUR adj -3 a commission in another currency, and an adjustment
     #7.2 SELL 40 @ 11 at 90          a correction: revision 2 of #7
     #7.3 BUST at 90                  a bust: revision 3, quantity 0
-    #7 COST 1.30 at 95               a commission report that names #7
-    OPENING -50 @ 20.5               a position held before
+    #7 REPORT 1.30 EUR at 95         a commission report that names #7
+    OPENING -50 @ 20.5               a position held before, known as "opening"
+    #7 OPENING 50 cost 1000          another, known as "7", of which the cost is known
+    #7 OPENING 0                     removes it
     SPLIT 4:1                        four for one
+    SPLIT 1:3 to 4                   one for three, to four decimal places
+    COST -0.14                       laid on each open unit; paid back, as it is below 0
+    OUT 50                           a transfer out, known as n; OUT alone: all there is
+    IN 50 @ 10 of 3                  a lot that comes, first opened at 3; or IN 50 cost 500 of 3
+    NUMBER 8                         the key also has this contract number
 
-After a price, `x50` gives the multiplier. Ids are of IBKR's shape: #7.2 is revision 02.
+After a price, `x50` gives the multiplier. Ids of executions are of IBKR's shape: #7.2 is
+revision 02. Splits and costs without an id are known by their time, as on the stream.
 """
 
 import re
 from collections.abc import Iterable
 
 from state.book import Applied, Book
-from state.exact import MONEY_PLACES, from_text, to_text
+from state.exact import MONEY_PLACES, ONE, from_text, to_text
 from state.keys import parse_exec_id
-from state.lots import Lot
-from state.messages import CommissionReport, Execution, Instrument, Message, Opening, Split
-from state.snapshot import ClosedLot
+from state.messages import (
+    CommissionReport,
+    ContractNumber,
+    Cost,
+    Execution,
+    Instrument,
+    Message,
+    Opening,
+    Split,
+    TransferIn,
+    TransferOut,
+)
+from state.snapshot import ClosedLot, OpenLot
 
 _LINE = re.compile(
     r"(?:#(?P<id>\d+)(?:\.(?P<revision>\d+))? )?"
-    r"(?P<verb>BUY|SELL|BUST|COST|OPENING|SPLIT)"
-    r"(?: (?P<figure>[-\d.:]+))?(?: @ (?P<price>[-\d.]+))?(?: x(?P<multiplier>[\d.]+))?"
-    r"(?: fee (?P<fee>[-\d.]+))?(?: at (?P<time>[\d.]+))?"
+    r"(?P<verb>BUY|SELL|BUST|REPORT|OPENING|SPLIT|COST|OUT|IN|NUMBER)"
+    r"(?: (?P<figure>[-\d.:]+))?(?: (?P<currency>[A-Z]{3}))?"
+    r"(?: @ (?P<price>[-\d.]+))?(?: cost (?P<cost>[-\d.]+))?(?: x(?P<multiplier>[\d.]+))?"
+    r"(?: fee (?P<fee>[-\d.]+)(?: (?P<fee_currency>[A-Z]{3}))?)?(?: adj (?P<adj>[-\d.]+))?"
+    r"(?: to (?P<places>\d+))?(?: of (?P<opened>[\d.]+))?(?: at (?P<time>[\d.]+))?"
 )
 
 
@@ -49,29 +70,57 @@ def message(line: str, number: int = 1) -> Message:
     match = _LINE.fullmatch(line)
     assert match is not None, f"not in the notation: {line!r}"
     given = match.groupdict()
-    time = round(float(given["time"] or number) * 1000)
+    time = _milliseconds(given["time"] or str(number))
+    if given["verb"] in {"BUY", "SELL", "BUST", "REPORT"}:
+        return _of_execution(given, time, number)
+    return _of_position(given, time, number)
+
+
+def _of_execution(given: dict[str, str], time: int, number: int) -> Execution | CommissionReport:
     name = exec_id(int(given["id"] or number), int(given["revision"] or 1))
-    identity, revision = parse_exec_id(name)
-    figure, price = given["figure"] or "0", from_text(given["price"] or "1")
-    multiplier = given["multiplier"] and from_text(given["multiplier"])
-    instrument = Instrument(multiplier=multiplier or None)
+    identity, parsed = parse_exec_id(name)
+    revision, figure = parsed or 1, from_text(given["figure"] or "0")
+    if given["verb"] == "REPORT":
+        return CommissionReport(name, identity, revision, time, figure, given["currency"])
+    sold = given["verb"] == "SELL"
+    return Execution(
+        name, identity, revision, time, -figure if sold else figure,
+        from_text(given["price"] or "1"), _decimal(given["fee"]), int(given["id"] or number),
+        "SELL" if sold else "BUY", Instrument(multiplier=_decimal(given["multiplier"])), None,
+        given["fee_currency"], _decimal(given["adj"]),
+    )  # fmt: skip
+
+
+def _of_position(given: dict[str, str], time: int, number: int) -> Message:
+    figure, price = given["figure"], _decimal(given["price"])
+    cost = _decimal(given["cost"])
+    cost = cost if cost is None else cost * ONE
     match given["verb"]:
-        case "COST":
-            return CommissionReport(
-                name, identity, revision or 1, time, from_text(figure), instrument
-            )
         case "OPENING":
-            return Opening(time, from_text(figure), price, instrument)
+            instrument = Instrument(multiplier=_decimal(given["multiplier"]))
+            name = given["id"] or "opening"
+            return Opening(name, time, from_text(figure), price, cost, instrument)
         case "SPLIT":
             new, old = figure.split(":")
-            return Split(time, int(new), int(old), instrument)
-    qty = -from_text(figure) if given["verb"] == "SELL" else from_text(figure)
-    fee = from_text(given["fee"]) if given["fee"] else None
-    side = "SELL" if given["verb"] == "SELL" else "BUY"
-    return Execution(
-        name, identity, revision or 1, time, qty, price, fee, int(given["id"] or number), side,
-        instrument,
-    )  # fmt: skip
+            places = int(given["places"] or 10)
+            return Split(given["id"] or str(time), time, int(new), int(old), places)
+        case "COST":
+            return Cost(given["id"] or str(time), time, from_text(figure))
+        case "OUT":
+            return TransferOut(given["id"] or str(number), time, _decimal(figure))
+        case "IN":
+            name, opened = given["id"] or str(number), _milliseconds(given["opened"])
+            return TransferIn(name, time, from_text(figure), price, cost, opened)
+        case _:
+            return ContractNumber(time, int(figure))
+
+
+def _decimal(text: str | None) -> int | None:
+    return from_text(text) if text else None
+
+
+def _milliseconds(seconds: str) -> int:
+    return round(float(seconds) * 1000)
 
 
 def execution(line: str, number: int = 1) -> Execution:
@@ -111,7 +160,12 @@ def lots(book: Book) -> str:
     >>> lots(book_of("SELL 100 @ 10", "SELL 50.5 @ 11"))
     '-100 @ 10, -50.5 @ 11'
     """
-    return ", ".join(f"{to_text(lot.qty)} @ {to_text(lot.price)}" for lot in book.lots)
+    return written(book.open_lots())
+
+
+def written(open_lots: Iterable[OpenLot]) -> str:
+    """Write open lots as `lots` does."""
+    return ", ".join(f"{to_text(lot.qty)} @ {to_text(lot.price)}" for lot in open_lots)
 
 
 def closed(applied: Applied | None) -> str:
@@ -143,12 +197,12 @@ def money(amount: int) -> str:
 
 
 def gross(book: Book) -> str:
-    """Write the realized P&L before commissions."""
+    """Write the realized P&L before charges."""
     return money(book.snapshot().realized_pnl)
 
 
 def net(book: Book) -> str:
-    """Write the realized P&L after commissions."""
+    """Write the realized P&L after charges."""
     return money(book.snapshot().net_realized_pnl)
 
 
@@ -158,6 +212,11 @@ def average(book: Book) -> str:
     return "flat" if price is None else to_text(price)
 
 
-def fees(of: Iterable[Lot]) -> str:
-    """Write what is left of each lot's commission."""
-    return ", ".join(to_text(lot.commission) for lot in of)
+def fees(book: Book) -> str:
+    """Write what is left of each open lot's charge."""
+    return ", ".join(to_text(lot.charge) for lot in book.open_lots())
+
+
+def costs(book: Book) -> str:
+    """Write what is left of each open lot's cost."""
+    return ", ".join(money(lot.cost) for lot in book.open_lots())

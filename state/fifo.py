@@ -1,0 +1,313 @@
+"""The FIFO rule: the k-th unit closed closes the k-th unit opened.
+
+All units that a key ever opened lie on a line, in the order in which they were opened,
+and closing goes along that line from its beginning. So two totals tell everything: how
+many units were opened and how many were closed so far. Those between them are open.
+Both follow from two sums over the executions, since every unit traded either opened or
+closed, and what is held is what was opened and is not closed:
+
+    opened + closed = |units traded|          opened - closed = |units held|
+
+Long and short need no cases: all that is open is closed before anything opens on the
+other side, so what lies between the totals has one sign.
+
+A `Stretch` keeps the executions that follow each other undisturbed, as columns in
+booking order, a row each, and with each row both totals after it. All else is read off:
+the lots are the rows with units between the totals, and a closer matches the openers
+whose units lie where it took the total of closed units from and to. What comes late is
+put into the columns, and the totals are worked out again from there.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import accumulate
+from operator import gt, sub
+from typing import Any, NamedTuple
+
+from state.exact import share
+from state.messages import Execution
+from state.snapshot import ClosedLot
+
+
+class Row(NamedTuple):
+    """An execution as it is booked."""
+
+    fill: Execution
+    place: int
+    """Its place of arrival within the key: the order of equal times."""
+    qty: int
+    """Signed: above 0 bought, below 0 sold."""
+    value: int
+    """Money: qty x price x multiplier. The units bear it, and the charge, evenly."""
+    charge: int
+    """What it cost besides its price."""
+
+
+class Lot(NamedTuple):
+    """A row of which units are open."""
+
+    row: Row
+    rest: int
+    """How many, above 0; the others are gone."""
+
+
+class Piece(NamedTuple):
+    """A row's units between two places on the line."""
+
+    row: int
+    units: int
+    cost: int
+    charge: int
+
+
+# A tuple's own constructor takes a third of the time.
+new_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
+_new_piece: Callable[[tuple[Any, ...]], Piece] = partial(tuple.__new__, Piece)
+_new_closed_lot: Callable[[tuple[Any, ...]], ClosedLot] = partial(tuple.__new__, ClosedLot)
+
+_NOBODY = Row(Execution("", "", 1, -1, 0, 0), -1, 0, 0, 0)
+
+
+class Stretch:
+    """Executions in booking order, on top of the lots that were open before them."""
+
+    __slots__ = ("base", "closed", "cost", "held", "not_due", "number", "opened", "rows")
+
+    def __init__(self, lots: Iterable[Lot] = (), rows: Sequence[Row] = ()) -> None:
+        self.rows = [_NOBODY]
+        """Row 0 is nobody's. It says where the line begins."""
+        self.opened, self.closed = [0], [0]
+        """The totals after each row."""
+        self.number = [0]
+        """How many rows opened something, up to each."""
+        self.held = 0
+        """Units after the last row, signed."""
+        for row, rest in lots:
+            self.rows.append(row)
+            self.opened.append(self.opened[-1] + rest)
+            self.closed.append(0)
+            self.number.append(self.number[-1] + 1)
+            self.held += rest if row.qty > 0 else -rest
+        self.cost, self.not_due = self._worth(0, self.opened[-1])
+        """What the open units cost, and what of their charges has not fallen due."""
+        self.base = len(self.rows)
+        """Rows before this one are lots that were open at the beginning."""
+        self.extend(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def copy(self) -> "Stretch":
+        """Return one that can be changed alone."""
+        new = Stretch.__new__(Stretch)
+        for name in Stretch.__slots__:
+            value = getattr(self, name)
+            setattr(new, name, value.copy() if isinstance(value, list) else value)
+        return new
+
+    # --- putting rows in -------------------------------------------------------------------
+
+    def append(self, row: Row) -> list[ClosedLot]:
+        """Book one more execution, as `extend` does; return what it closed."""
+        _, _, qty, value, charge = row
+        was_opened, was_closed = self.opened[-1], self.closed[-1]
+        self.held += qty
+        held = self.held if self.held > 0 else -self.held
+        opened = (was_opened + was_closed + (qty if qty > 0 else -qty) + held) >> 1
+        closed = opened - held
+        self.rows.append(row)
+        self.opened.append(opened)
+        self.closed.append(closed)
+        self.number.append(self.number[-1] + (opened > was_opened))
+        if closed == was_closed:
+            self.cost += value
+            self.not_due += charge
+            return []
+        pieces = self._pieces(was_closed, closed)
+        for _, _, cost, due in pieces:
+            self.cost -= cost
+            self.not_due -= due
+        if opened != was_opened:  # a flip: it closed all there was, and opened the rest of it
+            self.cost, self.not_due = self._worth(was_opened, opened)
+        return self._matched(row, pieces)
+
+    def extend(self, rows: Sequence[Row]) -> None:
+        """Book executions one behind the other."""
+        if not rows:
+            return
+        at, was_opened, was_closed = len(self.rows), self.opened[-1], self.closed[-1]
+        self.rows += rows
+        self._total(at, self.held)
+        if self.count_lots() <= len(rows):
+            self._weigh()
+            return
+        # To look at what changed is less than to look at all that is open.
+        cost, charge = self._worth(was_opened, self.opened[-1])
+        gone, due = self._worth(was_closed, self.closed[-1])
+        self.cost += cost - gone
+        self.not_due += charge - due
+
+    def index(self, timestamp: int, place: int) -> int:
+        """Return the row in which a place in booking order stands, or belongs."""
+        order = (timestamp, place)
+        return bisect_left(self.rows, order, self.base, key=_order)
+
+    def put(self, at: int, rows: Sequence[Row] = (), *, cut: int = 0) -> None:
+        """Put rows in at a place, instead of as many as are to be cut, and run on from there."""
+        held = self.held - sum([row.qty for row in self.rows[at:]])
+        self.rows[at : at + cut] = rows
+        self._total(at, held)
+        self._weigh()
+
+    def charge(self, at: int, charge: int) -> None:
+        """Let a row cost something else."""
+        begin, end = max(self.opened[at - 1], self.closed[-1]), self.opened[at]
+        before = self._worth(begin, end)[1] if begin < end else 0
+        fill, place, qty, value, _ = self.rows[at]
+        self.rows[at] = new_row((fill, place, qty, value, charge))
+        if begin < end:
+            self.not_due += self._worth(begin, end)[1] - before
+
+    def _total(self, at: int, held: int) -> None:
+        """Work the totals out from a row on. held: before that row."""
+        qtys = [row[2] for row in self.rows[at:]]
+        traded = accumulate(map(abs, qtys), initial=self.opened[at - 1] + self.closed[at - 1])
+        are_held = list(accumulate(qtys, initial=held))
+        are_open = list(map(abs, are_held))
+        opened = [(units + open_) >> 1 for units, open_ in zip(traded, are_open, strict=True)]
+        self.opened[at - 1 :] = opened
+        self.closed[at:] = list(map(sub, opened, are_open))[1:]
+        opens = map(gt, opened[1:], opened)
+        self.number[at - 1 :] = accumulate(opens, initial=self.number[at - 1])
+        self.held = are_held[-1]
+
+    def _weigh(self) -> None:
+        self.cost, self.not_due = self._worth(self.closed[-1], self.opened[-1])
+
+    # --- reading the line -------------------------------------------------------------------
+
+    def _pieces(self, begin: int, end: int) -> list[Piece]:
+        """Return the rows that have units between two places on the line.
+
+        Of a row that has k of its q units up to a place, value x k / q and charge x k / q
+        lie before it, rounded half-even. Its closing units, if it has any, come first.
+        """
+        opened, rows = self.opened, self.rows
+        at = bisect_right(opened, begin)
+        found = []
+        while begin < end:
+            stop = opened[at]
+            if stop > begin:
+                _, _, qty, cost, charge = rows[at]
+                units = qty if qty > 0 else -qty
+                gone, value, fee = units - stop + begin, cost, charge
+                if stop > end:
+                    upto, stop = units - stop + end, end
+                    cost = share(value, upto, units)
+                    charge = share(fee, upto, units)
+                if gone:
+                    cost -= share(value, gone, units)
+                    charge -= share(fee, gone, units)
+                found.append(_new_piece((at, stop - begin, cost, charge)))
+                begin = stop
+            at += 1
+        return found
+
+    def _worth(self, begin: int, end: int) -> tuple[int, int]:
+        """Return what the units between two places on the line cost, and their charges."""
+        cost = charge = 0
+        for _, _, of_row, fee in self._pieces(begin, end):
+            cost += of_row
+            charge += fee
+        return cost, charge
+
+    def _matched(self, closer: Row, pieces: Sequence[Piece]) -> list[ClosedLot]:
+        """Return the matches of a closer: what it closed on the line, piece by piece."""
+        (by, _, qty, value, _), rows = closer, self.rows
+        size = qty if qty > 0 else -qty
+        direction = "SHORT" if qty > 0 else "LONG"
+        found, upto, paid = [], 0, 0
+        for at, units, cost, _ in pieces:
+            # The closer's own first units closed; they bear its value as those of a lot do.
+            of, upto, before = rows[at][0], upto + units, paid
+            paid = share(value, upto, size)
+            found.append(
+                _new_closed_lot(
+                    (direction, units, of[0], of[3], of[5], by[0], by[3], by[5],
+                     before - paid - cost)
+                )
+            )  # fmt: skip
+        return found
+
+    def closed_lots(self, start: int) -> list[ClosedLot]:
+        """Return what the rows from one on closed, in order."""
+        found = []
+        begin = self.closed[start - 1]
+        for row, end in zip(self.rows[start:], self.closed[start:], strict=True):
+            if end > begin:
+                found += self._matched(row, self._pieces(begin, end))
+                begin = end
+        return found
+
+    def lots(self) -> list[Lot]:
+        """Return the rows with open units, the oldest first."""
+        pieces = self._pieces(self.closed[-1], self.opened[-1])
+        return [Lot(self.rows[at], units) for at, units, _, _ in pieces]
+
+    def open_pieces(self) -> list[tuple[Row, Piece]]:
+        """Return the rows with open units, the oldest first, and what these units bear."""
+        pieces = self._pieces(self.closed[-1], self.opened[-1])
+        return [(self.rows[piece.row], piece) for piece in pieces]
+
+    def rows_between(self, begin: int, end: int) -> list[int]:
+        """Return the numbers of the rows that have units between two places on the line."""
+        return [piece.row for piece in self._pieces(begin, end)]
+
+    def count_lots(self) -> int:
+        """Count the rows with open units."""
+        return self.number[-1] - self.number[bisect_right(self.opened, self.closed[-1]) - 1]
+
+    # --- forgetting -------------------------------------------------------------------------
+
+    def forget(self, rows: int) -> list[Row]:
+        """Keep of the oldest rows no more than what is open after them; return them."""
+        stop = self.base + rows
+        gone, closed = self.rows[self.base : stop], self.closed[stop - 1]
+        first = bisect_right(self.opened, closed, 0, stop)
+        kept = [at for at in range(first, stop) if self.opened[at] > self.opened[at - 1]]
+        self.number[0] = self.number[stop - 1] - len(kept)
+        self.rows[1:stop] = [self.rows[at] for at in kept]
+        for column in (self.opened, self.number):
+            column[1:stop] = [column[at] for at in kept]
+        self.closed[:stop] = [closed] * (len(kept) + 1)
+        self.opened[0] = closed
+        self.base = len(kept) + 1
+        return gone
+
+    # --- as plain values ----------------------------------------------------------------------
+
+    def to_state(self) -> tuple[Any, ...]:
+        """Return all but the executions as plain values."""
+        columns = [list(column) for column in zip(*self.rows, strict=True)][1:]
+        return (*columns, self.opened[: self.base], self.closed[self.base - 1])
+
+    @classmethod
+    def from_state(cls, fills: Sequence[Execution], state: tuple[Any, ...]) -> "Stretch":
+        """Return the stretch that `to_state` described."""
+        *columns, opened, closed = state
+        new = cls()
+        new.rows = list(map(new_row, zip(fills, *columns, strict=True)))
+        new.opened, new.base = list(opened), len(opened)
+        new.closed, new.number = [closed] * new.base, list(range(new.base))
+        rests = map(sub, opened[1:], opened)
+        held = [
+            rest if row.qty > 0 else -rest for rest, row in zip(rests, new.rows[1:], strict=False)
+        ]
+        new._total(new.base, sum(held))
+        new._weigh()
+        return new
+
+
+def _order(row: Row) -> tuple[int, int]:
+    return row[0][3], row[1]
