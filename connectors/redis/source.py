@@ -357,7 +357,7 @@ class _StreamReader:
             f"now {first}, its newest id {newest}). Restore the stream; or, to go on without them, "
             + ("" if info else "make it anew (XGROUP CREATE ... MKSTREAM), ")
             + (f"raise its newest id by XSETID to {self._anchor} and then " if lost else "")
-            + f"set ACCEPT_GAP={self.last_id}. See 'Gaps' in the README"
+            + f"set ACCEPT_GAP={self.last_id}. See 'Gaps' in docs/runbook.md"
         )
 
     def _info(self, client: redis.Redis) -> dict[str, Any]:
