@@ -108,7 +108,9 @@ def reports(draw: st.DrawFn, number: int) -> CommissionReport:
     revision = draw(st.integers(1, 3))
     currency = draw(st.sampled_from([None, None, "USD", "EUR"]))
     name = exec_id(number)
-    return CommissionReport(exec_id(number, revision), name, revision, draw(times), draw(fees), currency)
+    return CommissionReport(
+        exec_id(number, revision), name, revision, draw(times), draw(fees), currency
+    )
 
 
 @st.composite
