@@ -297,3 +297,16 @@ def _total(currency: str, positions: list[Position]) -> Total:
 def _sum(values: Iterable[Decimal]) -> Decimal:
     # The thread's own context would round.
     return reduce(_EXACT.add, values, Decimal(0))
+
+
+def lags(client: redis.Redis, streams: Sequence[str]) -> list[int | None]:
+    """Count the entries of each stream that are not committed; None if nobody can tell."""
+    pipe = client.pipeline(transaction=False)
+    for stream in streams:
+        send(pipe, "XINFO STREAM", stream)
+        pipe.xinfo_groups(stream)
+    answers = [_answer(answer) for answer in pipe.execute(raise_on_error=False)]
+    return [
+        _info(stream, groups, None).lag
+        for stream, groups in zip(answers[::2], answers[1::2], strict=True)
+    ]

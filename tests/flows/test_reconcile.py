@@ -14,7 +14,7 @@ import pytest
 import redis as redis_py
 
 from connectors.codec import decode
-from connectors.ibkr.feed import Held
+from connectors.ibkr.messages import Held
 from flows.reconcile import Book, compare
 from tests.support.servers import free_port
 from tests.support.tws_double import CHANGES_ORDERS, Fill, Holding, Instrument, TwsDouble
