@@ -182,14 +182,16 @@ class ExecutionFeed:
         while True:
             self._wake.clear()
             began = clock()
-            await self._fetch()
-            if self.listed is None:
+            complete = await self._fetch()
+            if self.listed is None and not self._cut:
                 self.listed = clock()
-            pause_s = max(self._pause_s, _LISTS_APART * (clock() - began))
+            took_s = clock() - began if complete else 0.0
+            pause_s = max(self._pause_s, _LISTS_APART * took_s)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause_s)
 
-    async def _fetch(self) -> None:
+    async def _fetch(self) -> bool:
+        """Have TWS list all executions; return whether it said that these are all."""
         before = self._packets
         self._clock.list_begins()
         self._memory.list_begins()
@@ -205,6 +207,7 @@ class ExecutionFeed:
             raise TwsError(f"it has not answered for {self._tws.answer_s:g} s")
         if not complete:
             self._warn_once("TWS does not end its list of executions; what it sent is published")
+        return complete
 
     # --- TWS's messages -----------------------------------------------------------------
 
