@@ -33,10 +33,10 @@ from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
 from connectors.redis.overview import lags
 from connectors.redis.publisher import Publisher
-from flows.common.healing import Adopter, Booked, likely
+from flows.broker.healing import Adopter, Booked, likely
+from flows.broker.tws import tws_of
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings
-from flows.router import tws_of
 from state.breaks import Difference, Side, differences
 from state.keys import position_key
 

@@ -3,7 +3,7 @@
 Two loops, so that neither world waits for the other: the feed follows TWS, the outbox
 follows Redis, and what is between them is bounded by what TWS lists. Redis alone
 decides what is new, so the feed may offer an execution as often as it likes. What the
-broker holds, and whether that is what we have, see `flows.common.broker_side`.
+broker holds, and whether that is what we have, see `flows.broker`.
 """
 
 import asyncio
@@ -13,18 +13,17 @@ from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from threading import Event
-from zoneinfo import ZoneInfo
 
 from connectors.ibkr.account import Accounts
 from connectors.ibkr.feed import ExecutionFeed
 from connectors.ibkr.messages import Letter, Message
-from connectors.ibkr.session import Tws
 from connectors.redis.broker import BothSidesReader, BrokerHash
 from connectors.redis.instruments import InstrumentHash
 from connectors.redis.letters import OtherLetters
 from connectors.redis.link import RedisLink, RedisRefusedError
 from connectors.redis.publisher import BATCH, Once, Publisher
-from flows.common.broker_side import AccountView, BrokerSide, Comparison, WaitingRegister
+from flows.broker.side import AccountView, BrokerSide, Comparison, WaitingRegister
+from flows.broker.tws import tws_of
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings, partition_names
 from flows.common.threads import in_daemon_thread
@@ -191,13 +190,6 @@ class Router:
 
     async def _until_failure(self) -> None:
         await self._failure
-
-
-def tws_of(settings: Settings, client_id: int | None = None) -> Tws:
-    """Return the TWS that the settings name."""
-    own = settings.ibkr_client_id if client_id is None else client_id
-    zone = ZoneInfo(settings.ibkr_timezone)
-    return Tws(settings.ibkr_host, settings.ibkr_port, own, zone)
 
 
 async def route(settings: Settings) -> None:
