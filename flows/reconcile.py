@@ -295,10 +295,14 @@ def _compare_both(
         return compare(read_books(link, settings.positions_hash), account.positions), set(), []
     waiting = _wait_for_flow(link, settings.streams)
     pairs = compare(read_books(link, settings.positions_hash), account.positions)
-    if ask_tws(settings, link) != account:
+    if _figures(ask_tws(settings, link)) != _figures(account):
         return pairs, set(), ["nothing adopted, as something happened meanwhile: try again"]
     adopter = Adopter(link, Publisher(link, settings.streams), prices, waiting=waiting)
     return pairs, *adopt(pairs, account, adopter)
+
+
+def _figures(account: Account) -> tuple[list[Held], dict[str, list[str]]]:
+    return [each._replace(doubt="") for each in account.positions], account.traded
 
 
 def _wait_for_flow(link: RedisLink, streams: Sequence[str]) -> int:

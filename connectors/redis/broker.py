@@ -1,9 +1,8 @@
 """The hash `broker`: what the broker holds, and whether that is known at the moment.
 
 A field is a key, its value a JSON object. The field `:state` says for which accounts
-the positions are known, and when the router said so last, by the server's clock: what is
-older than `STALE_S` is not known, whoever died. The breaks that the router has found and
-the account's own figures stand beside it.
+the positions are known, and when the router said so last, by the server's clock. The
+breaks that the router has found and the account's own figures stand beside it.
 """
 
 import json
@@ -14,13 +13,17 @@ from typing import Any, NamedTuple
 
 import redis
 
+from connectors.redis.broker_state import (
+    STALE_S,
+    STATE,
+    account_key,
+    breaks_key,
+    known_accounts,
+)
 from connectors.redis.link import RedisLink
 from connectors.redis.overview import lags
 from state.breaks import Difference, Side
 from state.keys import position_key
-
-STATE = ":state"
-STALE_S = 10.0
 
 # KEYS: the hash. ARGV: how many accounts, the accounts, then keys and values in turn.
 _WRITE = """
@@ -112,16 +115,6 @@ class BrokerHash:
             self._link.call(write)
 
 
-def breaks_key(name: str) -> str:
-    """Name the hash of the breaks: key to JSON."""
-    return f"{name}:breaks"
-
-
-def account_key(name: str) -> str:
-    """Name the hash of the accounts' figures: account to JSON."""
-    return f"{name}:account"
-
-
 class BothSides(NamedTuple):
     """Our positions and the broker's, read at once."""
 
@@ -170,17 +163,6 @@ class BothSidesReader:
         before.clear()
         before.update(now)
         return {key.decode(): side for key, (_, side) in now.items()}
-
-
-def known_accounts(state: bytes | None, now_ms: int) -> list[str]:
-    """Return the accounts whose positions are known, as the field `:state` says.
-
-    now_ms: the server's clock.
-    """
-    if state is None:
-        return []
-    accounts = json.loads(state)["accounts"]
-    return sorted(a for a, at in accounts.items() if now_ms - at <= STALE_S * 1000)
 
 
 def difference_json(difference: Difference, since_ms: int) -> str:

@@ -13,8 +13,8 @@ from connectors.redis.broker import (
     BrokerHash,
     BrokerPosition,
     difference_json,
-    known_accounts,
 )
+from connectors.redis.broker_state import known_accounts
 from connectors.redis.link import RedisLink
 from state.breaks import Difference, Kind
 
