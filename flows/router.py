@@ -14,6 +14,8 @@ from contextlib import suppress
 from itertools import islice
 from threading import Event
 
+import typer
+
 from connectors.ibkr.account import Accounts
 from connectors.ibkr.feed import ExecutionFeed
 from connectors.ibkr.messages import Letter, Message
@@ -223,7 +225,7 @@ async def _wind_up(router: Router) -> None:
 
 
 def main() -> None:
-    """Run until told to stop."""
+    """Publish what IBKR reports to the stream, and keep the broker's side, until told to stop."""
     settings = load_settings()
     set_up_logging(settings)
     try:
@@ -233,4 +235,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
