@@ -1,7 +1,11 @@
 """What users of other projects ran into, through the real router and the real flow."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -9,7 +13,7 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from tests.support.flow_process import FlowProcess, read_hash, read_stream
+from tests.support.flow_process import ROOT, FlowProcess, read_hash, read_stream
 from tests.support.router_process import START_S, Router
 from tests.support.tws_double import Fill, Holding, Instrument, TwsDouble, wait_until
 
@@ -306,3 +310,86 @@ def test_the_account_s_figures_are_the_broker_s(
         "EUR": Decimal("-20.25"), "USD": 100,
     }  # fmt: skip
     assert view["open_orders"] == []
+
+
+# --- with what the book newly takes ------------------------------------------------------------
+
+
+def reconcile(tws: TwsDouble, redis_url: str, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "REDIS_URL": redis_url,
+        "IBKR_PORT": str(tws.port),
+    }  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "flows.reconcile", *options],
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("first", ["executions", "reports"])
+def test_commissions_in_another_currency_in_either_order(
+    tws: TwsDouble, router: Router, flow: FlowProcess, redis: redis_py.Redis, first: str
+) -> None:
+    euros = Instrument(12087792, "EUR", "CASH", local_symbol="EUR.USD")
+    fills = [
+        Fill(
+            exec_id(number), euros, side, 11900.31, price, commission="1.92624",
+            commission_currency="EUR", time=f"20260706-14:30:{number:02}",
+        )
+        for number, side, price in ((1, "BOT", 1.1), (2, "SLD", 1.2))
+    ]  # fmt: skip
+    wait_until(router.saw("connected to TWS"), START_S)
+    for each in fills:
+        if first == "reports":
+            tws.report(each)
+            tws.fill(replace(each, commission=None))
+        else:
+            tws.fill(each)
+    flow.until(lambda: booked(redis, "U1:EUR.USD", 2), "both executions")
+    flow.until(
+        lambda: read_hash(redis)["U1:EUR.USD"]["other_commissions"]
+        == {"EUR": Decimal("3.85248")},
+        "their reports",
+    )  # fmt: skip
+    position = read_hash(redis)["U1:EUR.USD"]
+    assert (position["qty"], position["commission"]) == (0, 0)
+    assert letters(redis) == []
+
+
+def test_what_was_held_before_and_traded_today_is_adopted(
+    tws: TwsDouble, router: Router, flow: FlowProcess, redis: redis_py.Redis, redis_url: str
+) -> None:
+    tws.fill(fill(1, AAPL, "BOT", 4, 9))
+    tws.hold(Holding("U1", AAPL, -1, 12))
+    flow.until(lambda: booked(redis, "U1:AAPL", 1), "the purchase")
+    done = reconcile(tws, redis_url, "--adopt")
+    assert done.returncode == 0, done.stderr
+    flow.until(lambda: read_hash(redis)["U1:AAPL"]["qty"] == -1, "the opening")
+    position = read_hash(redis)["U1:AAPL"]
+    assert (position["avg_price"], position["realized_pnl"]) == (12, 12)
+    assert reconcile(tws, redis_url).returncode == 0
+
+
+def test_shares_that_came_by_transfer_and_were_sold(
+    tws: TwsDouble, router: Router, flow: FlowProcess, redis: redis_py.Redis, redis_url: str
+) -> None:
+    tws.fill(fill(1, AAPL, "SLD", 25, 30))
+    flow.until(lambda: booked(redis, "U1:AAPL", 1), "the sale")
+    assert "--price U1:AAPL=" in reconcile(tws, redis_url, "--adopt").stderr
+    assert reconcile(tws, redis_url, "--adopt", "--price", "10").returncode == 0
+    flow.until(lambda: read_hash(redis)["U1:AAPL"]["qty"] == 0, "the opening")
+    assert read_hash(redis)["U1:AAPL"]["realized_pnl"] == 500
+
+
+def test_a_small_currency_trade_that_is_corrected(
+    tws: TwsDouble, router: Router, flow: FlowProcess, redis: redis_py.Redis
+) -> None:
+    euros = Instrument(12087792, "EUR", "CASH", local_symbol="EUR.USD")
+    original = replace(fill(1, euros, "BOT", 100, 1.1), exec_id="FXSMLCUS.6596b0d2.01.01")
+    tws.fill(original, replace(original, exec_id="FXSMLCUS.6596b0d2.01.02", price=1.2))
+    flow.until(lambda: read_hash(redis).get("U1:EUR.USD", {}).get("avg_price"), "a position")
+    flow.until(
+        lambda: read_hash(redis)["U1:EUR.USD"]["avg_price"] == Decimal("1.2"), "the correction"
+    )
+    position = read_hash(redis)["U1:EUR.USD"]
+    assert (position["qty"], position["executions"]) == (100, 1)

@@ -297,6 +297,10 @@ class TwsDouble:
 
         self._do(report)
 
+    def report(self, fill: Fill) -> None:
+        """Report what an execution costs that is yet to come."""
+        self._send_all(*fill.commission_fields())
+
     def order(self, order: Order) -> None:
         """Tell of an order, as TWS tells the master client."""
         self._send_all(*order.fields())
