@@ -275,7 +275,8 @@ def reconcile(
     (show_json if as_json else show_table)(pairs, adopted)
     for pair in pairs:
         if pair.difference is not None and pair.key not in adopted:
-            text = likely(pair.key, pair.difference, pair.held, pair.our_avg_price)
+            others = {each.key: each.difference for each in pairs if each.difference}
+            text = likely(pair.key, pair.difference, pair.held, pair.our_avg_price, others)
             print(f"{pair.key}: {text}", file=sys.stderr if as_json else sys.stdout)
     for note in notes:
         print(note, file=sys.stderr)

@@ -60,7 +60,7 @@ _READ_ONLY = {200, 321}  # no such contract, and what a TWS set to reading only 
 
 _AT_ONCE = 500
 """Messages handed on at a time, so that a long list keeps nothing else waiting."""
-_LISTS_APART = 20
+_LISTS_APART = 50
 """A list that took long is asked for again after as many times that long, or later."""
 
 
@@ -179,16 +179,27 @@ class ExecutionFeed:
     async def _follow(self) -> None:
         self._note_connected()
         clock = asyncio.get_running_loop().time
+        list_at = clock()
         while True:
-            self._wake.clear()
-            began = clock()
-            complete = await self._fetch()
-            if self.listed is None and not self._cut:
-                self.listed = clock()
-            took_s = clock() - began if complete else 0.0
-            pause_s = max(self._pause_s, _LISTS_APART * took_s)
+            if self._wake.is_set() or clock() >= list_at:
+                self._wake.clear()
+                began = clock()
+                complete = await self._fetch()
+                if self.listed is None and not self._cut:
+                    self.listed = clock()
+                # What is live waits in the connection behind the list.
+                took_s = clock() - began if complete else 0.0
+                list_at = clock() + max(self._pause_s, _LISTS_APART * took_s)
+            else:
+                await self._hear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause_s)
+                await asyncio.wait_for(self._wake.wait(), self._pause_s)
+
+    async def _hear(self) -> None:
+        try:
+            await asyncio.wait_for(self.ib.reqCurrentTimeAsync(), self._tws.answer_s)
+        except TimeoutError:
+            raise TwsError(f"it has not answered for {self._tws.answer_s:g} s") from None
 
     async def _fetch(self) -> bool:
         """Have TWS list all executions; return whether it said that these are all."""
@@ -331,7 +342,7 @@ class ExecutionFeed:
     def _on_error(self, _request: int, code: int, text: str, _contract: Any) -> None:
         if code in _HEALED:
             log.info("TWS has IBKR's servers back (%d), asking for executions", code)
-            self._cut, self._holding = False, True
+            self._cut = False
             self.fetch()
         elif code in _CUT:
             if not self._cut:

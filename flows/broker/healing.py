@@ -4,6 +4,7 @@ Only an opening is ever published here, for what was held before the first execu
 only on request: no fill is invented. All else is said in words, with the message to send.
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,19 +27,31 @@ _ABOUT = Decimal("0.02")
 
 
 def likely(
-    key: str, difference: Difference, held: Sequence[Held], our_price: Decimal | None
+    key: str,
+    difference: Difference,
+    held: Sequence[Held],
+    our_price: Decimal | None,
+    other_breaks: Mapping[str, Difference],
 ) -> str:
     """Say what a break most likely is, and what would heal it.
 
-    held: the broker's positions of the key. our_price: our average price.
+    held: the broker's positions of the key. our_price: our average price. other_breaks:
+    those of other keys.
     """
-    ours, theirs = difference.ours, difference.broker
     if doubts := [each.doubt for each in held if each.doubt]:
         return (
             f"what a point is worth is not known, so its executions are dead letters "
             f"({doubts[0]}). If you know it: python -m flows.replay put-back … --set "
             f"multiplier=…, and write it into the hash of instruments"
         )
+    if renumbered := _renumbered(key, difference, other_breaks):
+        return _move_lots(*renumbered)
+    return _by_kind(key, difference, our_price, _price_of(held))
+
+
+def _by_kind(
+    key: str, difference: Difference, our_price: Decimal | None, their_price: Decimal | None
+) -> str:
     if difference.kind is Kind.TWO_NAMES:
         return (
             f"one contract under two names, the other is {difference.detail}. If it was renamed: "
@@ -52,19 +65,45 @@ def likely(
             f"publish the executions anew under another symbol), or an opening has a wrong price "
             f"({_xadd(key, type='opening', qty='0')} removes it)"
         )
-    if ratio := split_ratio(difference, our_price, _price_of(held)):
+    if ratio := split_ratio(difference, our_price, their_price):
         return f"a split that was not told. If so: {_xadd(key, type='split', ratio=ratio)}"
     if difference.kind is Kind.ONLY_OURS:
         return (
-            f"{ours:f} left the account without an execution (transfer, assignment, expiration), "
-            f"or a fill is missing: python -m flows.flex import brings it; or, if it left: "
+            f"{difference.ours:f} left the account without an execution (transfer, assignment, "
+            f"expiration), or a fill is missing: python -m flows.flex import brings it; or, if it "
+            f"left: "
             f"{_xadd(key, type='transfer', exec_id='…', direction='OUT')}"
         )
     return (
         f"an opening is missing (held before the first execution: "
-        f"python -m flows.reconcile --adopt publishes {theirs - ours:+f}), or a fill that TWS no "
-        f"longer lists (python -m flows.flex import brings it)"
+        f"python -m flows.reconcile --adopt publishes {difference.missing:+f}), or a fill that TWS "
+        f"no longer lists (python -m flows.flex import brings it)"
     )
+
+
+def _renumbered(
+    key: str, difference: Difference, others: Mapping[str, Difference]
+) -> tuple[str, str] | None:
+    """Return the old and the new name of what we have under one and the broker under both."""
+    breaks = {**others, key: difference}
+    plain = re.sub(_SECOND_NAME, "", key)
+    for old, new in [(plain, key), *((key, each) for each in others)]:
+        is_second = new != old and re.sub(_SECOND_NAME, "", new) == old
+        if is_second and old in breaks and breaks[old].kind is Kind.ONLY_OURS:
+            return old, new
+    return None
+
+
+def _move_lots(old: str, new: str) -> str:
+    out = _xadd(old, type="transfer", exec_id="renumbered")
+    back = _xadd(new, type="transfer", exec_id="renumbered", direction="IN")
+    return (
+        f"{old} under a new contract number, as a corporate action gives one, which is called "
+        f"{new}. If so, move the lots: {out}, and {back} with qty, cost_basis and opened of each"
+    )
+
+
+_SECOND_NAME = re.compile(r"[@#][^@#:]+$")
 
 
 def split_ratio(

@@ -294,6 +294,19 @@ def test_a_split_that_was_not_told_is_named_with_its_message(
     assert "not adopted, as it looks like a split" in done.stderr
 
 
+def test_a_contract_that_got_a_new_number_is_named_with_how_to_move_it(
+    tws: TwsDouble, redis: redis_py.Redis, run: Run
+) -> None:
+    redis.hset("instruments", "1", json.dumps({"name": "AMTD", "multiplier": "1"}))
+    redis.hset("{instruments}:names", mapping={"AMTD": "1", ":1": "AMTD"})
+    tws.holdings = [Holding("U1", Instrument(2, "AMTD"), 333.0, 3.0)]
+    book(redis, "AMTD", "333", price="3")
+    done = run()
+    assert done.returncode == 1
+    for key in ("U1:AMTD", "U1:AMTD@NASDAQ"):
+        assert f"{key}: U1:AMTD under a new contract number" in done.stdout
+
+
 def test_what_is_not_known_to_be_linear_is_not_adopted(
     tws: TwsDouble, redis: redis_py.Redis, run: Run
 ) -> None:
