@@ -29,6 +29,7 @@ from connectors.ibkr.account import Account, Accounts, ask_account
 from connectors.ibkr.instruments import Record
 from connectors.ibkr.messages import Held, decimal_text
 from connectors.ibkr.session import TwsError
+from connectors.redis.exact_json import from_json
 from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
 from connectors.redis.overview import lags
@@ -137,7 +138,7 @@ def _pair(book: Book | None, held: Sequence[Held], difference: Difference | None
 def read_books(link: RedisLink, positions_hash: str) -> list[Book]:
     """Read the flow's positions."""
     values: Any = link.call(lambda client: client.hvals(positions_hash))
-    records = [json.loads(value, parse_float=Decimal, parse_int=Decimal) for value in values]
+    records = [from_json(value) for value in values]
     return [
         Book(
             record["account"],

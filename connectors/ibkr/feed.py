@@ -305,18 +305,12 @@ class ExecutionFeed:
         execution = item.execution
         if item.cost is not None:
             return [commission_message(execution, instrument, item.cost)]
-        doubt = instrument.doubt
-        if execution.ev_rule:
-            doubt = doubt or (
-                f"multiplier: expected a contract whose value is linear in its price, found "
-                f"evRule {execution.ev_rule!r}"
-            )
         message = execution_message(execution, instrument, self._ordered(execution))
-        if not doubt:
+        if not instrument.doubt:
             return [message]
         if self.instruments.get(execution.contract) is None:
             self._memory.forget(execution)  # its next listing asks for the details again
-        self._refuse_once(letter(item.fields, doubt, message))
+        self._refuse_once(letter(item.fields, instrument.doubt, message))
         return []
 
     def _ordered(self, execution: Execution) -> float:

@@ -192,7 +192,7 @@ def _details(asked: Contract, found: Any) -> Details:
         ),
         contract.primaryExchange or contract.exchange,
         int(found.priceMagnifier or 1),
-        found.evRule,
+        found.evRule or asked.ev_rule,
     )
 
 

@@ -136,6 +136,8 @@ class Contract(NamedTuple):
     local_symbol: str
     multiplier: str
     """The contract's own, which is money per point only if its price has no magnifier."""
+    ev_rule: str = ""
+    """By which rule its value follows from its price, where an execution says so."""
 
     @property
     def plain_name(self) -> str:
@@ -188,7 +190,6 @@ class Execution(NamedTuple):
     avg_price: str
     exchange: str
     order_ref: str
-    ev_rule: str
     model_code: str
 
 
@@ -208,7 +209,7 @@ def read_execution(fields: Sequence[str], zone: tzinfo) -> Execution:
         raise ValueError("con_id: expected a contract's number, found none")
     order_id = given["order_id"]
     return Execution(
-        contract,
+        contract._replace(ev_rule=given.get("ev_rule", "")),
         given["account"],
         given["exec_id"],
         execution_time(given["time"], zone),
@@ -221,7 +222,6 @@ def read_execution(fields: Sequence[str], zone: tzinfo) -> Execution:
         decimal_text(given["avg_price"]),
         given["exchange"] or given["order_exchange"],
         given.get("order_ref", ""),
-        given.get("ev_rule", ""),
         given.get("model_code", ""),
     )
 

@@ -20,6 +20,7 @@ from connectors.redis.broker_state import (
     breaks_key,
     known_accounts,
 )
+from connectors.redis.exact_json import from_json
 from connectors.redis.link import RedisLink
 from connectors.redis.overview import lags
 from state.breaks import Difference, Side
@@ -186,7 +187,7 @@ def _json(position: BrokerPosition) -> str:
 def _side(key: bytes, value: bytes) -> Side:
     """Read a position of ours, or of the broker, whose values do not repeat their key."""
     try:
-        members = json.loads(value, parse_float=Decimal, parse_int=Decimal)
+        members = from_json(value)
         account, _, symbol = key.decode().rpartition(":")
         con_id = members.get("con_id")
         return Side(

@@ -5,9 +5,9 @@ What is older than `STALE_S` is not known, whoever died; and what is not known i
 
 import json
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
-from functools import partial
 from typing import Any, NamedTuple
+
+from connectors.redis.exact_json import from_json
 
 STATE = ":state"
 """The field of the hash that says what is known."""
@@ -69,6 +69,5 @@ def broker_view(
 
 
 def _objects(values: Mapping[bytes, bytes]) -> dict[str, Any]:
-    exact = partial(json.loads, parse_float=Decimal, parse_int=Decimal)
     items = sorted(values.items())
-    return {key.decode(errors="backslashreplace"): exact(value) for key, value in items}
+    return {key.decode(errors="backslashreplace"): from_json(value) for key, value in items}

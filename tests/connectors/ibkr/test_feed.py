@@ -370,6 +370,17 @@ def test_what_is_not_known_to_be_linear_is_refused_with_all_that_is_known(
     assert "its executions become dead letters" in caplog.text
 
 
+def test_a_rule_that_only_the_execution_names_counts(tws: TwsDouble) -> None:
+    tws.fill(Fill(exec_id(1), WHEAT, ev_rule="aussieBond"))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.refused)
+        assert "'aussieBond'" in received.refused[0].reason
+
+    asyncio.run(scenario())
+
+
 def test_an_execution_whose_details_do_not_come_is_refused_and_published_when_they_do(
     tws: TwsDouble,
 ) -> None:
