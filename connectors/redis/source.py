@@ -396,6 +396,8 @@ class _StreamReader:
     def show_alive(self) -> None:
         """Let the group's consumer read what it has pending: nothing, and nothing moves."""
         self._link.call(self._read_nothing)
+        for act in self._link.while_alive:
+            act()
 
     def _read_nothing(self, client: redis.Redis) -> None:
         group = ("GROUP", GROUP, CONSUMER, "COUNT", 1)
