@@ -309,11 +309,13 @@ def _money(fields: _Fields, name: bytes) -> int:
         value = Decimal(text).scaleb(MONEY_PLACES, _EXACT) if _MONEY.fullmatch(text) else None
     except ArithmeticError:
         value = None
-    if value is None or value != int(value) or abs(value) >= LIMIT * MONEY:
+    # A Decimal's own arithmetic would round to the thread's precision.
+    amount = None if value is None else int(value)
+    if amount is None or amount != value or abs(amount) >= LIMIT * MONEY:
         raise _expected(
             name.decode(), f"a decimal of at most {MONEY_PLACES} decimal places below 1e17", text
         )
-    return int(value)
+    return amount
 
 
 def _integer(fields: _Fields, name: bytes) -> int:
