@@ -295,9 +295,7 @@ class Book:
             return None
         if new.revision == old.revision:
             new = self._completed(old, new)
-            if self._amounts(new) == self._amounts(old):
-                rows = self._parts[at[0]].stretch.rows
-                rows[at[1]] = rows[at[1]]._replace(fill=new)
+            if new == old:
                 return None
         elif new.qty and (new.timestamp, place) < self._horizon:
             raise self._forgot("", new.timestamp)

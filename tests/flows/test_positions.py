@@ -42,8 +42,8 @@ _GOOD = """
 1-3 symbol AAPL side Sell fill_qty 8 fill_price 149 order_id 3 exec_id a3
     timestamp 1784073600001 account DU1 currency USD con_id 265598 sec_type STK
 1-4 symbol ES side BUY fill_qty 2 fill_price -0.25 order_id -7 exec_id b1
-    timestamp 0 sec_type FUT multiplier 50 currency USD colour green colour blue
-1-5 type commission symbol ES exec_id b1 commission 4.26 currency USD timestamp 5
+    timestamp 31536000000 sec_type FUT multiplier 50 currency USD colour green colour blue
+1-5 type commission symbol ES exec_id b1 commission 4.26 currency USD timestamp 31536000005
 1-6 type opening symbol MSFT qty -3 avg_price 400 timestamp 1784073600000
 1-7 type split symbol MSFT ratio 2:1 timestamp 1784073600500
 1-8 symbol BTC side BUY fill_qty 0.0000000001 fill_price 99999.99 order_id 1
@@ -90,7 +90,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"multiplier": "0"}, "multiplier"), ({"multiplier": "-5"}, "multiplier"),
     ({"multiplier": "x"}, "multiplier"), ({"commission": "free"}, "commission"),
     ({"type": "dividend"}, "type"), ({"type": "split", "ratio": "2"}, "ratio"),
-    ({"type": "split", "ratio": "0:1"}, "ratio"), ({"type": "opening", "qty": "0"}, "qty"),
+    ({"type": "split", "ratio": "0:1"}, "ratio"), ({"type": "opening", "qty": "x"}, "qty"),
     ({"type": "opening", "qty": "1"}, "avg_price"), ({"type": "commission"}, "commission"),
     ({"sec_type": b"\xff"}, "sec_type"),
     ({"fill_qty": "999999999", "fill_price": "999999999"}, "cost_basis"),
@@ -98,7 +98,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"symbol": "ES", "sec_type": "FUT", "multiplier": "20"}, "multiplier"),
     ({"symbol": "AAPL", "account": "DU1", "currency": "EUR"}, "currency"),
     ({"symbol": "AAPL", "account": "DU1", "con_id": "5"}, "con_id"),
-    ({"type": "opening", "symbol": "ES", "qty": "1", "avg_price": "1"}, "opening"),
+    ({"type": "opening", "symbol": "MSFT", "qty": "-1", "avg_price": "1", "exec_id": "opening"},
+     "exec_id"),
+    ({"type": "opening", "symbol": "MSFT", "qty": "1", "avg_price": "1", "exec_id": "o"}, "qty"),
+    ({"timestamp": "1784073600"}, "timestamp"),
+    ({"type": "transfer", "direction": "UP"}, "direction"),
+    ({"type": "split", "ratio": "2:1", "places": "11"}, "places"), ({"type": "cost"}, "per_unit"),
+    ({"type": "transfer", "direction": "IN", "qty": "1", "avg_price": "1"}, "opened"),
+    ({"basis_adjustment": "x"}, "basis_adjustment"), ({"type": "instrument"}, "con_id"),
 ]  # fmt: skip
 """What is wrong with an entry, and the field that its dead letter must name."""
 
@@ -156,9 +163,11 @@ def in_full(value: bytes) -> dict[str, Any]:
 
 def test_a_position_has_the_contracts_members_as_exact_json_numbers(ran: Ran) -> None:
     expected = """{
-        "account": "DU1", "symbol": "AAPL", "currency": "USD", "multiplier": 1, "qty": -2,
-        "avg_price": 149, "cost_basis": -298, "realized_pnl": -4.5, "commission": 1.5,
-        "net_realized_pnl": -6, "open_lots": 1, "executions": 3, "last_exec_id": "a3",
+        "account": "DU1", "symbol": "AAPL", "currency": "USD", "multiplier": 1,
+        "sec_type": "STK", "con_id": 265598, "qty": -2, "avg_price": 149, "cost_basis": -298,
+        "realized_pnl": -4.5, "commission": 1.5,
+        "other_commissions": null, "basis_adjustment": 0, "net_realized_pnl": -6,
+        "open_lots": 1, "executions": 3, "last_exec_id": "a3",
         "last_price": 149, "timestamp": 1784073600001, "stream_id": "1-3"}"""
     assert in_full(ran.raw_hash[b"DU1:AAPL"]) == in_full(expected.encode())
 
@@ -223,13 +232,16 @@ TIME = pa.timestamp("ms", tz="UTC")
 TYPES = {
     "positions": {
         "account": pa.string(), "symbol": pa.string(), "currency": pa.string(),
-        "multiplier": QUANTITY, "qty": QUANTITY, "avg_price": QUANTITY, "cost_basis": MONEY,
-        "realized_pnl": MONEY, "commission": QUANTITY, "net_realized_pnl": MONEY,
+        "multiplier": QUANTITY, "sec_type": pa.string(), "con_id": pa.int64(), "qty": QUANTITY,
+        "avg_price": QUANTITY, "cost_basis": MONEY, "realized_pnl": MONEY, "commission": QUANTITY,
+        "other_commissions": pa.string(), "basis_adjustment": QUANTITY, "net_realized_pnl": MONEY,
         "open_lots": pa.int64(), "executions": pa.int64(), "last_exec_id": pa.string(),
         "last_price": QUANTITY, "timestamp": TIME, "stream_id": pa.string(), "type": pa.string(),
         "message_timestamp": TIME, "side": pa.string(), "fill_qty": QUANTITY,
         "fill_price": QUANTITY, "exec_id": pa.string(), "order_id": pa.int64(),
-        "realized_pnl_change": MONEY, "net_realized_pnl_change": MONEY,
+        "order_ref": pa.string(), "message_commission": QUANTITY,
+        "message_commission_currency": pa.string(), "realized_pnl_change": MONEY,
+        "net_realized_pnl_change": MONEY,
     },
     "closed_lots": {
         "account": pa.string(), "symbol": pa.string(), "currency": pa.string(),
@@ -259,7 +271,7 @@ def test_rows_stand_under_the_utc_date_of_their_execution(ran: Ran) -> None:
     for row in ran.found.closed_lots:
         assert row["date"] == row["close_timestamp"].date()
     days = {path.parent.name for path in parts(ran.data_dir, "positions")}
-    assert days == {"date=1970-01-01", "date=2026-07-14", "date=2026-07-15", "date=9999-12-31"}
+    assert days == {"date=1971-01-01", "date=2026-07-14", "date=2026-07-15", "date=9999-12-31"}
 
 
 def test_closed_lots_add_up_to_what_was_realized(ran: Ran) -> None:

@@ -145,9 +145,7 @@ class BookMachine(RuleBasedStateMachine):
         self.take(TransferOut(self.name(), self.time(ago), qty))
 
     @rule(qty=signed, price=st.none() | prices, cost=sums, opened=st.integers(0, 30), ago=ago)
-    def transfer_in(
-        self, qty: int, price: int | None, cost: int, opened: int, ago: int
-    ) -> None:
+    def transfer_in(self, qty: int, price: int | None, cost: int, opened: int, ago: int) -> None:
         worth = (abs(price), None) if price is not None else (None, cost if qty > 0 else -cost)
         self.take(TransferIn(self.name(), self.time(ago), qty, *worth, opened * 1000))
 
