@@ -42,7 +42,7 @@ demo: setup  ## publish a sample, run the real flow, show the positions
 
 quick: lint types  ## between two edits: lint, types and the tests that start nothing
 	@$(VENV_PYTHON) -m pytest -n 2 -q -r fE --hypothesis-profile quick \
-	    -m "not server and not process and not soak"
+	    -m "not server and not process and not long and not soak"
 
 test: lint types  ## lint, types and all tests but the soak
 	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile

@@ -84,7 +84,7 @@ def decode(pairs: Sequence[bytes], arrived: int | None = None) -> tuple[str, str
     symbol, account = _owner(fields.get(b"symbol"), fields.get(b"account"))
     message = read(fields)
     if arrived is not None and message.timestamp > latest(arrived):
-        raise _wrong_time(message.timestamp)
+        raise _wrong_time("timestamp", message.timestamp)
     return symbol, account, message
 
 
@@ -96,12 +96,12 @@ def latest(arrived: int) -> int:
     return arrived + DAY_MS if arrived >= FIRST_TIMESTAMP else LAST_TIMESTAMP
 
 
-def _wrong_time(timestamp: int) -> RejectedError:
+def _wrong_time(name: str, timestamp: int) -> RejectedError:
     if timestamp < FIRST_TIMESTAMP:
         why = "milliseconds since 1970, not before 1971: most likely these are seconds"
     else:
         why = "a time not more than a day after that of the entry's own id"
-    return RejectedError(f"timestamp: expected {why}, found {timestamp}")
+    return RejectedError(f"{name}: expected {why}, found {timestamp}")
 
 
 @lru_cache(maxsize=100_000)
@@ -309,11 +309,13 @@ def _money(fields: _Fields, name: bytes) -> int:
         value = Decimal(text).scaleb(MONEY_PLACES, _EXACT) if _MONEY.fullmatch(text) else None
     except ArithmeticError:
         value = None
-    if value is None or value != int(value) or abs(value) >= LIMIT * MONEY:
+    # A Decimal's own arithmetic would round to the thread's precision.
+    amount = None if value is None else int(value)
+    if amount is None or amount != value or abs(amount) >= LIMIT * MONEY:
         raise _expected(
             name.decode(), f"a decimal of at most {MONEY_PLACES} decimal places below 1e17", text
         )
-    return int(value)
+    return amount
 
 
 def _integer(fields: _Fields, name: bytes) -> int:
@@ -334,7 +336,7 @@ def _timestamp(fields: _Fields, name: bytes = b"timestamp") -> int:
         expected = "whole milliseconds since 1970, from 1971 to the end of the year 9999"
         raise _expected(name.decode(), expected, text)
     if value < FIRST_TIMESTAMP:
-        raise _wrong_time(value)
+        raise _wrong_time(name.decode(), value)
     return value
 
 

@@ -295,9 +295,7 @@ class Book:
             return None
         if new.revision == old.revision:
             new = self._completed(old, new)
-            if self._amounts(new) == self._amounts(old):
-                rows = self._parts[at[0]].stretch.rows
-                rows[at[1]] = rows[at[1]]._replace(fill=new)
+            if new == old:
                 return None
         elif new.qty and (new.timestamp, place) < self._horizon:
             raise self._forgot("", new.timestamp)
@@ -338,7 +336,8 @@ class Book:
         return []
 
     def _apply_opening(self, new: Opening) -> list[ClosedLot] | None:
-        anew = new.qty != 0 and self._settle(new.instrument)
+        if new.qty:
+            self._settle(new.instrument)  # all is done again anyway
         old, place = self._openings.get(new.exec_id, (None, self._places))
         if old is not None and (not old.qty or (new.qty and self._is_same(old, new))):
             return None
@@ -359,7 +358,7 @@ class Book:
         openings = self._openings | {new.exec_id: (new, place)}
         closed: list[ClosedLot] = []
         if new.qty or old is not None:
-            closed = self._open(openings, anew=anew)
+            closed = self._open(openings)
         self._openings = openings
         self._places += old is None
         return closed
@@ -600,21 +599,20 @@ class Book:
             self._settle_figures()
         except RejectedError:
             self._parts = before
-            self._settle_figures()
             raise
         self._look_back()
-        return _difference(_closed(before[number:], at), _closed(parts[number:], at))
+        # The rows that nobody traded, with which a part begins, may be more or fewer now.
+        now_at = at - before[number].stretch.base + parts[number].stretch.base
+        return _difference(_closed(before[number:], at), _closed(parts[number:], now_at))
 
     def _begin(self, action: Action, place: int, before: Part, rows: Sequence[Row]) -> Part:
         lots = before.stretch.lots()
         lots, moved = act(action, place, lots, before.moved, self.multiplier)
         return Part(Stretch(lots, rows), action, place, moved)
 
-    def _open(self, openings: dict[str, tuple[Opening, int]], *, anew: bool) -> list[ClosedLot]:
+    def _open(self, openings: dict[str, tuple[Opening, int]]) -> list[ClosedLot]:
         """Begin with other openings."""
-        del anew  # all is done again anyway
         lots: list[Lot] = []
-        paid = 0
         for opening, place in _in_order(openings):
             if opening.qty:
                 price, cost = worth(opening.qty, opening.price, opening.cost, self.multiplier)
@@ -623,20 +621,19 @@ class Book:
                     instrument=opening.instrument,
                 )  # fmt: skip
                 lots.append(Lot(Row(fill, place, opening.qty, cost, 0), abs(opening.qty)))
-                paid += cost
         first = self._parts[0].stretch
-        was = sum([row.value for row in first.rows[: first.base]])
-        self._paid += paid - was
-        before = _closed(self._parts, first.base)
+        more = sum([lot.row.value for lot in lots]) - sum(
+            [r.value for r in first.rows[: first.base]]
+        )
         parts = [self._parts[0]._replace(stretch=Stretch(lots, first.rows[first.base :]))]
+        before, self._openings = self._openings, openings
+        self._paid += more
         try:
-            # What closed what changes from the first row on, wherever that is now.
-            self._lay(0, first.base, parts)
+            return self._lay(0, first.base, parts)
         except RejectedError:
-            self._paid -= paid - was
-            self._settle_figures()
+            self._openings = before
+            self._paid -= more
             raise
-        return _difference(before, _closed(self._parts, self._parts[0].stretch.base))
 
     def _opened_in_order(self) -> list[Opening]:
         return [opening for opening, _ in _in_order(self._openings) if opening.qty]

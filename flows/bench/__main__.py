@@ -19,6 +19,7 @@ from flows.bench import book, catchup, flat, live, parts
 from flows.bench.peers import has_nautilus
 from flows.bench.report import Figure, Report
 from flows.bench.sizes import FULL, QUICK, TINY, Sizes
+from flows.common.process import ProcessError
 from flows.demo.stage import end_on_signals
 
 
@@ -56,7 +57,7 @@ def main(
     tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print a Markdown table, for the README.")
+        bool, typer.Option("--markdown", help="Print a Markdown table, for docs/speed.md.")
     ] = False,
 ) -> None:
     """Measure speed and memory, and print them as ratios."""
@@ -118,8 +119,11 @@ def _measure(names: list[str], sizes: Sizes) -> list[Figure]:
         def step(what: str) -> None:
             bar.update(task, advance=1, description=what, refresh=True)
 
-        for name in names:
-            figures += SECTIONS[name].measure(sizes, step)
+        try:
+            for name in names:
+                figures += SECTIONS[name].measure(sizes, step)
+        except ProcessError as error:
+            raise SystemExit(f"lotstream: {error}") from None
     return figures
 
 

@@ -246,5 +246,6 @@ def _restart_s(rig: Rig, flow: Flow, messages: Iterator[_Message]) -> float:
             )
         ),
         "a new position shown after a restart",
+        DEADLINE_S,
     )
     return perf_counter() - start

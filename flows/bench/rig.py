@@ -9,19 +9,17 @@ import gc
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import NamedTuple, NoReturn, Self
+from typing import NamedTuple
 
 import redis
 
 from connectors.redis.link import send
+from flows.common.process import MAIN_JOB, Program
 
 STREAM, HASH = "executions", "positions"
 READ_COUNT = 2000
@@ -31,9 +29,7 @@ FIRST_TIME = 1_784_073_600_000
 """The time of the first execution, in milliseconds; each comes one later than the last."""
 
 DEADLINE_S = 600.0
-_POLL_S = 0.01
 _FILL_AT_ONCE = 20_000
-_LOG_LINES = 20
 
 # Patterns. "any": sides as they come. "buys": only buys. "pairs": a buy, then a sale of as
 # much, which leaves about as many lots as there were. Chunks are even: pairs stay whole.
@@ -131,89 +127,53 @@ def set_up() -> Iterator[Rig]:
             yield Rig(client, server.connection_url, directory)
 
 
-class Flow:
+class Flow(Program):
     """The real flow, everything on: recovery, hash, Parquet.
 
-    Runs from `start()` or `with` until it is killed. epoch_s: the length of its epochs.
+    Runs from `start()` or `with` until it is killed; what an earlier run of it left is
+    resumed. epoch_s: the length of its epochs.
     """
 
     def __init__(self, rig: Rig, epoch_s: int = 1) -> None:
-        self._rig, self._epoch_s = rig, epoch_s
-        self._log = rig.directory / "flow.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> Self:
-        """Start it; what an earlier run of it left is resumed."""
-        directory = self._rig.directory
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603  # our own program
-                [
-                    sys.executable, "-m", "bytewax.run", "flows.positions",
-                    "-r", str(directory / "recovery"), "-s", str(self._epoch_s), "-b", "0",
-                ],
-                cwd=Path(__file__).parents[2],
-                env={
-                    "PATH": os.environ["PATH"], "REDIS_URL": self._rig.url,
-                    "DATA_DIR": str(directory / "data"), "RUST_BACKTRACE": "0",
-                },
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
-        return self
-
-    def kill(self) -> None:
-        """Kill it at once."""
-        self._running.kill()
-        self._running.wait()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
+        self._rig, directory = rig, rig.directory
+        options = ("-r", str(directory / "recovery"), "-s", str(epoch_s), "-b", "0")
+        environment = {
+            "PATH": os.environ["PATH"], "REDIS_URL": rig.url, "DATA_DIR": str(directory / "data"),
+            "RUST_BACKTRACE": "0",
+        }  # fmt: skip
+        super().__init__([*MAIN_JOB, *options], directory / "flow.log", environment)
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Let it do nothing meanwhile."""
-        self._running.send_signal(signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
         yield
-        self._running.send_signal(signal.SIGCONT)
+        self.send(signal.SIGCONT)
 
     @property
     def cpu_s(self) -> float:
         """The processor time it has taken so far, in seconds, to the microsecond."""
         # The id that clock_getcpuclockid(3) gives; /proc counts whole hundredths.
-        return time.clock_gettime(~self._running.pid << 3 | 2)
+        return time.clock_gettime(~self.pid << 3 | 2)
 
     @property
     def peak_mb(self) -> float:
         """The most memory it has held so far, in millions of bytes."""
-        status = Path(f"/proc/{self._running.pid}/status").read_text()
+        status = Path(f"/proc/{self.pid}/status").read_text()
         peak = re.search(r"VmHWM:\s*(\d+) kB", status)
         assert peak is not None
         return int(peak[1]) * 1024 / 1e6
 
-    def until(self, condition: Callable[[], object], what: str) -> None:
-        """Wait until a condition holds; stop with the end of the flow's log if it fails."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not condition():
-            self.check(what, deadline)
-            time.sleep(_POLL_S)
-
     def check(self, what: str, deadline: float) -> None:
-        """Stop, with the end of its log, if it has ended or the time is over."""
-        if self._running.poll() is not None:
-            self._fail(f"the flow ended with {self._running.returncode} before: {what}")
+        """Raise ProcessError if it has ended, or if the time is over."""
+        if not self.running:
+            raise self.error(f"the flow ended with {self.wait(0)} before: {what}")
         if time.monotonic() > deadline:
-            self._fail(f"not in time: {what}")
+            raise self.error(f"not in time: {what}")
 
     def until_committed(self) -> None:
         """Wait until all of the stream is booked, and durable."""
-        self.until(self._is_committed, f"all of {STREAM!r} committed")
+        self.until(self._is_committed, f"all of {STREAM!r} committed", DEADLINE_S)
 
     def _is_committed(self) -> bool:
         if not self._rig.client.exists(STREAM):
@@ -221,15 +181,6 @@ class Flow:
         newest = self._rig.client.xinfo_stream(STREAM)["last-generated-id"]
         groups = self._rig.client.xinfo_groups(STREAM)
         return newest in [group["last-delivered-id"] for group in groups]
-
-    @property
-    def _running(self) -> "subprocess.Popen[bytes]":
-        assert self._process is not None
-        return self._process
-
-    def _fail(self, why: str) -> NoReturn:
-        lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-        raise SystemExit("\n".join([f"lotstream: {why}; the end of its log:", *lines]))
 
 
 @contextmanager

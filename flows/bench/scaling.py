@@ -7,8 +7,6 @@ held (SIGSTOP) while the backlog is published, so that each finds all of it.
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,6 +18,7 @@ from typing import Annotated, NamedTuple
 import redis
 import typer
 
+from flows.common.process import MAIN_JOB, Program, until
 from flows.common.settings import partition_names
 from state.keys import partition_of
 
@@ -89,15 +88,12 @@ def _processes(way: Way, url: str, directory: Path) -> Iterator[list[int]]:
             if not way.is_cluster:
                 store, more = f"recovery-{number}", []
                 own = "" if way.processes == 1 else str(number)
-            command = [sys.executable, "-m", "bytewax.run", "flows.positions", "-s", "1", "-b", "0"]
-            log = running.enter_context((directory / f"{number}.log").open("wb"))
-            process = subprocess.Popen(  # noqa: S603  # our own program
-                [*command, "-r", str(directory / store), *more],
-                env={**environment, "OWN_PARTITIONS": own}, stdout=log, stderr=log,
-            )  # fmt: skip
-            running.callback(process.wait)
-            running.callback(process.kill)
-            pids.append(process.pid)
+            flow = Program(
+                [*MAIN_JOB, "-s", "1", "-b", "0", "-r", str(directory / store), *more],
+                directory / f"{number}.log",
+                {**environment, "OWN_PARTITIONS": own},
+            )
+            pids.append(running.enter_context(flow).pid)
         yield pids
 
 
@@ -121,11 +117,8 @@ def _publish(client: redis.Redis, streams: Sequence[str], count: int) -> None:
 
 
 def _wait_until_committed(client: redis.Redis, streams: Sequence[str]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not all(_is_committed(client, stream) for stream in streams):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"expected the flow to catch up within {DEADLINE_S} s")
-        time.sleep(0.01)
+    caught_up = "the flow catches up"
+    until(lambda: all(_is_committed(client, stream) for stream in streams), caught_up, DEADLINE_S)
 
 
 def _is_committed(client: redis.Redis, stream: str) -> bool:

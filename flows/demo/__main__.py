@@ -200,7 +200,7 @@ def _say_comparisons(comparisons: list[Comparison]) -> bool:
     _say(
         f"\n{'All' if agrees else 'NOT all'} {closes} closes have the broker's figure; the largest "
         f"difference is {worst:.8f}.\n"
-        f"(Statements that their owners published; the sources are in flows/statements.json)"
+        f"(Statements that their owners published; the sources are in flows/demo/statements.json)"
     )
     return agrees
 

@@ -5,15 +5,11 @@ that the user named, the keys carry a prefix and are not touched if they are the
 already.
 """
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -22,9 +18,11 @@ from typing import Any, NamedTuple, NoReturn
 import redis
 from pydantic import SecretStr
 
+from connectors.redis.exact_json import from_json
 from connectors.redis.link import RedisLink
 from connectors.redis.names import GROUP
 from connectors.redis.publisher import Publisher
+from flows.common.process import MAIN_JOB, ProcessError, Program
 from flows.common.settings import Settings, load_settings, partition_names
 
 PREFIX = "lotstream-demo:"
@@ -32,9 +30,6 @@ PREFIX = "lotstream-demo:"
 
 CATCH_UP_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 10.0
-
-_POLL_S = 0.05
-_LOG_LINES = 20
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -60,29 +55,25 @@ class Stage(NamedTuple):
         Returns the seconds from its start until then. Raises SystemExit with the end of
         its log if it fails.
         """
+        options = ("-r", str(self.work_dir / "recovery"), "-s", "1", "-b", "0")
+        flow = Program(
+            [*MAIN_JOB, *options], self.work_dir / "flow.log", _environment(self.settings)
+        )
         start = time.monotonic()
-        with self._log.open("wb") as log:
-            flow = subprocess.Popen(  # noqa: S603  # our own program
-                [
-                    sys.executable, "-m", "bytewax.run", "flows.positions",
-                    "-r", str(self.work_dir / "recovery"), "-s", "1", "-b", "0",
-                ],
-                cwd=Path(__file__).parents[2], env=_environment(self.settings),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
         try:
-            self._wait_until_caught_up(flow, start + CATCH_UP_DEADLINE_S)
-            seconds = time.monotonic() - start
-        finally:
-            _stop(flow)
-        if flow.returncode:
-            self._fail(f"expected the flow to end with 0, found {flow.returncode}")
+            with flow:
+                flow.until(self._is_all_booked, "all entries booked", CATCH_UP_DEADLINE_S)
+                seconds = time.monotonic() - start
+                if code := flow.stop(deadline_s=STOP_DEADLINE_S):
+                    raise flow.error(f"expected the flow to end with 0, found {code}")
+        except ProcessError as error:
+            raise SystemExit(f"lotstream: the flow failed: {error}") from None
         return seconds
 
     def positions(self) -> list[dict[str, Any]]:
         """Return the hash's values, figures exact."""
         values = self.client.hvals(self.settings.positions_hash)
-        return [json.loads(value, parse_float=Decimal, parse_int=Decimal) for value in values]
+        return [from_json(value) for value in values]
 
     def dead_letters(self) -> list[dict[str, str]]:
         """Return the entries that could not be used."""
@@ -92,17 +83,8 @@ class Stage(NamedTuple):
             letters += [fields for _, fields in entries]
         return letters
 
-    @property
-    def _log(self) -> Path:
-        return self.work_dir / "flow.log"
-
-    def _wait_until_caught_up(self, flow: "subprocess.Popen[bytes]", deadline: float) -> None:
-        while not all(self._is_caught_up(stream) for stream in self.settings.streams):
-            if flow.poll() is not None:
-                self._fail(f"the flow ended too early, with {flow.returncode}")
-            if time.monotonic() > deadline:
-                self._fail(f"the flow was not done after {CATCH_UP_DEADLINE_S:.0f} s")
-            time.sleep(_POLL_S)
+    def _is_all_booked(self) -> bool:
+        return all(self._is_caught_up(stream) for stream in self.settings.streams)
 
     def _is_caught_up(self, stream: str) -> bool:
         """Tell whether the flow's group stands at the newest entry: that one is committed."""
@@ -111,10 +93,6 @@ class Stage(NamedTuple):
         newest = self.client.xinfo_stream(stream)["last-generated-id"]
         groups = self.client.xinfo_groups(stream)
         return (GROUP, newest) in [(group["name"], group["last-delivered-id"]) for group in groups]
-
-    def _fail(self, why: str) -> NoReturn:
-        lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-        raise SystemExit("\n".join([f"lotstream: {why}; the end of its log:", *lines]))
 
 
 @contextmanager
@@ -237,13 +215,3 @@ def _keys(client: redis.Redis) -> list[str]:
 
 def _letters(settings: Settings) -> list[str]:
     return partition_names(settings.dead_letter_stream, settings.stream_partitions)
-
-
-def _stop(flow: "subprocess.Popen[bytes]") -> None:
-    flow.terminate()
-    try:
-        flow.wait(STOP_DEADLINE_S)
-    except BaseException:
-        flow.kill()
-        flow.wait()
-        raise

@@ -110,6 +110,7 @@ def test_a_long_history_takes_little_room_and_loads_from_a_whole_book(tmp_path: 
     assert loaded.to_state() == run.book.to_state()
 
 
+@pytest.mark.long
 def test_what_the_last_durable_epoch_needs_is_kept_when_a_whole_book_is_written(
     tmp_path: Path,
 ) -> None:

@@ -1,6 +1,6 @@
 """Other programs read the data sets with one line each, and lose nothing.
 
-The lines are those of the README. The rows are compared with what the files hold, read
+The lines are those of docs/reference.md. The rows are compared with what the files hold, read
 one by one.
 """
 

@@ -10,22 +10,21 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import redis
 
+from connectors.redis.exact_json import from_json
 from connectors.redis.link import send
+from flows.common import process
+from flows.common.process import MAIN_JOB, Program
 
-ROOT = Path(__file__).parents[2]
+ROOT = process.ROOT
 DEADLINE_S = 40.0
 """How long a machine under load may take for what takes a second otherwise."""
 
@@ -45,13 +44,10 @@ Row = dict[str, Any]
 
 def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
     """Wait until a condition holds; fail with `what` was waited for if it never does."""
-    deadline = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {deadline_s:.0f} s"
-        time.sleep(0.01)
+    process.until(condition, what, deadline_s)
 
 
-class FlowProcess:
+class FlowProcess(Program):
     """One copy of the main job; not running until `start()` or `with`.
 
     directory: holds `data`, `recovery` and the log. recovery: run with `-r`.
@@ -75,36 +71,16 @@ class FlowProcess:
         self.recovery_dir = directory / "recovery"
         self.arguments = [*(("-r", str(self.recovery_dir), "-b", "0") if recovery else ())]
         self.arguments += ["-s", "1", *arguments]
-        self._prefix = prefix
         self.settings = {
             "REDIS_URL": redis_url, "DATA_DIR": str(self.data_dir), "LOG_FORMAT": "json",
             **settings,
         }  # fmt: skip
-        self._log_path = directory / f"flow-{len(list(directory.glob('flow-*.log')))}.log"
-        self._log_path.touch()
-        self._log_start = 0
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        """The process id; that of the last run if it is over."""
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """True if it was started and has not ended."""
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def log(self) -> str:
-        """What it has written since its last start."""
-        return self._log_path.read_bytes()[self._log_start :].decode(errors="replace")
-
-    @property
-    def whole_log(self) -> str:
-        """What all its runs have written."""
-        return self._log_path.read_text(errors="replace")
+        log = directory / f"flow-{len(list(directory.glob('flow-*.log')))}.log"
+        log.touch()
+        launch = (sys.executable, "-I", "-S", "-c", _LAUNCH)
+        environment = {"PATH": os.environ["PATH"], "RUST_BACKTRACE": "0", **self.settings}
+        command = [*prefix, *launch, *MAIN_JOB, *self.arguments]
+        super().__init__(command, log, environment, group=True)
 
     def messages(self, level: str) -> list[str]:
         """Return what it has logged at a level, such as `critical`, since its last start."""
@@ -115,37 +91,23 @@ class FlowProcess:
         ]
         return [line["message"] for line in lines if line["level"] == level]
 
-    def start(self) -> Self:
-        """Start it; the last run must be over."""
-        assert not self.running
-        self._log_start = self._log_path.stat().st_size
-        with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._prefix, sys.executable, "-I", "-S", "-c", _LAUNCH, sys.executable, "-m",
-                 "bytewax.run", "flows.positions", *self.arguments],
-                cwd=ROOT,
-                env={"PATH": os.environ["PATH"], "RUST_BACKTRACE": "0", **self.settings},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-        return self
-
-    def kill(self) -> None:
-        """Kill the whole process group at once; nothing happens if it has ended."""
-        self.send(signal.SIGKILL)
-        if self._process is not None:
-            self._process.wait()
-
-    def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
+    def stop(self, signum: signal.Signals = signal.SIGTERM, deadline_s: float = DEADLINE_S) -> int:
         """Ask it to end; return its exit code.
 
         Once it can be asked, that is: before it has its handlers, a signal kills it.
         """
         self.until(lambda: self._handles(signum), f"a handler of signal {signum}")
-        self.send(signum)
-        return self.wait()
+        return super().stop(signum, deadline_s)
+
+    def wait(self, deadline_s: float = DEADLINE_S) -> int:
+        """Wait for its end; return its exit code."""
+        return super().wait(deadline_s)
+
+    def until(
+        self, condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S
+    ) -> None:
+        """Wait until a condition holds; fail with the log if the flow ends before."""
+        super().until(condition, what, deadline_s)
 
     def _handles(self, signum: signal.Signals) -> bool:
         status = Path(f"/proc/{self.pid}/status")
@@ -153,38 +115,6 @@ class FlowProcess:
             return True
         caught = re.search(r"SigCgt:\s*([0-9a-f]+)", status.read_text())
         return caught is not None and bool(int(caught[1], 16) >> (signum - 1) & 1)
-
-    def send(self, signum: signal.Signals) -> None:
-        """Send a signal to the process group, if it is running."""
-        if self.running:
-            os.killpg(self.pid, signum)
-
-    def wait(self, deadline_s: float = DEADLINE_S) -> int:
-        """Wait for its end; return its exit code."""
-        assert self._process is not None
-        try:
-            return self._process.wait(deadline_s)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end; its log:\n{self.log}") from None
-
-    def __enter__(self) -> Self:
-        return self if self.running else self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
-
-    def until(self, condition: Callable[[], object], what: str) -> None:
-        """Wait until a condition holds; fail with the log if the flow ends before."""
-        try:
-            until(lambda: condition() or not self.running, what)
-            assert condition(), f"the flow ended before: {what}"
-        except AssertionError as error:
-            raise AssertionError(f"{error}; the flow's log:\n{self.log}") from None
 
     def until_committed(self, client: redis.Redis, *streams: str) -> None:
         """Wait until its consumer group is at the end of the streams."""
@@ -236,7 +166,7 @@ def read_hash(client: redis.Redis, name: str = "positions") -> dict[str, Row]:
 
 def parse(value: bytes | str) -> Row:
     """Read a JSON object, such as a value of the hash; all its numbers become decimals."""
-    row: Row = json.loads(value, parse_float=Decimal, parse_int=Decimal)
+    row: Row = from_json(value)
     return row
 
 

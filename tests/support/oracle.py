@@ -114,6 +114,8 @@ class _Heard:
                 return self._report(message)
             case Execution():
                 return self._settled(message.instrument, self._execution(message))
+            case Opening(qty=0):  # says nothing of the key: what it removes did
+                return self._removal(message)
             case Opening():
                 return self._settled(message.instrument, self._opening(message))
             case _:
@@ -203,18 +205,13 @@ class _Heard:
         before = self.commission_of(execution)
         self.reports[new.identity] = new
         after = self.commission_of(execution)
-        same = before == after or before.amount == after.amount == 0
-        return Verdict.NOTHING if same else Verdict.ROW
+        return Verdict.NOTHING if before == after else Verdict.ROW
 
     def _opening(self, new: Opening) -> Verdict:
         if not self._agrees(new.instrument):
             return Verdict.REFUSED
         if new.exec_id in self.removed:
             return Verdict.NOTHING
-        if not new.qty:
-            self.removed.add(new.exec_id)
-            self.counts.pop(_key(new), None)
-            return Verdict.ROW
         known = self.counts.get(_key(new))
         if known is not None:
             assert isinstance(known, Opening)
@@ -223,6 +220,13 @@ class _Heard:
         if any((other.qty > 0) != (new.qty > 0) for other in others):
             return Verdict.REFUSED
         self.counts[_key(new)] = new
+        return Verdict.ROW
+
+    def _removal(self, new: Opening) -> Verdict:
+        if new.exec_id in self.removed:
+            return Verdict.NOTHING
+        self.removed.add(new.exec_id)
+        self.counts.pop(_key(new), None)
         return Verdict.ROW
 
     def _action(self, new: Action) -> Verdict:
@@ -432,14 +436,9 @@ class _Books:
     def come(self, new: TransferIn) -> None:
         lot = self.bought(new, new.opened)
         if self.lots and self.lots[0].sign != lot.sign:
-            met = self.leave(abs(lot.units))
-            lot.take(met)
+            lot.take(self.leave(abs(lot.units)))
             if not lot.left:
                 return
-            lot = _Lot(
-                lot.exec_id, lot.opened, lot.price, lot.sign * lot.left, lot.cost_left,
-                Fraction(0), lot.left,
-            )  # fmt: skip
         later = [n for n, other in enumerate(self.lots) if other.opened > lot.opened]
         self.lots.insert(later[0] if later else len(self.lots), lot)
 
@@ -552,13 +551,11 @@ def check_invariants(book: Book, closed: Sequence[ClosedLot]) -> None:
     assert (shown.avg_price is None) == (shown.qty == 0), "what is held has a price"
 
 
-def check_charges(book: Book, arrived: Sequence[Message]) -> None:
+def check_charges(book: Book) -> None:
     """Check that what fell due and what waits in lots is all there was to pay.
 
-    What leaves by transfer, or by a split that leaves nothing, takes its charge along: not
-    for messages that let anything leave.
+    What leaves takes its charge along: so only of a book that no transfer or split came to.
     """
-    assert not any(isinstance(message, TransferOut | TransferIn | Split) for message in arrived)
     shown = book.snapshot()
     waits = sum(lot.charge for lot in book.open_lots())
     due = shown.realized_pnl - shown.net_realized_pnl

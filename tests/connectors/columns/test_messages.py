@@ -83,6 +83,7 @@ def test_ids_of_another_shape_are_whole_identities() -> None:
     assert check_same([entry(number, exec_id=f"fill-{number}") for number in range(20)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("field", FIELDS)
 def test_an_odd_value_is_read_as_the_careful_path_reads_it_or_left_to_it(field: str) -> None:
     for value in ODD:

@@ -128,6 +128,7 @@ def test_like_entries_with_short_texts_make_a_block(entries: list[RawEntry], res
     assert check_same(entries, reply(entries, resp3=resp3))
 
 
+@pytest.mark.long
 @settings(SETTINGS, max_examples=300)
 @given(alike_entries() | any_entries(), st.booleans())
 def test_a_block_says_what_the_client_library_reads(entries: list[RawEntry], resp3: bool) -> None:

@@ -10,11 +10,9 @@ import redis as redis_py
 from connectors.redis.overview import (
     SILENT_S,
     WAITING_S,
-    Overview,
     OverviewReader,
     RedisAwayError,
     StreamState,
-    to_json,
 )
 from tests.conftest import OwnServer
 from tests.support.hash_values import be_heard, commit, position, put
@@ -238,11 +236,3 @@ def test_a_key_of_another_type_is_said(reader: OverviewReader, redis: redis_py.R
     redis.set("positions", "text")
     with pytest.raises(RedisAwayError, match="Redis refuses a command: WRONGTYPE"):
         reader.read()
-
-
-def test_json_keeps_figures_exact() -> None:
-    overview = Overview(1, {}, [], 0)
-    assert to_json(overview) == '{"at_ms": 1, "positions": {}, "streams": [], "dead_letters": 0}'
-    assert to_json([Decimal("1.00000000000000000001"), "a", True, 1.5]) == (
-        '[1.00000000000000000001, "a", true, 1.5]'
-    )

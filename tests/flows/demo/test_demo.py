@@ -104,7 +104,7 @@ def test_no_figure_is_cut_off_at_80_columns(demo: Demo) -> None:
 def test_it_fails_if_a_figure_is_not_the_brokers(demo: Demo, tmp_path: Path) -> None:
     for part in ("state", "connectors", "flows"):
         shutil.copytree(ROOT / part, tmp_path / "copy" / part)
-    statements = tmp_path / "copy" / "flows" / "statements.json"
+    statements = tmp_path / "copy" / "flows" / "demo" / "statements.json"
     statements.write_text(statements.read_text().replace('"-28.74"', '"-28.7401"'))
     done = demo.run("--days", "1", cwd=tmp_path / "copy")
     assert done.returncode == 1

@@ -76,6 +76,7 @@ def test_plain_blocks_give_the_messages_of_their_entries(size: int) -> None:
     check_same([entry(number) for number in range(1, 13)], size)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fields", UNUSUAL)
 def test_an_unusual_entry_changes_nothing_for_the_others(fields: dict[str, str]) -> None:
     for at in (1, 5, 8, 12):
@@ -92,6 +93,7 @@ def test_only_the_block_with_an_unusual_entry_is_decoded_entry_by_entry() -> Non
     assert kinds == [True] * 3 + [False] * 3 + [True] * 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_field_may_be_empty_in_all_entries_of_a_block(field: str) -> None:
     entries = [
@@ -102,6 +104,7 @@ def test_a_field_may_be_empty_in_all_entries_of_a_block(field: str) -> None:
     check_same(entries[4:8], 4)
 
 
+@pytest.mark.long
 @settings(SETTINGS, max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 9), st.sampled_from([0.05, 0.3, 1.0]))
 def test_unusual_entries_may_be_strewn_in_anywhere(seed: int, size: int, share: float) -> None:
