@@ -43,6 +43,7 @@ _REPORT_HEADING = (b"symbol", b"account", b"currency")
 _TEXTS = {b"exchange", b"order_ref"}
 _PLAIN_TIMESTAMP = r"^[0-9]{1,15}$"
 _LONGEST_INTEGER, _LONGEST_DECIMAL = 20, len("-999999999.9999999999")
+_END_OF_INTS = 2**63
 
 _Ints = NDArray[np.int64]
 _Bools = NDArray[np.bool_]
@@ -287,8 +288,12 @@ def _headings(
     """Return which heading each entry has, and the headings; None for one that is not plain."""
     names = tuple(name for name in wanted if name in values)
     columns = [values[name].to_arrow().dictionary_encode() for name in names]
-    codes = np.zeros(len(columns[0]), np.int64)
+    codes, most = np.zeros(len(columns[0]), np.int64), 1
     for column in columns:
+        if most * len(column.dictionary) >= _END_OF_INTS:
+            _, codes = np.unique(codes, return_inverse=True)
+            most = len(codes)
+        most *= len(column.dictionary)
         codes = codes * len(column.dictionary) + column.indices.to_numpy()
     _, firsts, heading = np.unique(codes, return_index=True, return_inverse=True)
     listed = [column.take(pa.array(firsts)).dictionary_decode().to_pylist() for column in columns]
