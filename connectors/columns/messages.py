@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from connectors.codec import (
     FIRST_TIMESTAMP,
     HEADING,
+    LAST_TIMESTAMP,
     LONGEST_NAME,
     Heading,
     check_heading,
@@ -41,7 +42,7 @@ _NEEDED_IN_REPORT = {b"symbol", b"exec_id", b"commission", b"timestamp"}
 _NOT_PLAIN = {b"commission_currency", b"basis_adjustment"}
 _REPORT_HEADING = (b"symbol", b"account", b"currency")
 _TEXTS = {b"exchange", b"order_ref"}
-_PLAIN_TIMESTAMP = r"^[0-9]{1,15}$"
+_PLAIN_TIMESTAMP, _LONGEST_TIMESTAMP = r"^[0-9]{1,15}$", len(str(LAST_TIMESTAMP))
 _LONGEST_INTEGER, _LONGEST_DECIMAL = 20, len("-999999999.9999999999")
 _END_OF_INTS = 2**63
 
@@ -154,6 +155,7 @@ def _columns(shape: Shape, bound: int) -> tuple[_Columns | None, _Ints]:
     plain &= _are_ids(values[b"exec_id"])
     timestamps = _parse(values[b"timestamp"], _integers, _PLAIN_TIMESTAMP, plain)
     plain &= (timestamps >= FIRST_TIMESTAMP) & (timestamps <= bound)
+    plain &= values[b"timestamp"].lengths <= _LONGEST_TIMESTAMP
     if is_report:
         numbers = [timestamps, _parse(values[b"commission"], _units, _PLAIN_DECIMAL, plain)]
         heading_names: tuple[bytes, ...] = _REPORT_HEADING
