@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from connectors.codec import (
     FIRST_TIMESTAMP,
     HEADING,
+    LAST_TIMESTAMP,
     LONGEST_NAME,
     Heading,
     check_heading,
@@ -41,8 +42,9 @@ _NEEDED_IN_REPORT = {b"symbol", b"exec_id", b"commission", b"timestamp"}
 _NOT_PLAIN = {b"commission_currency", b"basis_adjustment"}
 _REPORT_HEADING = (b"symbol", b"account", b"currency")
 _TEXTS = {b"exchange", b"order_ref"}
-_PLAIN_TIMESTAMP = r"^[0-9]{1,15}$"
+_PLAIN_TIMESTAMP, _LONGEST_TIMESTAMP = r"^[0-9]{1,15}$", len(str(LAST_TIMESTAMP))
 _LONGEST_INTEGER, _LONGEST_DECIMAL = 20, len("-999999999.9999999999")
+_END_OF_INTS = 2**63
 
 _Ints = NDArray[np.int64]
 _Bools = NDArray[np.bool_]
@@ -153,6 +155,7 @@ def _columns(shape: Shape, bound: int) -> tuple[_Columns | None, _Ints]:
     plain &= _are_ids(values[b"exec_id"])
     timestamps = _parse(values[b"timestamp"], _integers, _PLAIN_TIMESTAMP, plain)
     plain &= (timestamps >= FIRST_TIMESTAMP) & (timestamps <= bound)
+    plain &= values[b"timestamp"].lengths <= _LONGEST_TIMESTAMP
     if is_report:
         numbers = [timestamps, _parse(values[b"commission"], _units, _PLAIN_DECIMAL, plain)]
         heading_names: tuple[bytes, ...] = _REPORT_HEADING
@@ -287,8 +290,12 @@ def _headings(
     """Return which heading each entry has, and the headings; None for one that is not plain."""
     names = tuple(name for name in wanted if name in values)
     columns = [values[name].to_arrow().dictionary_encode() for name in names]
-    codes = np.zeros(len(columns[0]), np.int64)
+    codes, most = np.zeros(len(columns[0]), np.int64), 1
     for column in columns:
+        if most * len(column.dictionary) >= _END_OF_INTS:
+            _, codes = np.unique(codes, return_inverse=True)
+            most = len(codes)
+        most *= len(column.dictionary)
         codes = codes * len(column.dictionary) + column.indices.to_numpy()
     _, firsts, heading = np.unique(codes, return_index=True, return_inverse=True)
     listed = [column.take(pa.array(firsts)).dictionary_decode().to_pylist() for column in columns]
