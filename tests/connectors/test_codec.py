@@ -349,7 +349,9 @@ def test_a_message_is_at_most_a_day_ahead_of_its_entry(base: dict[str, str]) -> 
     for arrived in (TIME - DAY_MS, TIME, TIME + 1000 * DAY_MS):
         assert decode(entry(base), arrived) == decode(entry(base))
     found = reason(entry(base), TIME - DAY_MS - 1)
-    assert found.startswith("timestamp: expected a time not more than a day after that of the entry")
+    assert found.startswith(
+        "timestamp: expected a time not more than a day after that of the entry"
+    )
     assert found.endswith(f"found {TIME}")
 
 

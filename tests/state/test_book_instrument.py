@@ -42,9 +42,7 @@ def instrument(
     con_id: int | None = None,
     sec_type: str | None = None,
 ) -> Instrument:
-    return Instrument(
-        currency, from_text(multiplier) if multiplier else None, con_id, sec_type
-    )
+    return Instrument(currency, from_text(multiplier) if multiplier else None, con_id, sec_type)
 
 
 def book_of(*taken: Message) -> Book:

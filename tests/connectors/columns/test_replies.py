@@ -1,6 +1,7 @@
 """Replies taken as bytes: they say what the client library reads in them, or nothing."""
 
 import pickle
+import random
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -14,18 +15,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from connectors.columns.replies import (
-    BlockEntries,
     BulkConnection,
-    EntryBlock,
-    EntryBlocks,
-    alike,
+    Replies,
+    Reply,
+    SomeEntries,
+    Texts,
+    first_id,
+    ids_of,
     last_id_in,
     packed_ids,
     parse,
 )
 from connectors.redis.link import send
 from state.records import RawEntry, pack_ids
-from tests.support.resp import encode, reply
+from tests.support.resp import encode, replies_of, reply
 from tests.support.strategies import SETTINGS
 
 ANCHOR = [[b"1-0", [b"a", b"b"]]]
@@ -54,11 +57,6 @@ def entry_id(number: int) -> bytes:
     return b"%d-%d" % (10 ** (number % 14), number)
 
 
-def ids_of(blocks: EntryBlocks) -> list[bytes]:
-    [lines] = blocks.ids(np.arange(len(blocks)), np.array([0, len(blocks)]))
-    return lines.split(b"\n")[:-1]
-
-
 @st.composite
 def alike_entries(
     draw: st.DrawFn, values: st.SearchStrategy[bytes] = texts, *, least: int = 1
@@ -83,10 +81,16 @@ def any_entries(draw: st.DrawFn) -> list[RawEntry]:
     ]
 
 
-def block_of(entries: Sequence[RawEntry]) -> EntryBlock:
-    block = EntryBlock.of(reply(entries))
-    assert block is not None
-    return block
+@st.composite
+def mixed_entries(draw: st.DrawFn, values: st.SearchStrategy[bytes] = texts) -> list[RawEntry]:
+    """Draw entries of a few shapes, one among the other."""
+    listed = st.lists(plain_texts, min_size=1, max_size=4, unique=True)
+    shapes = draw(st.lists(listed, min_size=1, max_size=4))
+    found = draw(st.lists(st.sampled_from(shapes), min_size=1, max_size=9))
+    return [
+        [entry_id(number), [part for name in names for part in (name, draw(values))]]
+        for number, names in enumerate(found)
+    ]
 
 
 def plain(count: int, start: int = 0, names: Sequence[bytes] = (b"a", b"b")) -> list[RawEntry]:
@@ -96,42 +100,52 @@ def plain(count: int, start: int = 0, names: Sequence[bytes] = (b"a", b"b")) -> 
     ]
 
 
-def check_same(entries: list[RawEntry], found: bytearray) -> bool:
-    """Hold a block against the entries; tell whether there is a block."""
-    block = EntryBlock.of(found)
-    if block is None:
-        return False
-    names = entries[0][1][::2]
-    assert all(fields[::2] == names for _, fields in entries)
-    assert list(block) == entries
-    assert len(block) == len(entries)
-    assert block.names == names
-    assert block.last_id == entries[-1][0].decode()
-    blocks = EntryBlocks([block, block])
-    assert list(blocks) == entries * 2
-    assert len(blocks) == 2 * len(entries)
-    # Of a name that comes twice, a block has the last value, as a dict has.
-    for name in names:
-        values = [dict(zip(*[iter(fields)] * 2, strict=True))[name] for _, fields in entries]
-        assert blocks.values(name).to_pylist() == values * 2
-    assert ids_of(blocks) == [raw[0] for raw in entries] * 2
-    assert parse(block.rest) == [ANCHOR]
-    return True
+def strings(texts: Texts) -> list[bytes]:
+    return [texts.text(at) for at in range(len(texts.lengths))]
 
 
-# --- blocks ---------------------------------------------------------------------------------
+def pairs_of(raw: RawEntry) -> list[tuple[bytes, bytes]]:
+    return list(zip(raw[1][::2], raw[1][1::2], strict=True))
 
 
-@SETTINGS
-@given(alike_entries(plain_texts), st.booleans())
-def test_like_entries_with_short_texts_make_a_block(entries: list[RawEntry], resp3: bool) -> None:
-    assert check_same(entries, reply(entries, resp3=resp3))
+def check_same(entries: list[RawEntry], found: bytearray) -> Reply:
+    """Hold a reply against the entries in it."""
+    read = Reply.of(found)
+    assert read is not None
+    assert list(read) == entries
+    assert [read[at] for at in range(-len(entries), len(entries))] == entries * 2
+    assert read[1:] == entries[1:]
+    assert len(read) == len(entries)
+    assert read.last_id == entries[-1][0].decode()
+    assert parse(read.rest) == [ANCHOR]
+    check_shapes(Replies([read]), entries)
+    check_shapes(Replies([read, read]), entries * 2)
+    return read
+
+
+def check_shapes(replies: Replies, entries: list[RawEntry]) -> None:
+    assert list(replies) == [replies[at] for at in range(len(replies))] == entries
+    assert len(replies) == len(entries)
+    shapes = replies.shapes()
+    places = [place for shape in shapes for place in shape.at.tolist()]
+    assert sorted([*places, *replies.odd()]) == list(range(len(entries)))
+    assert len({shape.names for shape in shapes}) == len(shapes)
+    for shape in shapes:
+        assert len(set(shape.names)) == len(shape.names)
+        of_shape = [entries[place] for place in shape.at.tolist()]
+        assert strings(shape.ids) == [raw[0] for raw in of_shape]
+        columns = [strings(shape.values[name]) for name in shape.names]
+        rows = [list(zip(shape.names, row, strict=True)) for row in zip(*columns, strict=True)]
+        assert rows == [pairs_of(raw) for raw in of_shape]
+
+
+# --- what a reply holds ---------------------------------------------------------------------
 
 
 @pytest.mark.long
 @settings(SETTINGS, max_examples=300)
-@given(alike_entries() | any_entries(), st.booleans())
-def test_a_block_says_what_the_client_library_reads(entries: list[RawEntry], resp3: bool) -> None:
+@given(alike_entries() | any_entries() | mixed_entries(), st.booleans())
+def test_a_reply_says_what_the_client_library_reads(entries: list[RawEntry], resp3: bool) -> None:
     found = reply(entries, resp3=resp3)
     whole, _ = parse(found)
     [[_, listed]] = whole.items() if isinstance(whole, dict) else whole
@@ -139,37 +153,73 @@ def test_a_block_says_what_the_client_library_reads(entries: list[RawEntry], res
     check_same(entries, found)
 
 
+@SETTINGS
+@given(alike_entries(plain_texts), st.booleans())
+def test_like_entries_with_short_texts_are_all_in_one_shape(
+    entries: list[RawEntry], resp3: bool
+) -> None:
+    read = check_same(entries, reply(entries, resp3=resp3))
+    names = tuple(entries[0][1][::2])
+    is_one = len(set(names)) == len(names)  # a name that comes twice has no value of its own
+    assert [shape.names for shape in read.shapes] == ([names] if is_one else [])
+
+
+@SETTINGS
+@given(mixed_entries(plain_texts), st.booleans())
+def test_entries_of_several_shapes_are_found_in_one_reply(
+    entries: list[RawEntry], resp3: bool
+) -> None:
+    read = check_same(entries, reply(entries, resp3=resp3))
+    fields = [tuple(raw[1][::2]) for raw in entries]
+    assert {shape.names for shape in read.shapes} == set(fields)
+    assert not read.odd.tolist()
+
+
+def test_entries_of_a_great_many_shapes_are_all_read() -> None:
+    shapes = [[b"a", *(b"%d" % at for at in range(number))] for number in range(40)]
+    entries = [raw for at, names in enumerate(shapes) for raw in plain(2, 2 * at, names)]
+    random.Random(3).shuffle(entries)
+    read = check_same(entries, reply(entries))
+    assert len(read.shapes) > 2
+    assert len(read.odd)
+
+
 @pytest.mark.parametrize("length", LENGTHS)
-def test_a_block_holds_texts_of_up_to_99_bytes(length: int) -> None:
+def test_a_shape_holds_texts_of_up_to_99_bytes(length: int) -> None:
     entries: list[RawEntry] = [
         [b"1-1", [b"a", b"x" * length, b"b", b""]],
-        [b"1-2", [b"a", b"", b"b", b"y" * length]],
+        [b"1-2", [b"a", b"", b"b", b"y" * (length % 100)]],
     ]
-    assert check_same(entries, reply(entries)) == (length < 100)
+    read = check_same(entries, reply(entries))
+    assert read.odd.tolist() == ([] if length < 100 else [0])
 
 
 @pytest.mark.parametrize("name", [b"", b"1234567", b"12345678", b"x" * 300, b"\xff\x00"])
 def test_names_may_be_of_any_length(name: bytes) -> None:
     entries: list[RawEntry] = [[b"1-1", [name, b"1"]], [b"1-2", [name, b"2"]]]
-    assert check_same(entries, reply(entries))
-
-
-def test_a_field_may_have_the_name_that_stands_for_the_id() -> None:
-    entries: list[RawEntry] = [
-        [b"1-1", [b"*", b"x", b"a", b"1"]],
-        [b"1-2", [b"*", b"y", b"a", b"2"]],
-    ]
-    block = EntryBlock.of(reply(entries))
-    assert block is None or ids_of(EntryBlocks([block])) == [b"1-1", b"1-2"]
+    assert not check_same(entries, reply(entries)).odd.tolist()
 
 
 @pytest.mark.parametrize("text", [text for text in IMITATIONS if b"\n" in text])
-def test_a_text_with_a_line_end_leaves_all_to_the_parser(text: bytes) -> None:
+@pytest.mark.parametrize("resp3", [False, True])
+def test_an_entry_with_a_line_end_in_a_text_is_odd_and_its_neighbours_are_not(
+    text: bytes, resp3: bool
+) -> None:
     for fields in ([b"a", text, b"b", b"1"], [b"a", b"1", b"b", text], [text, b"1", b"b", b"2"]):
-        entries = [*plain(3), [b"9-9", fields], *plain(2, 10)]
-        assert EntryBlock.of(reply(entries)) is None
-        assert EntryBlock.of(reply([[b"9-9", fields]])) is None
-        assert EntryBlock.of(reply([[b"9-8", fields], [b"9-9", fields]])) is None
+        for at in range(4):
+            entries: list[RawEntry] = [*plain(3), *plain(3, 10)]
+            entries.insert(at, [b"9-9", fields])
+            read = Reply.of(reply(entries, resp3=resp3))
+            if read is not None:  # else the parser reads all
+                check_same(entries, reply(entries, resp3=resp3))
+                assert at in read.odd.tolist()
+
+
+def test_a_lone_line_end_takes_only_its_own_entry_out_of_the_shape() -> None:
+    for text in (b"\n", b"a\nb", b"\r\n", b"strategy\n7"):
+        entries: list[RawEntry] = [*plain(3), [b"9-9", [b"a", text, b"b", b"1"]], *plain(3, 10)]
+        read = check_same(entries, reply(entries))
+        assert read.odd.tolist() == [3]
 
 
 @pytest.mark.parametrize(
@@ -179,33 +229,60 @@ def test_a_text_with_a_line_end_leaves_all_to_the_parser(text: bytes) -> None:
         [b"a", b"1", b"b", b"2", b"c", b"3"], [b"", b"1", b"b", b"2"],
     ],
 )  # fmt: skip
-def test_entries_with_other_fields_are_left_to_the_parser(fields: list[bytes]) -> None:
+def test_an_entry_with_other_fields_has_a_shape_of_its_own(fields: list[bytes]) -> None:
     for at in range(4):
         entries = plain(3)
         entries.insert(at, [b"9-9", fields])
-        assert EntryBlock.of(reply(entries)) is None
+        read = check_same(entries, reply(entries))
+        assert sorted(shape.at.tolist() for shape in read.shapes) == sorted(
+            [[at], [place for place in range(4) if place != at]]
+        )
+
+
+def test_a_name_that_comes_twice_makes_its_entry_odd() -> None:
+    entries: list[RawEntry] = [*plain(2), [b"9-9", [b"a", b"1", b"a", b"2"]], *plain(2, 10)]
+    assert check_same(entries, reply(entries)).odd.tolist() == [2]
+
+
+def test_what_imitates_entries_is_not_taken_for_them() -> None:
+    inner = reply(plain(2))
+    start = inner.index(b"*2\r\n$3\r\n1-0")
+    hidden = bytes(inner[start : inner.index(b"*1\r\n*2", start)])
+    for text in (hidden, b"x\r\n" + hidden, hidden + b"\r\n" + hidden, b"\r\n" + hidden[:-2]):
+        for count in (1, 2, 5):
+            entries: list[RawEntry] = [
+                *plain(count), [b"9-9", [b"a", text, b"b", b"1"]], *plain(count, 10)
+            ]  # fmt: skip
+            read = Reply.of(reply(entries))
+            if read is not None:
+                check_same(entries, reply(entries))
+
+
+# --- replies that are not whole -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("resp3", [False, True])
 def test_a_reply_cut_short_has_all_its_entries_or_none(resp3: bool) -> None:
     for some in ([*plain(2), [b"9-1", [b"a", b"\n", b"b", b"2"]]], plain(2)):
         whole = reply(some, resp3=resp3)
+        entries_end = len(whole) - len(encode(ANCHOR))
         for length in range(len(whole)):
-            block = EntryBlock.of(whole[:length])
-            if block is not None:
-                assert list(block) == some
-                assert block.rest == whole[len(whole) - len(encode(ANCHOR)) : length]
-                assert parse(block.rest) == []
+            read = Reply.of(whole[:length])
+            assert (read is None) == (length < entries_end)
+            if read is not None:
+                assert list(read) == some
+                assert read.rest == whole[entries_end:length]
+                assert parse(read.rest) == []
 
 
 @SETTINGS
-@given(alike_entries(), st.data())
-def test_what_is_cut_short_makes_no_other_block(
-    entries: list[RawEntry], data: st.DataObject
+@given(alike_entries() | any_entries() | mixed_entries(), st.booleans(), st.data())
+def test_what_is_cut_short_makes_no_other_reply(
+    entries: list[RawEntry], resp3: bool, data: st.DataObject
 ) -> None:
-    whole = reply(entries)
-    block = EntryBlock.of(whole[: data.draw(st.integers(0, len(whole)))])
-    assert block is None or list(block) == entries
+    whole = reply(entries, resp3=resp3)
+    read = Reply.of(whole[: data.draw(st.integers(0, len(whole)))])
+    assert read is None or list(read) == entries
 
 
 @pytest.mark.parametrize(
@@ -217,83 +294,108 @@ def test_what_is_cut_short_makes_no_other_block(
     ],
 )  # fmt: skip
 def test_a_reply_without_entries_is_left_to_the_parser(first: bytes) -> None:
-    assert EntryBlock.of(bytearray(first)) is None
-    assert EntryBlock.of(bytearray(first + encode(ANCHOR))) is None
+    assert Reply.of(bytearray(first)) is None
+    assert Reply.of(bytearray(first + encode(ANCHOR))) is None
     last_id_in(bytearray(first))
     last_id_in(bytearray(first + encode(ANCHOR)))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4, 10**30])
-def test_a_wrong_count_makes_no_block_of_more_than_there_is(count: int) -> None:
+def test_a_wrong_count_makes_no_reply_of_more_than_there_is(count: int) -> None:
     entries = plain(3)
     found = reply(entries).replace(b"*3\r\n", b"*%d\r\n" % count, 1)
-    block = EntryBlock.of(found)
-    assert (block is None) == (count not in {1, 2})
-    assert block is None or list(block) == entries[:count]
+    read = Reply.of(found)
+    assert (read is None) == (count not in {1, 2})
+    assert read is None or list(read) == entries[:count]
 
 
-# --- several blocks -------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "fields", [b"*-1\r\n", b"*0\r\n", b"*1\r\n$1\r\na\r\n", b"_\r\n", b"$1\r\na\r\n", b":4\r\n"]
+)
+def test_entries_without_pairs_of_fields_are_read_as_by_the_parser_or_left_to_it(
+    fields: bytes,
+) -> None:
+    head, one = b"*1\r\n*2\r\n$1\r\ns\r\n*3\r\n", encode([b"1-0", [b"a", b"b"]])
+    bare = b"*2\r\n$3\r\n2-0\r\n" + fields
+    for listed in (one + bare + one, bare + one + one, one + one + bare, 3 * bare):
+        whole = bytearray(head + listed + encode(ANCHOR))
+        read = Reply.of(whole)
+        if read is not None:
+            [[[_, entries]], _] = parse(whole)
+            assert list(read) == entries
+            assert parse(read.rest) == [ANCHOR]
+
+
+# --- several replies ------------------------------------------------------------------------
 
 
 @SETTINGS
-@given(st.lists(alike_entries(st.binary(max_size=5)), min_size=1, max_size=3), st.data())
-def test_values_are_put_together_in_lines_group_by_group(
-    drawn: list[list[RawEntry]], data: st.DataObject
-) -> None:
-    found = [
-        EntryBlock.of(reply([[raw[0], [b"a", b"!" + raw[1][1]]] for raw in entries]))
-        for entries in drawn
-    ]
-    blocks = EntryBlocks([block for block in found if block is not None] or [block_of(plain(2))])
-    values, ids = blocks.values(b"a").to_pylist(), ids_of(blocks)
+@given(st.lists(mixed_entries(plain_texts), min_size=1, max_size=4))
+def test_the_shapes_of_several_replies_are_put_together(drawn: list[list[RawEntry]]) -> None:
+    found = [Reply.of(reply(entries)) for entries in drawn]
+    replies = Replies([read for read in found if read is not None])
+    entries = [raw for listed in drawn for raw in listed]
+    check_shapes(replies, entries)
+    assert {shape.names for shape in replies.shapes()} == {tuple(raw[1][::2]) for raw in entries}
+
+
+def test_odd_entries_are_numbered_across_replies() -> None:
+    odd: RawEntry = [b"9-9", [b"a", b"\n", b"b", b""]]
+    entries = [*plain(3), odd, *plain(2, 10), odd, odd]
+    for size in range(1, 9):
+        replies = replies_of(entries, size)
+        check_shapes(replies, entries)
+        assert replies.odd() == [3, 6, 7]
+
+
+@SETTINGS
+@given(st.lists(st.binary(max_size=5), min_size=1, max_size=8), st.data())
+def test_texts_are_put_in_lines_group_by_group(values: list[bytes], data: st.DataObject) -> None:
+    texts = texts_of(values)
     order = data.draw(st.permutations(range(len(values))))
-    cuts = data.draw(st.sets(st.integers(1, len(values) - 1))) if len(values) > 1 else set()
+    cuts = data.draw(st.sets(st.integers(0, len(values))))
     bounds = [0, *sorted(cuts), len(values)]
     groups = [order[start:stop] for start, stop in pairwise(bounds)]
-    by = (np.array(order), np.array(bounds))
-    assert blocks.lines(b"a", *by) == [
+    assert texts.lines(np.array(order), np.array(bounds)) == [
         b"".join(values[at] + b"\n" for at in group) for group in groups
     ]
-    assert blocks.ids(*by) == [b"".join(ids[at] + b"\n" for at in group) for group in groups]
+    assert strings(texts.take(np.array(order[: bounds[1]], np.int64))) == [
+        values[at] for at in order[: bounds[1]]
+    ]
+    assert texts.to_arrow().to_pylist() == strings(texts) == values
 
 
-def test_a_value_may_be_empty_in_lines() -> None:
-    blocks = EntryBlocks([block_of([[b"1-1", [b"a", b""]], [b"1-2", [b"a", b"x"]]])])
-    order, bounds = np.array([1, 0]), np.array([0, 1, 2])
-    assert blocks.lines(b"a", order, bounds) == [b"x\n", b"\n"]
+def texts_of(values: Sequence[bytes]) -> Texts:
+    lengths = np.array([len(value) for value in values], np.int64)
+    return Texts(np.frombuffer(b"".join(values), np.uint8), lengths)
 
 
-def test_all_values_may_be_empty_in_lines() -> None:
-    blocks = EntryBlocks([block_of([[b"1-1", [b"a", b""]], [b"1-2", [b"a", b""]]])])
-    assert blocks.values(b"a").to_pylist() == [b"", b""]
-    assert blocks.lines(b"a", np.array([1, 0]), np.array([0, 2])) == [b"\n\n"]
+def test_some_of_the_texts_are_taken_in_their_order() -> None:
+    texts = texts_of([b"", b"a", b"", b"bcd", b"ef"])
+    for places in ([], [0], [1, 3], [0, 2], [0, 1, 2, 3, 4], [3, 4]):
+        taken = texts.take(np.array(places, np.int64))
+        assert strings(taken) == [[b"", b"a", b"", b"bcd", b"ef"][at] for at in places]
 
 
-def test_blocks_are_put_together_as_long_as_their_fields_are_the_same() -> None:
-    one, two = block_of(plain(2)), block_of(plain(3, 2))
-    other, swapped = block_of(plain(1, 5, [b"c"])), block_of(plain(2, 6, [b"b", b"a"]))
-    last = block_of(plain(1, 8))
-    groups = alike([one, two, other, swapped, last])
-    assert [group.blocks for group in groups] == [[one, two], [other], [swapped], [last]]
-    assert [group.names for group in groups] == [[b"a", b"b"], [b"c"], [b"b", b"a"], [b"a", b"b"]]
-    assert list(groups[0]) == plain(5)
-    assert alike([]) == []
+def test_absent_texts_are_empty() -> None:
+    together = Texts.joined([Texts.absent(2), texts_of([b"a"]), Texts.absent(0)])
+    assert strings(together) == [b"", b"", b"a"]
+    assert together.to_arrow().to_pylist() == [b"", b"", b"a"]
 
 
-# --- some entries of blocks -----------------------------------------------------------------
+# --- some entries of replies ----------------------------------------------------------------
 
 
 @pytest.fixture
-def some() -> tuple[BlockEntries, list[RawEntry]]:
-    """Give entries of blocks, and as a list."""
-    blocks = EntryBlocks([block_of(plain(3)), block_of(plain(4, 3))])
-    entries, order = plain(7), [6, 0, 3, 2, 5, 1, 4]
-    expected = [entries[at] for at in order[1:5]]
+def some() -> tuple[SomeEntries, list[RawEntry]]:
+    """Give entries of replies, and as a list."""
+    entries, order = plain(7), np.array([0, 3, 2, 5])
+    expected = [entries[at] for at in order]
     ids = pack_ids(raw[0] for raw in expected)
-    return BlockEntries(blocks, np.array(order), 1, 5, ids), expected
+    return SomeEntries(replies_of(entries, 3), order, ids), expected
 
 
-def test_some_entries_are_read_like_a_list(some: tuple[BlockEntries, list[RawEntry]]) -> None:
+def test_some_entries_are_read_like_a_list(some: tuple[SomeEntries, list[RawEntry]]) -> None:
     entries, expected = some
     assert list(entries) == expected
     assert len(entries) == 4
@@ -303,12 +405,14 @@ def test_some_entries_are_read_like_a_list(some: tuple[BlockEntries, list[RawEnt
             entries[at]
 
 
-def test_some_entries_know_their_ids(some: tuple[BlockEntries, list[RawEntry]]) -> None:
+def test_some_entries_know_their_ids(some: tuple[SomeEntries, list[RawEntry]]) -> None:
     entries, expected = some
     assert packed_ids(entries) == entries.ids == packed_ids(expected)
+    assert ids_of(entries) == ids_of(expected) == [raw[0] for raw in expected]
+    assert first_id(entries) == first_id(expected) == expected[0][0].decode()
 
 
-def test_some_entries_are_sent_as_a_list(some: tuple[BlockEntries, list[RawEntry]]) -> None:
+def test_some_entries_are_sent_as_a_list(some: tuple[SomeEntries, list[RawEntry]]) -> None:
     entries, expected = some
     sent = pickle.loads(pickle.dumps(entries))  # noqa: S301  # our own
     assert type(sent) is list
@@ -386,10 +490,10 @@ def test_entries_are_read_from_the_server(redis: redis_py.Redis, bulk: BulkConne
     bulk.ask(("XREAD", "COUNT", 200, "STREAMS", "s", "50-1"), ("XRANGE", "s", "50-1", "50-1"))
     found = bulk.answer()
     assert last_id_in(found) == "250-1"
-    block = EntryBlock.of(found)
-    assert block is not None
-    assert list(block) == send_raw(redis, 51, 250)
-    [[anchor]] = parse(block.rest)
+    read = Reply.of(found)
+    assert read is not None
+    assert list(read) == send_raw(redis, 51, 250)
+    [[anchor]] = parse(read.rest)
     assert anchor[0] == b"50-1"
 
 
