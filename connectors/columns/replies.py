@@ -154,7 +154,7 @@ class Texts(NamedTuple):
 
     def take(self, places: _Ints) -> "Texts":
         """Return some of them."""
-        if len(places) == len(self.lengths):
+        if len(places) == len(self.lengths) and (np.diff(places) > 0).all():
             return self
         ends = np.cumsum(self.lengths)
         starts, stops = (ends - self.lengths)[places], ends[places]
@@ -312,9 +312,11 @@ class _Lines:
 
         None if there are not so many.
         """
+        lines = len(self.starts) - 1
+        if lines < count * (_COUNT + 2):
+            return None
         # Most often all are as long as the first.
         alike = np.arange(count + 1) * (_COUNT + 1 + 2 * self._counts(np.zeros(1, np.int64)))
-        lines = len(self.starts) - 1
         if 0 < alike[-1] <= lines and self._begin(alike[:-1]).all():
             found = alike
             if (np.diff(self._counts(alike[:-1])) == 0).all():

@@ -150,7 +150,10 @@ def test_a_reply_says_what_the_client_library_reads(entries: list[RawEntry], res
     whole, _ = parse(found)
     [[_, listed]] = whole.items() if isinstance(whole, dict) else whole
     assert listed == entries
-    check_same(entries, found)
+    if Reply.of(found) is None:
+        assert any(b"\n" in text for _, texts in entries for text in texts)
+    else:
+        check_same(entries, found)
 
 
 @SETTINGS
@@ -215,11 +218,10 @@ def test_an_entry_with_a_line_end_in_a_text_is_odd_and_its_neighbours_are_not(
                 assert at in read.odd.tolist()
 
 
-def test_a_lone_line_end_takes_only_its_own_entry_out_of_the_shape() -> None:
+def test_a_text_with_a_line_end_leaves_the_reply_to_the_parser() -> None:
     for text in (b"\n", b"a\nb", b"\r\n", b"strategy\n7"):
         entries: list[RawEntry] = [*plain(3), [b"9-9", [b"a", text, b"b", b"1"]], *plain(3, 10)]
-        read = check_same(entries, reply(entries))
-        assert read.odd.tolist() == [3]
+        assert Reply.of(reply(entries)) is None
 
 
 @pytest.mark.parametrize(
@@ -340,7 +342,7 @@ def test_the_shapes_of_several_replies_are_put_together(drawn: list[list[RawEntr
 
 
 def test_odd_entries_are_numbered_across_replies() -> None:
-    odd: RawEntry = [b"9-9", [b"a", b"\n", b"b", b""]]
+    odd: RawEntry = [b"9-9", [b"a", b"x" * 200, b"b", b""]]
     entries = [*plain(3), odd, *plain(2, 10), odd, odd]
     for size in range(1, 9):
         replies = replies_of(entries, size)
