@@ -192,6 +192,13 @@ class Shape(NamedTuple):
     ids: Texts
     values: dict[bytes, Texts]
 
+    def take(self, rows: _Ints) -> "Shape":
+        """Return some of the entries."""
+        if len(rows) == len(self.at):
+            return self
+        values = {name: texts.take(rows) for name, texts in self.values.items()}
+        return Shape(self.names, self.at[rows], self.ids.take(rows), values)
+
 
 class Reply(Sequence[RawEntry]):
     """The entries in one reply to XREAD."""
