@@ -73,7 +73,7 @@ def decode_replies(replies: Replies) -> tuple[list[Piece], list[Refused]]:
     The pieces of one key are in order of arrival.
     """
     earliest, newest = _time_of(replies[0][0]), _time_of(replies[len(replies) - 1][0])
-    # What a first look does not find to be early enough, `codec` judges by its own id.
+    # What is later is judged by its own id.
     bound = latest(earliest if newest < FIRST_TIMESTAMP else max(earliest, FIRST_TIMESTAMP))
     columns, places = [], replies.odd()
     for shape, is_report in chain.from_iterable(map(_by_type, replies.shapes())):
@@ -155,7 +155,7 @@ def _by_type(shape: Shape) -> Iterator[tuple[Shape, bool]]:
 def _columns(shape: Shape, bound: int, *, is_report: bool) -> tuple[_Columns | None, _Ints]:
     """Parse the entries of a shape; return what is plain, and the places of what is not.
 
-    bound: no timestamp after it is plain.
+    bound: no timestamp up to it is too far ahead of its entry.
     """
     names, values = set(shape.names), shape.values
     if not names >= (_NEEDED_IN_REPORT if is_report else _NEEDED):
@@ -165,7 +165,7 @@ def _columns(shape: Shape, bound: int, *, is_report: bool) -> tuple[_Columns | N
         plain &= _are(values[b"type"], [b"execution", b""])
     plain &= _are_ids(values[b"exec_id"])
     timestamps = _parse(values[b"timestamp"], _integers, _PLAIN_TIMESTAMP, plain)
-    plain &= (timestamps >= FIRST_TIMESTAMP) & (timestamps <= bound)
+    plain &= (timestamps >= FIRST_TIMESTAMP) & _in_time(timestamps, shape.ids, bound)
     plain &= values[b"timestamp"].lengths <= _LONGEST_TIMESTAMP
     if is_report:
         numbers = [timestamps, _parse(values[b"commission"], _units, _PLAIN_DECIMAL, plain)]
@@ -187,6 +187,17 @@ def _columns(shape: Shape, bound: int, *, is_report: bool) -> tuple[_Columns | N
         is_report,
     )  # fmt: skip
     return found, shape.at[~plain]
+
+
+def _in_time(timestamps: _Ints, ids: Texts, bound: int) -> _Bools:
+    """Tell which messages are not too far ahead of their entries."""
+    found: _Bools = timestamps <= bound
+    later = np.flatnonzero(~found)
+    if len(later):
+        entry_ids = ids.take(later).to_arrow().to_pylist()
+        bounds = [min(latest(_time_of(entry_id)), LAST_TIMESTAMP) for entry_id in entry_ids]
+        found[later] = timestamps[later] <= np.array(bounds)
+    return found
 
 
 def _execution_numbers(values: dict[bytes, Texts], plain: _Bools) -> list[_Ints]:
