@@ -319,9 +319,11 @@ class _Lines:
 
         None if there are not so many.
         """
+        lines = len(self.starts) - 1
+        if count * (_COUNT + 1 + 2) > lines:  # an entry has two texts at least
+            return None
         # Most often all are as long as the first.
         alike = np.arange(count + 1) * (_COUNT + 1 + 2 * self._counts(np.zeros(1, np.int64)))
-        lines = len(self.starts) - 1
         if 0 < alike[-1] <= lines and self._begin(alike[:-1]).all():
             found = alike
             if (np.diff(self._counts(alike[:-1])) == 0).all():
