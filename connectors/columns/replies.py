@@ -255,9 +255,10 @@ class Reply(Sequence[RawEntry]):
 
     def __getitem__(self, at: Any) -> Any:
         """Return an entry as the client library would; only this one is parsed."""
-        if isinstance(at, slice):
-            return [self[one] for one in range(*at.indices(len(self)))]
-        [entry] = parse(self._bytes(at))
+        which = range(len(self))[at]
+        if isinstance(which, range):
+            return [self[one] for one in which]
+        [entry] = parse(self._bytes(which))
         return entry
 
     def __iter__(self) -> Iterator[RawEntry]:
@@ -265,7 +266,6 @@ class Reply(Sequence[RawEntry]):
         return iter(parsed)
 
     def _bytes(self, at: int) -> bytearray:
-        at %= len(self)
         return self._reply[self._offsets[at] : self._offsets[at + 1]]
 
     @property
@@ -428,8 +428,11 @@ class Replies(Sequence[RawEntry]):
 
     def __getitem__(self, at: Any) -> Any:
         """Return an entry as the client library would; only this one is parsed."""
-        reply = bisect_right(self._begins, at) - 1
-        return self._replies[reply][at - self._begins[reply]]
+        which = range(len(self))[at]
+        if isinstance(which, range):
+            return [self[one] for one in which]
+        reply = bisect_right(self._begins, which) - 1
+        return self._replies[reply][which - self._begins[reply]]
 
     def __iter__(self) -> Iterator[RawEntry]:
         return chain.from_iterable(self._replies)
