@@ -8,7 +8,7 @@ which it arrived.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -76,8 +76,8 @@ def decode_replies(replies: Replies) -> tuple[list[Piece], list[Refused]]:
     # What is later is judged by its own id.
     bound = latest(earliest if newest < FIRST_TIMESTAMP else max(earliest, FIRST_TIMESTAMP))
     columns, places = [], replies.odd()
-    for shape in replies.shapes():
-        found, left = _columns(shape, bound)
+    for shape, is_report in chain.from_iterable(map(_by_type, replies.shapes())):
+        found, left = _columns(shape, bound, is_report=is_report)
         places += left.tolist()
         if found is not None:
             columns.append(found)
@@ -140,18 +140,29 @@ class _UnusualError(Exception):
     """Something that only the careful path can judge."""
 
 
-def _columns(shape: Shape, bound: int) -> tuple[_Columns | None, _Ints]:
+def _by_type(shape: Shape) -> Iterator[tuple[Shape, bool]]:
+    """Divide a shape into what may be reports, and what may not."""
+    types = shape.values.get(b"type")
+    are_reports = (
+        np.zeros(len(shape.at), np.bool_) if types is None else _are(types, [b"commission"])
+    )
+    for is_report in (False, True):
+        rows = np.flatnonzero(are_reports == is_report)
+        if len(rows):
+            yield shape.take(rows), is_report
+
+
+def _columns(shape: Shape, bound: int, *, is_report: bool) -> tuple[_Columns | None, _Ints]:
     """Parse the entries of a shape; return what is plain, and the places of what is not.
 
     bound: no timestamp up to it is too far ahead of its entry.
     """
     names, values = set(shape.names), shape.values
-    is_report = b"type" in names and values[b"type"].text(0) == b"commission"
     if not names >= (_NEEDED_IN_REPORT if is_report else _NEEDED):
         return None, shape.at
     plain = np.ones(len(shape.at), np.bool_)
-    if b"type" in names:
-        plain &= _are(values[b"type"], [b"commission"] if is_report else [b"execution", b""])
+    if b"type" in names and not is_report:
+        plain &= _are(values[b"type"], [b"execution", b""])
     plain &= _are_ids(values[b"exec_id"])
     timestamps = _parse(values[b"timestamp"], _integers, _PLAIN_TIMESTAMP, plain)
     plain &= (timestamps >= FIRST_TIMESTAMP) & _in_time(timestamps, shape.ids, bound)

@@ -192,6 +192,13 @@ class Shape(NamedTuple):
     ids: Texts
     values: dict[bytes, Texts]
 
+    def take(self, rows: _Ints) -> "Shape":
+        """Return some of the entries."""
+        if len(rows) == len(self.at):
+            return self
+        values = {name: texts.take(rows) for name, texts in self.values.items()}
+        return Shape(self.names, self.at[rows], self.ids.take(rows), values)
+
 
 class Reply(Sequence[RawEntry]):
     """The entries in one reply to XREAD."""
@@ -248,9 +255,10 @@ class Reply(Sequence[RawEntry]):
 
     def __getitem__(self, at: Any) -> Any:
         """Return an entry as the client library would; only this one is parsed."""
-        if isinstance(at, slice):
-            return [self[one] for one in range(*at.indices(len(self)))]
-        [entry] = parse(self._bytes(at))
+        which = range(len(self))[at]
+        if isinstance(which, range):
+            return [self[one] for one in which]
+        [entry] = parse(self._bytes(which))
         return entry
 
     def __iter__(self) -> Iterator[RawEntry]:
@@ -258,7 +266,6 @@ class Reply(Sequence[RawEntry]):
         return iter(parsed)
 
     def _bytes(self, at: int) -> bytearray:
-        at %= len(self)
         return self._reply[self._offsets[at] : self._offsets[at + 1]]
 
     @property
@@ -313,7 +320,7 @@ class _Lines:
         None if there are not so many.
         """
         lines = len(self.starts) - 1
-        if lines < count * (_COUNT + 2):
+        if count * (_COUNT + 1 + 2) > lines:  # an entry has two texts at least
             return None
         # Most often all are as long as the first.
         alike = np.arange(count + 1) * (_COUNT + 1 + 2 * self._counts(np.zeros(1, np.int64)))
@@ -421,8 +428,11 @@ class Replies(Sequence[RawEntry]):
 
     def __getitem__(self, at: Any) -> Any:
         """Return an entry as the client library would; only this one is parsed."""
-        reply = bisect_right(self._begins, at) - 1
-        return self._replies[reply][at - self._begins[reply]]
+        which = range(len(self))[at]
+        if isinstance(which, range):
+            return [self[one] for one in which]
+        reply = bisect_right(self._begins, which) - 1
+        return self._replies[reply][which - self._begins[reply]]
 
     def __iter__(self) -> Iterator[RawEntry]:
         return chain.from_iterable(self._replies)

@@ -152,8 +152,8 @@ def rows() -> list[Row]:
     decimals = [(OPENING, "qty"), (OPENING, "avg_price"), (OPENING, "multiplier"),
                 (COMMISSION, "commission"), (COST, "per_unit"), (OUT, "qty"), (IN, "qty"),
                 (IN, "avg_price")]  # fmt: skip
-    for name in ("fill_qty", "fill_price", "multiplier", "commission", "basis_adjustment"):
-        decimals.append((EXECUTION, name))
+    of_execution = ("fill_qty", "fill_price", "multiplier", "commission", "basis_adjustment")
+    decimals += [(EXECUTION, name) for name in of_execution]
     table: list[Row] = [(base, name, *bad) for base, name in decimals for bad in BAD_DECIMALS]
     for base in (OPENING, IN):
         without_price = {name: base[name] for name in base if name != "avg_price"}
