@@ -104,7 +104,7 @@ def test_the_same_id_with_other_figures_is_refused_and_leaves_no_trace(
 
 def test_another_commission_under_the_id_of_a_bust_is_refused_too() -> None:
     book = book_of("#1.2 BUST fee 1 at 1")
-    with pytest.raises(RejectedError, match="expected commission 1, .* found 2"):
+    with pytest.raises(RejectedError, match=r"expected commission 1, .* found 2"):
         book.apply(message("#1.2 BUST fee 2 at 1"))
 
 
