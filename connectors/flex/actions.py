@@ -186,7 +186,7 @@ def _common(rows: Sequence[Action]) -> tuple[str, int, str, tuple[Action, ...]]:
 
 
 def _called(row: Action) -> str:
-    """The ticker before the action: the row's own may be the one that it got by it."""
+    """Return the ticker before the action: the row's own may be the one that it got by it."""
     match = _LEADING.match(row.text)
     return match["symbol"].strip().removesuffix(".OLD") if match else row.contract.symbol
 
@@ -259,7 +259,7 @@ def _places(ratio: Fraction, old: Fraction, new: Decimal) -> int | None:
 
 
 def _places_of_added(ratio: Fraction, added: Decimal) -> int | None:
-    """The same where only what comes is told: what was held has the fewest places that fit."""
+    """Return the same where only what comes is told, for a holding of as few places as fit."""
     if ratio == 1:
         raise _InexpressibleError("expected a ratio other than 1")
     for held_places in range(9):

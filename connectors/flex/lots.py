@@ -6,7 +6,7 @@ are exact fractions; the one rounding is a split's, to the broker's places.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
@@ -160,3 +160,24 @@ def spread(total: Fraction, weights: Iterable[Fraction], places: int = 10) -> li
         parts.append(upto - given)
         given = upto
     return parts
+
+
+def moved(lots: Sequence[Held], total: Fraction | None, share: Fraction) -> list[Held]:
+    """Return lots as they come into another key: in their order, at a share of their net cost.
+
+    total: how many units all of them become; None for as many. Quantities and costs are
+    rounded to 10 places so that they add up; the cost of a lot that comes to no unit goes
+    to the next, of the last ones to the one before.
+    """
+    whole = abs(sum((lot.qty for lot in lots), Fraction(0)))
+    sign = 1 if lots[0].qty > 0 else -1
+    qtys = spread(sign * abs(whole if total is None else total), [abs(lot.qty) for lot in lots])
+    costs = [lot.net_cost * share for lot in lots]
+    ends = [place for place, qty in enumerate(qtys) if qty]
+    come, given = [], Fraction(0)
+    for place, end in enumerate(ends):
+        last = place == len(ends) - 1
+        upto = rounded(sum(costs if last else costs[: end + 1], Fraction(0)), 10)
+        come.append(Held(lots[end].id, lots[end].opened, qtys[end], upto - given))
+        given = upto
+    return come

@@ -55,7 +55,7 @@ def _is_option(trade: Trade) -> bool:
 
 
 def _settle(option: Trade, ends: OptionEnds) -> None:
-    """An end with a P&L of its own was a close, at the price that its figures come to."""
+    """Take an end with a P&L of its own as a close, at the price that its figures come to."""
     if option.pnl is None or option.cost is None:
         _leave_out([option], ends, "expected cost and fifoPnlRealized of an option that was "
                    "assigned or exercised, found none: let the query give both")  # fmt: skip

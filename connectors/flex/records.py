@@ -141,8 +141,7 @@ class FlexLot:
     origin: str
     """The transaction id of what opened it (an open lot) or closed it (a closed one)."""
     notes: frozenset[str]
-    day: str = ""
-    """Of an open lot: the file's text for the day it is of."""
+    is_closed: bool = False
 
     @property
     def shown(self) -> dict[str, str]:
@@ -256,6 +255,7 @@ def read_closed_lot(row: Row, zone: tzinfo) -> FlexLot:
         cost=sign * abs(_needed(fields, "cost")), opened=_opened(row, zone),
         time=_time(row, zone), pnl=_number(fields, "fifoPnlRealized"),
         origin=_first(fields, "transactionID"), notes=_codes(_first(fields, "notes", "code")),
+        is_closed=True,
     )  # fmt: skip
 
 
@@ -270,7 +270,6 @@ def read_open_lot(row: Row, zone: tzinfo) -> FlexLot:
         cost=cost.copy_sign(qty) if cost else Decimal(0), opened=_opened(row, zone),
         time=_parsed_time(day, zone, _AFTER_CLOSE), pnl=None,
         origin=_first(fields, "originatingTransactionID"), notes=_codes(_first(fields, "code")),
-        day=day,
     )  # fmt: skip
 
 

@@ -6,10 +6,12 @@ broker's own figures against ours; `fetch` gets a statement from the Flex web se
 
 import typer
 
+from flows.flex.audit import audit
 from flows.flex.importing import import_files
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 app.command("import")(import_files)
+app.command()(audit)
 
 if __name__ == "__main__":
     app()

@@ -9,6 +9,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from connectors.flex.draft import Key
 from connectors.flex.known import Known, KnownEvent, KnownExecution, Remembered
-from connectors.flex.plan import Key
 from connectors.redis.link import RedisLink
 from connectors.redis.overview import GROUP
 from state.keys import parse_exec_id, partition_of, position_key
@@ -57,20 +58,45 @@ class Said(NamedTuple):
     """The entry's own, where it is at hand."""
 
 
+class Match(NamedTuple):
+    """What an execution closed of one lot."""
+
+    account: str
+    symbol: str
+    closed_by: str
+    """The identity of the execution that closed."""
+    closed: int
+    opened_by: str
+    opened: int
+    qty: Decimal
+    """Signed as the lot was."""
+    realized: Decimal
+    """Gross."""
+    point: Decimal
+    """The closing price in money per unit."""
+
+
 class History:
     """What is known of the past; nothing is changed.
 
-    data_dir: the flow's. streams: all partitions, in order.
+    data_dir: the flow's. streams: all partitions, in order. booked: leave out what the
+    flow has not booked yet.
     """
 
-    def __init__(self, link: RedisLink, streams: list[str], data_dir: Path) -> None:
-        self._link, self._streams = link, streams
+    def __init__(
+        self, link: RedisLink, streams: list[str], data_dir: Path, *, booked: bool = False
+    ) -> None:
+        self._link, self._streams, self._data_dir = link, streams, data_dir
         self._has_files = any((data_dir / "positions").glob("date=*/*.parquet"))
         self._tail = [
             (fields, entry_id)
             for stream in streams
             for entry_id, fields in self._entries(stream, self._committed(stream))
         ]
+        self.behind = len(self._tail)
+        """How many entries the flow has not booked yet."""
+        if booked:
+            self._tail = []
         self._rows = _scan(data_dir)
 
     def names(self, remembered: Mapping[str, str]) -> dict[str, str]:
@@ -116,6 +142,35 @@ class History:
             since,
         )
 
+    def matches(self, identities: set[tuple[str, str]]) -> list[Match]:
+        """Return the matches that stand of what executions closed; booked ones only."""
+        files = sorted((self._data_dir / "closed_lots").glob("date=*/*.parquet"))
+        if not files:
+            return []
+        wanted = list({identity for _, identity in identities})
+        names = (
+            "account", "symbol", "close_exec_id", "close_timestamp", "open_exec_id",
+            "open_timestamp", "direction", "open_price", "close_price", "multiplier",
+        )  # fmt: skip
+        rows = (
+            pl.scan_parquet(files, glob=False, hive_partitioning=False)
+            .filter(_identity(pl.col("close_exec_id")).is_in(wanted))
+            .group_by(names)
+            .agg(pl.col("qty", "realized_pnl").sum())
+            .filter((pl.col("qty") != 0) | (pl.col("realized_pnl") != 0))
+            .sort("close_timestamp", "open_timestamp", "open_exec_id")
+        )
+        return [
+            Match(
+                row["account"] or "", row["symbol"],
+                parse_exec_id(row["close_exec_id"]).identity, _ms(row["close_timestamp"]),
+                parse_exec_id(row["open_exec_id"]).identity, _ms(row["open_timestamp"]),
+                row["qty"] if row["direction"] == "LONG" else -row["qty"], row["realized_pnl"],
+                row["close_price"] * row["multiplier"],
+            )
+            for row in rows.collect().iter_rows(named=True)
+        ]  # fmt: skip
+
     # --- both sources --------------------------------------------------------------------
 
     def _said(self, wanted: set[str], watched: set[Key]) -> Iterator[Said]:
@@ -149,7 +204,7 @@ class History:
             of_watched = kind in _ACTIONS and (account or "", symbol) in watched
             qty = qty or Decimal(0)
             yield Said(
-                account or "", symbol, kind, exec_id or "", int(time.timestamp() * 1000),
+                account or "", symbol, kind, exec_id or "", _ms(time),
                 -qty if side == "SELL" else qty, price or Decimal(0), multiplier, commission,
                 commission_currency or currency or "", charged + adjusted, adjusted,
                 self._entry(position_key(symbol, account), stream_id) if of_watched else {},
@@ -199,6 +254,10 @@ def _scan(data_dir: Path) -> pl.LazyFrame:
 
 def _identity(exec_id: pl.Expr) -> pl.Expr:
     return exec_id.str.replace(r"^([0-9A-Za-z]{8}\.[0-9A-Za-z]{8}\.\d{2})\.\d{2}$", "${1}.01")
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
 
 
 def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from connectors.flex.contents import Contents, Problem
+from connectors.flex.draft import Asked, Draft, Plan
 from connectors.flex.known import Names
-from connectors.flex.plan import Asked, Draft, Plan, Planner
+from connectors.flex.plan import Planner
 from connectors.flex.xml import FlexFileError, read_rows
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
 from connectors.redis.publisher import Once, Publisher

@@ -5,12 +5,13 @@ from decimal import Decimal
 from itertools import count
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
+from zoneinfo import ZoneInfo
 
 from connectors.flex.contents import Contents
+from connectors.flex.draft import Asked, Draft, Plan
 from connectors.flex.known import Known, Names
-from connectors.flex.plan import Asked, Draft, Plan, Planner
+from connectors.flex.plan import Planner
 from connectors.flex.xml import read_rows
-from zoneinfo import ZoneInfo
 
 NEW_YORK = ZoneInfo("America/New_York")
 ACCOUNT = "U7000001"
