@@ -134,7 +134,7 @@ class Draft:
                 if names.known(item.new.con_id) is None and (
                     isinstance(item, SplitStep) or _same_ticker(item)
                 ):
-                    names.give(item.new, name)
+                    names.share(item.new, name)
                 names.of(item.new)
             elif isinstance(item, MoveStep):
                 names.of(item.source, item.called)

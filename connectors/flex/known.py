@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from connectors.flex.lots import Held, Holding, Number
 from connectors.flex.records import Contract
-from state.names import base_name, free_name
+from state.names import plain_name, possible_names
 
 
 class KnownExecution(NamedTuple):
@@ -69,47 +69,63 @@ class Known:
         return found if found is not None else self.executions.get(("", identity))
 
 
-class Remembered(NamedTuple):
-    """An instrument that got its name just now."""
+class Named(NamedTuple):
+    """An instrument that gets its name by this import."""
 
     contract: Contract
-    name: str
+    names: list[str]
+    """What it may be called, the best first; the one name of another contract if `shared`."""
+    shared: bool
 
 
 class Names:
     """The names of instruments, by con_id; a new one never takes another's."""
 
-    def __init__(self, remembered: Mapping[str, str]) -> None:
+    def __init__(
+        self, remembered: Mapping[str, str], multipliers: Mapping[str, Decimal] | None = None
+    ) -> None:
         self._names = dict(remembered)
         self._taken = set(self._names.values())
-        self.new: dict[str, Remembered] = {}
+        self._multipliers = multipliers or {}
+        self.new: dict[str, Named] = {}
         """By con_id."""
 
     def known(self, con_id: str) -> str | None:
         """Return a contract's name if it has one."""
         return self._names.get(con_id)
 
+    def other_multiplier(self, contract: Contract) -> Decimal | None:
+        """Return what a point is remembered to be worth, if it is not what the row says."""
+        remembered = self._multipliers.get(contract.con_id, contract.multiplier)
+        return None if remembered == contract.multiplier else remembered
+
     def of(self, contract: Contract, symbol: str = "") -> str:
         """Return a contract's name, a new one if it has none.
 
         symbol: to be called by instead of the row's own, as that is no ticker.
         """
-        if not contract.con_id:
+        con_id = contract.con_id
+        if not con_id:
             return contract.symbol
-        if contract.con_id not in self._names:
+        if con_id not in self._names:
             own = symbol or contract.symbol
-            base = base_name(
+            plain = plain_name(
                 sec_type=contract.sec_type, symbol=own, local_symbol=own,
-                currency=contract.currency, con_id=contract.con_id,
+                currency=contract.currency, con_id=con_id,
             )  # fmt: skip
-            self.give(contract, free_name(base, contract.con_id, contract.exchange, self._taken))
-        return self._names[contract.con_id]
+            names = possible_names(plain, con_id, contract.exchange)
+            free = next(name for name in names if name not in self._taken)
+            self._give(contract, free, names[names.index(free) :], shared=False)
+        return self._names[con_id]
 
-    def give(self, contract: Contract, name: str) -> None:
-        """Let a contract have a name, though another has it too: both are one position."""
+    def share(self, contract: Contract, name: str) -> None:
+        """Let a contract have a name that another has too: both are one position."""
+        self._give(contract, name, [name], shared=True)
+
+    def _give(self, contract: Contract, name: str, names: list[str], *, shared: bool) -> None:
         self._names[contract.con_id] = name
         self._taken.add(name)
-        self.new[contract.con_id] = Remembered(contract, name)
+        self.new[contract.con_id] = Named(contract, names, shared)
 
 
 def book(holding: Holding, event: KnownEvent) -> None:

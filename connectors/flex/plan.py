@@ -89,6 +89,8 @@ class Planner:
         known = self._known.execution(trade.account, fill.identity)
         if trade.key in ends.left_out:
             return
+        if self._is_worth_other(trade.contract, trade):
+            return
         if known is None and trade.time < self._opened_since.get((trade.account, symbol), 0):
             self._problem(trade, "expected nothing from before what an opening stands for "
                           "already, found this")  # fmt: skip
@@ -152,7 +154,7 @@ class Planner:
                 return
         fields = self._common("commission", trade.account, symbol, time, trade.id)
         fields |= {"commission": text, "currency": currency}
-        self._put(f"commission:{trade.id}", fields, version=f"{text} {currency}")
+        self._put(trade.id, fields, version=f"{text} {currency}")
 
     def _take_bust(self, fill: Fill, symbol: str, known: KnownExecution | None) -> None:
         trade, told = fill.trade, parse_exec_id(fill.trade.id)
@@ -303,6 +305,8 @@ class Planner:
     def _take_sale(self, step: SaleStep) -> None:
         symbol = self._names.of(step.contract)
         row = step.rows[0]
+        if self._is_worth_other(step.contract, row):
+            return
         fields = {
             "symbol": symbol, "account": step.account, "side": "BUY" if step.qty > 0 else "SELL",
             "fill_qty": exact_text(abs(step.qty), 10), "fill_price": exact_text(step.price, 10),
@@ -389,14 +393,22 @@ class Planner:
                   "exec_id": id_}  # fmt: skip
         return {name: value for name, value in fields.items() if value}
 
-    def _put(self, once_id: str, fields: Fields, version: str = "") -> None:
+    def _put(self, id_: str, fields: Fields, version: str = "") -> None:
         kind = fields.get("type", "")
         account = fields.get("account", "")
         if kind in _ONCE and (kind, account, fields.get("exec_id", "")) in self._known.others:
             self._plan.known += 1
             return
-        prefix = f"{kind}:" if kind in (*_ONCE, "instrument") else ""
-        self._plan.messages.append(Planned(f"{prefix}{once_id}", fields, version))
+        self._plan.messages.append(Planned(f"{kind}{kind and ':'}{account}:{id_}", fields, version))
+
+    def _is_worth_other(self, contract: Contract, row: Trade | Action) -> bool:
+        other = self._names.other_multiplier(contract)
+        if other is not None:
+            self._problem(
+                row, f"multiplier: expected {other:f}, as it is remembered of the contract, found "
+                f"{contract.multiplier:f}",
+            )  # fmt: skip
+        return other is not None
 
     def _watch(self, key: Key, event: KnownEvent) -> None:
         if key in self._holdings:

@@ -10,17 +10,17 @@ from rich.table import Table
 
 from connectors.flex.contents import Problem
 from connectors.flex.draft import Asked, Draft
-from connectors.flex.known import Names
 from connectors.flex.lots import exact_text
 from connectors.redis.link import RedisRefusedError, StoppedError
 from flows.flex.comparing import Books, Comparer, Comparison, Finding, shown_time
-from flows.flex.history import History, remembered_names
+from flows.flex.history import History, remembered
 from flows.flex.importing import (
     MOST_SHOWN,
     Files,
     Zone,
     give_up,
     impatient_link,
+    instruments_of,
     prepare,
     read_files,
     show_problems,
@@ -42,7 +42,7 @@ def audit(
     link = impatient_link(settings)
     try:
         history = History(link, settings.streams, settings.data_dir, booked=True)
-        names = Names(history.names(remembered_names(link, settings.instruments_hash)))
+        names = remembered(instruments_of(settings, link), history)
         draft = Draft(contents, Asked())
         found = Comparer(draft, Books(draft, history, names)).compare()
     except StoppedError as error:

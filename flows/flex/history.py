@@ -5,7 +5,6 @@ not booked yet. The stream is asked first how far the flow has come, so that not
 falls between the two.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,8 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from connectors.flex.draft import Key
-from connectors.flex.known import Known, KnownEvent, KnownExecution, Remembered
+from connectors.flex.known import Known, KnownEvent, KnownExecution, Names
+from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink
 from connectors.redis.overview import GROUP
 from state.keys import parse_exec_id, partition_of, position_key
@@ -369,25 +369,31 @@ def _action_event(said: Said) -> KnownEvent:
 # --- names -----------------------------------------------------------------------------------
 
 
-def remembered_names(link: RedisLink, instruments_hash: str) -> dict[str, str]:
-    """Return the names in the hash of instruments, by con_id."""
-    values: Any = link.call(lambda client: client.hgetall(instruments_hash))
-    records = {con_id.decode(): json.loads(value) for con_id, value in values.items()}
-    return {con_id: record["name"] for con_id, record in records.items() if record.get("name")}
+def remembered(instruments: InstrumentHash, history: History) -> Names:
+    """Return the names of instruments, and what their points are worth, as it is known."""
+    records = instruments.known()
+    names = {str(con_id): record["name"] for con_id, record in records.items()}
+    multipliers = {
+        str(con_id): Decimal(record["multiplier"])
+        for con_id, record in records.items()
+        if record.get("multiplier") and record.get("sec_type") not in ("BOND", "BILL")
+    }
+    known = {con_id: name for con_id, name in names.items() if name}
+    return Names(history.names(known), multipliers)
 
 
-def remember(link: RedisLink, instruments_hash: str, new: Mapping[str, Remembered]) -> list[str]:
-    """Write new names to the hash; return the con_ids that another program named meanwhile."""
-    taken = []
-    for con_id, (contract, name) in new.items():
+def remember(instruments: InstrumentHash, names: Names) -> list[str]:
+    """Write new names to the hash; return the con_ids that another program named otherwise."""
+    other = []
+    for con_id, (contract, possible, shared) in names.new.items():
+        priced = contract.sec_type not in ("BOND", "BILL")  # the router counts these otherwise
         record = {
             "symbol": contract.symbol, "sec_type": contract.sec_type,
-            "currency": contract.currency, "multiplier": f"{contract.multiplier:f}",
-            "local_symbol": contract.symbol, "primary_exchange": contract.exchange, "name": name,
+            "currency": contract.currency,
+            "multiplier": f"{contract.multiplier:f}" if priced else None,
+            "local_symbol": contract.symbol, "primary_exchange": contract.exchange,
         }  # fmt: skip
-        text = json.dumps(record)
-        if not link.call(
-            lambda client, con_id=con_id, text=text: client.hsetnx(instruments_hash, con_id, text)  # type: ignore[misc]
-        ):
-            taken.append(con_id)
-    return taken
+        claim = instruments.share if shared else instruments.claim
+        if claim(int(con_id), possible, record).get("name") != names.known(con_id):
+            other.append(con_id)
+    return other

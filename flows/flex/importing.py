@@ -23,11 +23,12 @@ from connectors.flex.draft import Asked, Draft, Plan
 from connectors.flex.known import Names
 from connectors.flex.plan import Planner
 from connectors.flex.xml import FlexFileError, read_rows
+from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
 from connectors.redis.publisher import Once, Publisher
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings
-from flows.flex.history import History, remember, remembered_names
+from flows.flex.history import History, remember, remembered
 
 AT_ONCE = 5_000
 """Messages between two steps of the progress bar."""
@@ -101,6 +102,11 @@ def impatient_link(settings: Settings) -> RedisLink:
     return RedisLink(settings.redis_url.get_secret_value(), impatient)
 
 
+def instruments_of(settings: Settings, link: RedisLink) -> InstrumentHash:
+    """Return the hash that remembers instruments."""
+    return InstrumentHash(link, settings.instruments_hash, settings.positions_hash)
+
+
 def read_files(files: Sequence[Path], zone: ZoneInfo) -> Contents:
     """Read files, showing how far that is; one that cannot be read ends the program with 2."""
     contents = Contents(zone)
@@ -132,14 +138,14 @@ def _plan(
 ) -> tuple[Plan, Names]:
     draft = Draft(contents, asked, openings=openings)
     history = History(link, settings.streams, settings.data_dir)
-    names = Names(history.names(remembered_names(link, settings.instruments_hash)))
+    names = remembered(instruments_of(settings, link), history)
     watched = draft.watched(names)
     known = history.known(draft.identities, watched)
     return Planner(draft, known, names, watched).plan(), names
 
 
 def _publish(settings: Settings, link: RedisLink, plan: Plan, names: Names) -> int:
-    taken = remember(link, settings.instruments_hash, names.new)
+    taken = remember(instruments_of(settings, link), names)
     if taken:
         give_up(f"con_id {', '.join(taken)} got a name from another program meanwhile; nothing "
                 f"was published: import again")  # fmt: skip
