@@ -54,8 +54,10 @@ class Contents:
     cash: dict[tuple[str, ...], Cash] = field(default_factory=dict)
     closed_lots: Counter[FlexLot] = field(default_factory=Counter)
     open_lots: Counter[FlexLot] = field(default_factory=Counter)
-    statements: set[tuple[str, str, str]] = field(default_factory=set)
-    """Account, first and last day of each statement that has trades in it."""
+    first_days: set[tuple[str, str]] = field(default_factory=set)
+    """Account and first day of the statements that tell of it."""
+    told_open: set[tuple[str, str]] = field(default_factory=set)
+    """Account ("" for all) and day of which the open positions are told, also where none is."""
     problems: list[Problem] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
     """Sections that say nothing of positions, or that nobody knows, and their rows."""
@@ -76,11 +78,17 @@ class Contents:
 
     def _add(self, row: Row, closed: Counter[FlexLot], opened: Counter[FlexLot]) -> None:
         match row.section:
+            case "FlexStatement":
+                if row.tag == "OpenPositions":
+                    account = row.statement.account.strip("-")
+                    self.told_open.add((account, row.statement.last_day))
             case "Trades" | "TradeConfirms" | "TradeConfirmations":
                 self._add_trade(row, closed)
             case "OpenPositions":
                 if row.fields.get("levelOfDetail", "").upper() == "LOT":
-                    opened[read_open_lot(row, self.zone)] += 1
+                    lot = read_open_lot(row, self.zone)
+                    opened[lot] += 1
+                    self.first_days.add((lot.account, row.statement.first_day))
                 else:
                     self.passed_over["OpenPositions (not lots)"] += 1
             case "CorporateActions":
@@ -110,7 +118,7 @@ class Contents:
 
     def _add_execution(self, trade: Trade, row: Row) -> None:
         self.zoneless = self.zoneless or not names_zone(row.fields.get("dateTime", ""))
-        self.statements.add(row.statement[:3])
+        self.first_days.add((trade.account, row.statement.first_day))
         old = self.trades.get(trade.key)
         if old is None:
             self.trades[trade.key] = trade

@@ -148,7 +148,7 @@ class Draft:
     def _first_moments(self) -> dict[str, int]:
         """Return when the files of each account begin."""
         first: dict[str, int] = {}
-        for account, day, _ in self.contents.statements:
+        for account, day in self.contents.first_days:
             if day:
                 moment = read_time(day, self.contents.zone)
                 first[account] = min(first.get(account, moment), moment)

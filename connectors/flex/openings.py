@@ -6,6 +6,7 @@ closed-lot rows of those that went come to just that. Their cost is the broker's
 holds the commissions of what opened them.
 """
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from connectors.flex.contents import Contents, Problem
-from connectors.flex.records import Contract, FlexLot, Trade
+from connectors.flex.records import END_OF_DAY, Contract, FlexLot, Trade
+from connectors.flex.times import read_time
 
 
 @dataclass(frozen=True)
@@ -51,21 +53,23 @@ def openings(
         _by_key(contents.closed_lots.elements()),
     )
     acted = {(each.account, each.contract) for each in contents.actions.values()}
-    told = {account: max(lot.time for lot in lots) for account, lots in _by_account(open_lots)}
+    told = _told(contents, open_lots)
     found: list[Opening] = []
     problems: list[Problem] = []
     for key in sorted(
         {*traded, *open_lots}, key=lambda key: (key[0], key[1].symbol, key[1].con_id)
     ):
         account, contract = key
-        since = min([*(trade.time for trade in traded[key]), first_moments.get(account, 0)])
-        lots = _day_before(open_lots.get(key, []), since)
+        begin = [first_moments[account]] if account in first_moments else []
+        since = min([*begin, *(trade.time for trade in traded.get(key, []))], default=sys.maxsize)
+        days = told.get(account, set()) | told.get("", set())
+        lots = _day_before(open_lots.get(key, []), days, since)
         if lots is None:
-            reason = "" if account in told else _NO_LOTS
-            reason = reason or (_ACTED if key in acted else "")
+            last = max(days, default=0)
+            reason = (_ACTED if key in acted else "") if last else _NO_LOTS
             if not reason:
-                lots = _held_at(since, told[account], open_lots.get(key, []), closed.get(key, []))
-                reason = _disproof(lots, traded[key], told[account], open_lots.get(key, []))
+                lots = _held_at(since, last, open_lots.get(key, []), closed.get(key, []))
+                reason = _disproof(lots, traded[key], last, open_lots.get(key, []))
             if reason:
                 row = {"account": account, "symbol": contract.symbol, "con_id": contract.con_id}
                 problems.append(Problem(reason, row))
@@ -90,18 +94,22 @@ def _by_key(lots: Iterable[FlexLot]) -> dict[_Key, list[FlexLot]]:
     return of
 
 
-def _by_account(lots: Mapping[_Key, list[FlexLot]]) -> list[tuple[str, list[FlexLot]]]:
-    of: dict[str, list[FlexLot]] = defaultdict(list)
+def _told(contents: Contents, lots: Mapping[_Key, list[FlexLot]]) -> dict[str, set[int]]:
+    """Return by account ("" for all) the moments of which all open positions are told."""
+    told: dict[str, set[int]] = defaultdict(set)
     for (account, _), some in lots.items():
-        of[account] += some
-    return list(of.items())
+        told[account] |= {lot.time for lot in some}
+    for account, day in contents.told_open:
+        if day:
+            told[account].add(read_time(day, contents.zone, without_time=END_OF_DAY))
+    return told
 
 
-def _day_before(lots: Sequence[FlexLot], since: int) -> list[FlexLot] | None:
-    days = {lot.time for lot in lots if lot.time < since}
-    if not days:
+def _day_before(lots: Sequence[FlexLot], days: set[int], since: int) -> list[FlexLot] | None:
+    last = max((day for day in days if day < since), default=None)
+    if last is None:
         return None
-    return sorted((lot for lot in lots if lot.time == max(days)), key=lambda lot: lot.opened)
+    return sorted((lot for lot in lots if lot.time == last), key=lambda lot: lot.opened)
 
 
 def _held_at(

@@ -19,8 +19,8 @@ from connectors.flex.xml import Row
 _PLACES = Decimal(1).scaleb(-10)
 _WIDE = Context(prec=60, rounding=ROUND_HALF_EVEN)
 _NUMBER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)?(?:\.\d*)?(?:[eE][+-]?\d{1,2})?", re.ASCII)
-_AFTER_CLOSE = time(23, 59, 59)
-"""When in its day a corporate action took place that names no time."""
+END_OF_DAY = time(23, 59, 59)
+"""When in its day a corporate action took place that names no time, or a position is told."""
 PER_CENT = Decimal("0.01")
 
 SEC_TYPES = {
@@ -268,7 +268,7 @@ def read_open_lot(row: Row, zone: tzinfo) -> FlexLot:
     return FlexLot(
         account=_account(row), contract=read_contract(fields), qty=qty,
         cost=cost.copy_sign(qty) if cost else Decimal(0), opened=_opened(row, zone),
-        time=_parsed_time(day, zone, _AFTER_CLOSE), pnl=None,
+        time=_parsed_time(day, zone, END_OF_DAY), pnl=None,
         origin=_first(fields, "originatingTransactionID"), notes=_codes(_first(fields, "code")),
     )  # fmt: skip
 
@@ -279,7 +279,7 @@ def read_action(row: Row, zone: tzinfo) -> Action:
     when = _first(fields, "dateTime", "reportDate")
     return Action(
         account=_account(row), contract=read_contract(fields),
-        time=_parsed_time(when, zone, _AFTER_CLOSE), qty=_needed(fields, "quantity"),
+        time=_parsed_time(when, zone, END_OF_DAY), qty=_needed(fields, "quantity"),
         proceeds=_number(fields, "proceeds") or Decimal(0),
         value=_number(fields, "value") or Decimal(0), pnl=_number(fields, "fifoPnlRealized"),
         code=_first(fields, "type").upper(),

@@ -1,7 +1,8 @@
 """A Flex file's rows, one after the other: the file is never held as a whole.
 
 A row is an element with attributes inside a section of a statement. Which section it
-stands in and whose statement it is goes with it. A file that is not a Flex statement,
+stands in and whose statement it is goes with it; that a section is there, though empty,
+is a row too. A file that is not a Flex statement,
 that breaks off, or that declares entities (which could blow up to any size) is refused.
 """
 
@@ -32,9 +33,10 @@ class Statement(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One element of a section."""
+    """One element of a section, or the section itself, which has no fields."""
 
     section: str
+    """The statement's element, of a section itself."""
     tag: str
     fields: Mapping[str, str]
     statement: Statement
@@ -58,7 +60,7 @@ class _Handler(ContentHandler):
                     for key in ("accountId", "fromDate", "toDate", "whenGenerated")
                 )
             )
-        elif len(attrs):
+        elif len(self._path) > 1 and (len(attrs) or self._path[-1] == STATEMENT):
             self.rows.append(Row(self._path[-1], name, dict(attrs.items()), self._statement))
         self._path.append(name)
 
@@ -86,6 +88,8 @@ def read_rows(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> I
                 yield from handler.rows
                 handler.rows.clear()
                 on_bytes(len(chunk))
+            if not handler.root:
+                raise FlexFileError(f"{path}: expected <{ROOT}>, found an empty file")
             parser.close()
     except DefusedXmlException as error:
         raise FlexFileError(f"{path}: expected no declared entities, found {error}") from None

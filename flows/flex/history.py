@@ -20,7 +20,7 @@ from connectors.flex.draft import Key
 from connectors.flex.known import Known, KnownEvent, KnownExecution, Names
 from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink
-from connectors.redis.overview import GROUP
+from connectors.redis.names import GROUP
 from state.keys import parse_exec_id, partition_of, position_key
 
 PAGE = 5_000
@@ -247,7 +247,7 @@ def _scan(data_dir: Path) -> pl.LazyFrame:
         )
     rows = pl.scan_parquet(files, glob=False, hive_partitioning=False)
     entry = pl.col("stream_id").str.split_exact("-", 1).struct
-    return rows.select(_COLUMNS).sort(
+    return rows.select(*_COLUMNS).sort(
         entry.field("field_0").cast(pl.Int64), entry.field("field_1").cast(pl.UInt64)
     )
 
@@ -374,9 +374,10 @@ def remembered(instruments: InstrumentHash, history: History) -> Names:
     records = instruments.known()
     names = {str(con_id): record["name"] for con_id, record in records.items()}
     multipliers = {
-        str(con_id): Decimal(record["multiplier"])
+        str(con_id): Decimal(multiplier)
         for con_id, record in records.items()
-        if record.get("multiplier") and record.get("sec_type") not in ("BOND", "BILL")
+        if (multiplier := record.get("multiplier"))
+        and record.get("sec_type") not in ("BOND", "BILL")
     }
     known = {con_id: name for con_id, name in names.items() if name}
     return Names(history.names(known), multipliers)

@@ -7,11 +7,14 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 from zoneinfo import ZoneInfo
 
+from connectors.codec import decode
 from connectors.flex.contents import Contents
 from connectors.flex.draft import Asked, Draft, Plan
 from connectors.flex.known import Known, Names
 from connectors.flex.plan import Planner
 from connectors.flex.xml import read_rows
+from state.book import Book
+from state.exact import MONEY_PLACES
 
 NEW_YORK = ZoneInfo("America/New_York")
 ACCOUNT = "U7000001"
@@ -25,7 +28,7 @@ def element(tag: str, **fields: object) -> str:
     return f"<{tag} {said} />"
 
 
-def trade(symbol: str, qty: object, price: object, when: str, **more: object) -> str:
+def trade(symbol: str, qty: object, price: object, when: str, /, **more: object) -> str:
     """Return an execution row; qty is signed, when as the file writes it."""
     number = next(_numbers)
     fields: dict[str, object] = {
@@ -40,21 +43,24 @@ def trade(symbol: str, qty: object, price: object, when: str, **more: object) ->
     return element("Trade", **{**fields, **more})
 
 
-def option(symbol: str, qty: object, price: object, when: str, **more: object) -> str:
+def option(symbol: str, qty: object, price: object, when: str, /, **more: object) -> str:
     """Return an execution row of an option; symbol as OSI writes it."""
-    return trade(symbol, qty, price, when, **{
+    underlying = symbol[:-15].strip()
+    said: dict[str, object] = {
         "assetCategory": "OPT", "multiplier": "100", "strike": f"{int(symbol[-8:]) / 1000:g}",
-        "putCall": symbol[-9], "underlyingSymbol": symbol[:-15].strip(),
-        "underlyingConid": con_id(symbol[:-15].strip()), **more,
-    })  # fmt: skip
+        "putCall": symbol[-9], "underlyingSymbol": underlying,
+        "underlyingConid": con_id(underlying),
+    }  # fmt: skip
+    return trade(symbol, qty, price, when, **{**said, **more})
 
 
-def booked(row: str) -> dict[str, object]:
-    """Return what a row booked by the broker has otherwise than a trade."""
-    return {"transactionType": "BookTrade", "ibExecID": "", "notes": row, "exchange": "--"}
+def booked(codes: str, **more: object) -> dict[str, object]:
+    """Return what a row that the broker booked itself has otherwise than a trade."""
+    said = {"transactionType": "BookTrade", "ibExecID": "", "notes": codes, "exchange": "--"}
+    return {**said, **more}
 
 
-def action(symbol: str, qty: object, text: str, when: str, **more: object) -> str:
+def action(symbol: str, qty: object, text: str, when: str, /, **more: object) -> str:
     """Return a corporate action's row."""
     number = next(_numbers)
     fields: dict[str, object] = {
@@ -109,3 +115,17 @@ def plan(
     called = Names(names or {})
     watched = draft.watched(called)
     return Planner(draft, known or Known(), called, watched).plan()
+
+
+def booked_nets(made: Plan) -> dict[str, Decimal]:
+    """Book a plan's messages; return the net P&L that each message realized, by exec_id."""
+    books: dict[tuple[str, str], Book] = {}
+    nets: dict[str, Decimal] = {}
+    for message in made.messages:
+        pairs = [word.encode() for pair in message.fields.items() for word in pair]
+        symbol, account, decoded = decode(pairs)
+        applied = books.setdefault((account or "", symbol), Book(symbol, account)).apply(decoded)
+        change = Decimal(applied.net_change).scaleb(-MONEY_PLACES) if applied else Decimal(0)
+        name = message.fields.get("exec_id", "")
+        nets[name] = nets.get(name, Decimal(0)) + change
+    return nets
