@@ -4,7 +4,7 @@ An execution may stand in several rows: revisions, cancellations, the same in an
 file. Here they become one fill. Rows that mean nothing alone are left out.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -49,6 +49,9 @@ class Plan:
     """What an import is going to do."""
 
     messages: list[Planned] = field(default_factory=list)
+    """Empty if they are published as they come."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Messages by type."""
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     known: int = 0

@@ -36,11 +36,22 @@ _HALF_A_CENT = Fraction(501, 100_000)
 
 
 class Planner:
-    """Turns a draft into messages, knowing what was known before."""
+    """Turns a draft into messages, knowing what was known before.
 
-    def __init__(self, draft: Draft, known: Known, names: Names, watched: set[Key]) -> None:
+    emit: given each message in its order; by default the plan keeps them.
+    """
+
+    def __init__(
+        self,
+        draft: Draft,
+        known: Known,
+        names: Names,
+        watched: set[Key],
+        emit: Callable[[Planned], None] | None = None,
+    ) -> None:
         self._draft, self._known, self._names = draft, known, names
         self._plan = draft.plan
+        self._emit = emit or self._plan.messages.append
         self._holdings = {key: Holding() for key in watched}
         self._refunds: dict[tuple[str, ...], tuple[Decimal, int]] = {}
         self._odd_times = 0
@@ -109,7 +120,8 @@ class Planner:
         # What the broker charges for a settlement in cash is not in its figure.
         charge = None if trade.key in ends.settled and trade.price == 0 else fill.charge
         adjustment = ends.adjustments.get(trade.key, "")
-        self._watch((trade.account, symbol), _event_of(fill, price, charge, adjustment))
+        if (trade.account, symbol) in self._holdings:
+            self._watch((trade.account, symbol), _event_of(fill, price, charge, adjustment))
         fields = self._execution(trade, symbol, price, charge, adjustment)
         revision = (parse_exec_id(known.exec_id).revision or 1) if known else 0
         if known is None or fill.revision > revision:
@@ -399,7 +411,8 @@ class Planner:
         if kind in _ONCE and (kind, account, fields.get("exec_id", "")) in self._known.others:
             self._plan.known += 1
             return
-        self._plan.messages.append(Planned(f"{kind}{kind and ':'}{account}:{id_}", fields, version))
+        self._plan.counts[kind or "execution"] += 1
+        self._emit(Planned(f"{kind}{kind and ':'}{account}:{id_}", fields, version))
 
     def _is_worth_other(self, contract: Contract, row: Trade | Action) -> bool:
         other = self._names.other_multiplier(contract)

@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import time, tzinfo
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import lru_cache
 
 from connectors.flex.times import read_time
 from connectors.flex.xml import Row
 
 _PLACES = Decimal(1).scaleb(-10)
 _WIDE = Context(prec=60, rounding=ROUND_HALF_EVEN)
-_NUMBER = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)?(?:\.\d*)?(?:[eE][+-]?\d{1,2})?", re.ASCII)
+_NUMBER = re.compile(
+    r"[+-]?(?:(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII
+)
 END_OF_DAY = time(23, 59, 59)
 """When in its day a corporate action took place that names no time, or a position is told."""
 PER_CENT = Decimal("0.01")
@@ -305,33 +308,36 @@ def read_cash(row: Row, zone: tzinfo) -> Cash:
 
 def read_contract(fields: Mapping[str, str]) -> Contract:
     """Return what a row says of its instrument. Raises RowError."""
-    category = _first(fields, "assetCategory", "assetClass").upper()
-    if category and category not in SEC_TYPES:
+    return _contract(tuple(_first(fields, *names) for names in _OF_CONTRACT))
+
+
+_OF_CONTRACT = (
+    ("conid",), ("symbol",), ("assetCategory", "assetClass"), ("currency",), ("multiplier",),
+    ("listingExchange",), ("isin", "securityID"), ("underlyingConid",), ("underlyingSymbol",),
+    ("strike",), ("putCall",),
+)  # fmt: skip
+
+
+@lru_cache(maxsize=10_000)
+def _contract(said: tuple[str, ...]) -> Contract:
+    (con_id, symbol, category, currency, multiplier, exchange, isin, underlying, underlying_symbol,
+     strike, put_call) = said  # fmt: skip
+    sec_type = SEC_TYPES.get(category.upper(), "")
+    if category and not sec_type:
         raise RowError(
             f"assetCategory: expected one of {', '.join(SEC_TYPES)}, found {category!r}: what a "
             f"point of its price is worth is not known"
         )
-    sec_type = SEC_TYPES.get(category, "")
-    multiplier = _number(fields, "multiplier") or Decimal(1)
+    worth = _number({"multiplier": multiplier}, "multiplier") or Decimal(1)
     if sec_type in ("BOND", "BILL"):
-        multiplier *= PER_CENT  # the price is in per cent of par, whatever the file says
-    symbol = _first(fields, "symbol")
-    right = _first(fields, "putCall").upper()[:1]
+        worth *= PER_CENT  # the price is in per cent of par, whatever the file says
+    right = put_call.upper()[:1]
     if sec_type == "OPT" and not right and (osi := re.search(r"\d{6}([CP])\d{8}$", symbol)):
         right = osi[1]
     return Contract(
-        con_id=sys.intern(_first(fields, "conid")),
-        symbol=sys.intern(symbol),
-        sec_type=sys.intern(sec_type),
-        currency=sys.intern(_first(fields, "currency")),
-        multiplier=multiplier,
-        exchange=sys.intern(_first(fields, "listingExchange").strip("-")),
-        isin=sys.intern(_first(fields, "isin", "securityID")),
-        underlying=sys.intern(_first(fields, "underlyingConid")),
-        underlying_symbol=sys.intern(_first(fields, "underlyingSymbol")),
-        strike=sys.intern(_first(fields, "strike")),
-        right=right,
-    )
+        con_id, symbol, sec_type, currency, worth, exchange.strip("-"), isin, underlying,
+        underlying_symbol, strike, right,
+    )  # fmt: skip
 
 
 def plain(number: Decimal) -> str:
@@ -347,7 +353,8 @@ def plain(number: Decimal) -> str:
 
 def _first(fields: Mapping[str, str], *names: str) -> str:
     for name in names:
-        if value := fields.get(name, "").strip():
+        if name in fields:
+            value = fields[name]
             return "" if value == "N/A" else value
     return ""
 
@@ -356,9 +363,16 @@ def _number(fields: Mapping[str, str], *names: str) -> Decimal | None:
     text = _first(fields, *names)
     if not text:
         return None
-    if _NUMBER.fullmatch(text) is None or not any(sign.isdigit() for sign in text):
+    number = _decimal(text)
+    if number is None:
         raise RowError(f"{names[0]}: expected a number, found {text!r}")
-    return Decimal(text.replace(",", ""))
+    return number
+
+
+# A file says the same again and again; what is alike is kept once.
+@lru_cache(maxsize=10_000)
+def _decimal(text: str) -> Decimal | None:
+    return Decimal(text.replace(",", "")) if _NUMBER.fullmatch(text) else None
 
 
 def _needed(fields: Mapping[str, str], *names: str) -> Decimal:
@@ -368,6 +382,7 @@ def _needed(fields: Mapping[str, str], *names: str) -> Decimal:
     return number
 
 
+@lru_cache(maxsize=1_000)
 def _codes(text: str) -> frozenset[str]:
     return frozenset(part.strip() for part in re.split("[;,]", text) if part.strip())
 
@@ -388,6 +403,7 @@ def _opened(row: Row, zone: tzinfo) -> int:
     return _parsed_time(_first(row.fields, "openDateTime"), zone, time(0))
 
 
+@lru_cache(maxsize=10_000)
 def _parsed_time(text: str, zone: tzinfo, without_time: time) -> int:
     try:
         return read_time(text, zone, without_time=without_time)

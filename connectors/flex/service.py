@@ -163,7 +163,7 @@ class _Service:
     def _refuse(self, root: Element) -> None:
         code, message = _text(root, "ErrorCode"), _text(root, "ErrorMessage")
         reason = self._safe(f"the service says {code or root.tag}: {message or 'no reason'}")
-        if code in WAIT_CODES or root.tag == "FlexQueryResponse":
+        if code in WAIT_CODES or root.tag != "FlexStatementResponse":
             raise _LaterError(reason)
         raise FlexServiceError(reason)
 

@@ -39,6 +39,7 @@ class Row(NamedTuple):
     """The statement's element, of a section itself."""
     tag: str
     fields: Mapping[str, str]
+    """Those that say anything, without space around."""
     statement: Statement
 
 
@@ -61,7 +62,8 @@ class _Handler(ContentHandler):
                 )
             )
         elif len(self._path) > 1 and (len(attrs) or self._path[-1] == STATEMENT):
-            self.rows.append(Row(self._path[-1], name, dict(attrs.items()), self._statement))
+            fields = {key: text for key, value in attrs.items() if (text := value.strip())}
+            self.rows.append(Row(self._path[-1], name, fields, self._statement))
         self._path.append(name)
 
     def endElement(self, name: str) -> None:  # noqa: N802

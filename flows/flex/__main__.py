@@ -10,7 +10,9 @@ from flows.flex.audit import audit
 from flows.flex.fetch import fetch
 from flows.flex.importing import import_files
 
-app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
+app = typer.Typer(
+    help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False
+)
 app.command("import")(import_files)
 app.command()(audit)
 app.command()(fetch)

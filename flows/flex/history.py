@@ -88,15 +88,9 @@ class History:
     ) -> None:
         self._link, self._streams, self._data_dir = link, streams, data_dir
         self._has_files = any((data_dir / "positions").glob("date=*/*.parquet"))
-        self._tail = [
-            (fields, entry_id)
-            for stream in streams
-            for entry_id, fields in self._entries(stream, self._committed(stream))
-        ]
-        self.behind = len(self._tail)
-        """How many entries the flow has not booked yet."""
-        if booked:
-            self._tail = []
+        # Asked before the files are listed: what is booked meanwhile is then known twice.
+        self._after = {stream: self._committed(stream) for stream in streams}
+        self._booked_only = booked
         self._rows = _scan(data_dir)
 
     def names(self, remembered: Mapping[str, str]) -> dict[str, str]:
@@ -108,7 +102,7 @@ class History:
             .collect()
         )
         names = {str(con_id): symbol for con_id, symbol in used.rows()}
-        for fields, _ in self._tail:
+        for fields in self._tail():
             if fields.get("con_id") and fields.get("type", "execution") == "execution":
                 names[fields["con_id"]] = fields["symbol"]
         return names | dict(remembered)
@@ -175,7 +169,7 @@ class History:
 
     def _said(self, wanted: set[str], watched: set[Key]) -> Iterator[Said]:
         yield from self._booked(wanted, watched)
-        for fields, _ in self._tail:
+        for fields in self._tail():
             try:
                 yield _said_by(fields)
             except (ArithmeticError, KeyError, ValueError):
@@ -226,17 +220,30 @@ class History:
         ids = [group["last-delivered-id"] for group in groups if group["name"] == GROUP.encode()]
         return ids[0].decode() if ids else "0-0"
 
-    def _entries(self, stream: str, after: str) -> Iterator[tuple[str, dict[str, str]]]:
+    def _tail(self) -> Iterator[dict[str, str]]:
+        """Yield the entries that the flow has not booked yet."""
+        if not self._booked_only:
+            for stream, after in self._after.items():
+                yield from self._entries(stream, after)
+
+    def _entries(self, stream: str, after: str) -> Iterator[dict[str, str]]:
         start = f"({after}"
         while True:
             page: Any = self._link.call(
                 lambda client, start=start: client.xrange(stream, start, "+", PAGE)  # type: ignore[misc]
             )
-            for entry_id, fields in page:
-                yield entry_id.decode(), _texts(fields)
+            for _, fields in page:
+                yield _texts(fields)
             if len(page) < PAGE:
                 return
             start = f"({page[-1][0].decode()}"
+
+    @property
+    def behind(self) -> int:
+        """How many entries the flow has not booked yet."""
+        return sum(
+            sum(1 for _ in self._entries(stream, after)) for stream, after in self._after.items()
+        )
 
 
 def _scan(data_dir: Path) -> pl.LazyFrame:

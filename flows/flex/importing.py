@@ -6,12 +6,12 @@ new in order of time. What cannot be said in messages is listed with its row.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from threading import Event
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, Self
 from zoneinfo import ZoneInfo
 
 import typer
@@ -19,19 +19,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from connectors.flex.contents import Contents, Problem
-from connectors.flex.draft import Asked, Draft, Plan
-from connectors.flex.known import Names
+from connectors.flex.draft import Asked, Draft, Plan, Planned
 from connectors.flex.plan import Planner
 from connectors.flex.xml import FlexFileError, read_rows
 from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
-from connectors.redis.publisher import Once, Publisher
+from connectors.redis.publisher import BATCH, Once, Publisher
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings
 from flows.flex.history import History, remember, remembered
 
-AT_ONCE = 5_000
-"""Messages between two steps of the progress bar."""
 MOST_SHOWN = 200
 """Rows listed in full; --json lists all."""
 
@@ -68,16 +65,18 @@ def import_files(
     contents = read_files(files, tz)
     link = impatient_link(settings)
     try:
-        plan, names = _plan(settings, link, contents, asked, openings=openings)
-        if contents.zoneless and not zone and "ibkr_timezone" not in settings.model_fields_set:
-            plan.notes.insert(0, f"times that name no zone are taken as {settings.ibkr_timezone}; "
-                              f"Flex itself writes America/New_York: see --timezone")  # fmt: skip
-        published = 0 if dry_run else _publish(settings, link, plan, names)
+        with Outbox(settings, link) as outbox:
+            draft = Draft(contents, asked, openings=openings)
+            contents.trades.clear()  # the draft has what counts of them
+            plan = _take(settings, link, draft, None if dry_run else outbox)
     except StoppedError as error:
         give_up(f"no answer from Redis: {error.__cause__}")
     except RedisRefusedError as error:
         give_up(str(error))
-    (_show_json if as_json else _show)(plan, contents, None if dry_run else published)
+    if contents.zoneless and not zone and "ibkr_timezone" not in settings.model_fields_set:
+        plan.notes.insert(0, f"times that name no zone are taken as {settings.ibkr_timezone}; "
+                          f"Flex itself writes America/New_York: see --timezone")  # fmt: skip
+    (_show_json if as_json else _show)(plan, contents, None if dry_run else outbox.published)
     if plan.problems:
         raise typer.Exit(1)
 
@@ -110,7 +109,7 @@ def instruments_of(settings: Settings, link: RedisLink) -> InstrumentHash:
 def read_files(files: Sequence[Path], zone: ZoneInfo) -> Contents:
     """Read files, showing how far that is; one that cannot be read ends the program with 2."""
     contents = Contents(zone)
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("reading", total=sum(file.stat().st_size for file in files))
         for file in files:
             try:
@@ -126,44 +125,64 @@ def give_up(reason: str) -> NoReturn:
     raise typer.Exit(2) from None
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
+    """Return a bar that shows on a terminal only."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
                TimeRemainingColumn())  # fmt: skip
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _plan(
-    settings: Settings, link: RedisLink, contents: Contents, asked: Asked, *, openings: bool
-) -> tuple[Plan, Names]:
-    draft = Draft(contents, asked, openings=openings)
+class Outbox:
+    """Publishes messages in batches as they come, showing how far that is."""
+
+    def __init__(self, settings: Settings, link: RedisLink) -> None:
+        self._publisher = Publisher(link, settings.streams)
+        self._waiting: list[Once] = []
+        self._progress = progress_bar()
+        self._task = self._progress.add_task("publishing", total=None, visible=False)
+        self.published = 0
+
+    def expect(self, messages: int) -> None:
+        """Begin to show; messages: about how many will come."""
+        self._progress.update(self._task, total=messages, visible=True)
+
+    def put(self, message: Planned) -> None:
+        """Publish a message with the next batch."""
+        self._waiting.append(Once(message.once_id, message.fields, message.version))
+        if len(self._waiting) == BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.published += sum(self._publisher.publish_once(*self._waiting))
+        self._progress.advance(self._task, len(self._waiting))
+        self._waiting.clear()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self._waiting:
+                self._flush()
+        finally:
+            self._progress.stop()
+
+
+def _take(settings: Settings, link: RedisLink, draft: Draft, outbox: Outbox | None) -> Plan:
     history = History(link, settings.streams, settings.data_dir)
-    names = remembered(instruments_of(settings, link), history)
+    instruments = instruments_of(settings, link)
+    names = remembered(instruments, history)
     watched = draft.watched(names)
     known = history.known(draft.identities, watched)
-    return Planner(draft, known, names, watched).plan(), names
-
-
-def _publish(settings: Settings, link: RedisLink, plan: Plan, names: Names) -> int:
-    taken = remember(instruments_of(settings, link), names)
-    if taken:
-        give_up(f"con_id {', '.join(taken)} got a name from another program meanwhile; nothing "
+    if outbox is None:
+        return Planner(draft, known, names, watched).plan()
+    if other := remember(instruments, names):
+        give_up(f"con_id {', '.join(other)} got a name from another program meanwhile; nothing "
                 f"was published: import again")  # fmt: skip
-    publisher, added = Publisher(link, settings.streams), 0
-    with _progress() as progress:
-        task = progress.add_task("publishing", total=len(plan.messages))
-        for batch in _batches(plan):
-            added += sum(publisher.publish_once(*batch))
-            progress.advance(task, len(batch))
-    return added
-
-
-def _batches(plan: Plan) -> Iterator[list[Once]]:
-    for start in range(0, len(plan.messages), AT_ONCE):
-        yield [
-            Once(once_id, fields, version)
-            for once_id, fields, version in plan.messages[start : start + AT_ONCE]
-        ]
+    outbox.expect(len(draft.fills))
+    return Planner(draft, known, names, watched, outbox.put).plan()
 
 
 def _ratios(texts: Iterable[str]) -> dict[str, Fraction]:
@@ -192,14 +211,6 @@ def _day(text: str, zone: ZoneInfo, after: int = 0) -> int | None:
 # --- showing ---------------------------------------------------------------------------------
 
 
-def _counts(plan: Plan) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for message in plan.messages:
-        kind = message.fields.get("type", "execution")
-        counts[kind] = counts.get(kind, 0) + 1
-    return counts
-
-
 def _show(plan: Plan, contents: Contents, published: int | None) -> None:
     if published is None:
         for message in plan.messages[:MOST_SHOWN]:
@@ -213,7 +224,7 @@ def _show(plan: Plan, contents: Contents, published: int | None) -> None:
     if skipped:
         print(f"rows of sections that change no position: {skipped}")
     counted = ", ".join(f"{count:,} {kind}{'s' if count > 1 else ''}"
-                        for kind, count in _counts(plan).items()) or "nothing new"  # fmt: skip
+                        for kind, count in plan.counts.items()) or "nothing new"  # fmt: skip
     done = "would publish" if published is None else f"published {published:,} of"
     print(f"{done} {counted}; {plan.known:,} rows known before; {len(plan.problems):,} left out")
 
@@ -231,7 +242,7 @@ def _show_json(plan: Plan, contents: Contents, published: int | None) -> None:
     told = {
         "published": published, "known": plan.known,
         "messages": [message.fields for message in plan.messages] if published is None else None,
-        "counts": _counts(plan),
+        "counts": dict(plan.counts),
         "left_out": [{"reason": problem.reason, "row": dict(problem.row)}
                      for problem in plan.problems],
         "notes": plan.notes, "sections_passed_over": dict(contents.passed_over),
