@@ -26,7 +26,7 @@ from tests.support.flex_files import (
     trade,
 )
 from tests.support.flex_statements import StatementRows
-from tests.support.flow_process import ROOT, FlowProcess, add, read_hash
+from tests.support.flow_process import ROOT, FlowProcess, add, read_hash, until
 
 CALL = "XOM   220121C00042500"
 
@@ -50,6 +50,14 @@ class Desk:
         return subprocess.run(
             [sys.executable, "-m", "flows.flex", *map(str, words)],
             capture_output=True, text=True, cwd=ROOT, env=environment, check=False, timeout=120,
+        )  # fmt: skip
+
+    def start(self, *words: str | Path) -> "subprocess.Popen[bytes]":
+        environment = {"PATH": os.environ["PATH"], "REDIS_URL": self._url,
+                       "DATA_DIR": str(self.flow.data_dir)}  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.flex", *map(str, words)], cwd=ROOT, env=environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
     def take(self, *words: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -195,6 +203,23 @@ def test_a_wrong_option_is_named(desk: Desk, words: list[str], said: str) -> Non
     done = desk.run("import", *words, desk.file("a.xml", flex(_two())))
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
+
+
+def test_an_import_that_was_killed_is_completed_by_the_next(desk: Desk) -> None:
+    rows = [
+        trade("A", 1, 1 + number % 7, f"20240102;10{number // 60:02d}{number % 60:02d}")
+        for number in range(3600)
+    ]
+    file = desk.file("a.xml", flex(rows))
+    killed = desk.start("import", file)
+    until(lambda: desk.redis.xlen("executions") or killed.poll() is not None, "a message")
+    killed.kill()
+    killed.wait()
+    assert desk.take(file).returncode == 0
+    assert read_hash(desk.redis)[f"{ACCOUNT}:A"]["executions"] == len(rows)
+    assert desk.redis.xlen("executions") == len(rows)
+    prices = [fields[b"fill_price"] for _, fields in desk.redis.xrange("executions")]
+    assert len(set(prices)) == 7
 
 
 # --- the audit -----------------------------------------------------------------------------------

@@ -515,7 +515,8 @@ def test_a_refunded_commission_is_reported(tmp_path: Path) -> None:
         description="Refund (KWEB, 24, 2021-09-02)",
     )  # fmt: skip
     rows = [trade("KWEB", 24, 50, "20210902;100000", ibCommission="-1"),
-            trade("KWEB", -24, "41.84", "20211005;100000", ibExecID="", transactionID="61")]  # fmt: skip
+            trade("KWEB", -24, "41.84", "20211005;100000", ibExecID="",
+                  transactionID="61")]  # fmt: skip
     made = plan(tmp_path, flex(rows, CashTransactions=[refund]))
     [report] = _fields(made, "commission")
     assert (report["commission"], report["timestamp"]) == ("0", "1633320000000")

@@ -37,7 +37,7 @@ def test_a_date_with_one_reading_is_read(text: str) -> None:
      "20240102;093000 MOON", "99-Foo-24"],
 )  # fmt: skip
 def test_what_has_no_or_two_readings_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="expected a time|no time zone|no known form"):
+    with pytest.raises(ValueError, match=r"expected a time|no time zone is known"):
         read_time(text, NEW_YORK)
 
 
@@ -48,7 +48,7 @@ def test_a_date_alone_has_the_time_that_is_asked_for() -> None:
 
 def test_an_hour_that_comes_twice_is_the_first() -> None:
     assert read_time("20241103;013000", NEW_YORK) == read_time("20241103;013000 EDT", NEW_YORK)
-    assert read_time("20241103;013000 EST", NEW_YORK) == 1730615400000 + 3600 * 1000
+    assert read_time("20241103;013000 EST", NEW_YORK) == 1730615400000
 
 
 def test_whether_it_names_a_zone() -> None:
