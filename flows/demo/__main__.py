@@ -106,10 +106,12 @@ def leave_history(stage: Stage, days: int) -> bool:
     sample = history(days)
     stage.publish(sample.messages)
     _say_published(stage, sample)
+    imported = flex.take(stage)
+    _say_imported(imported)
     _say_booked(stage.run_flow())
     _say_positions(stage)
     _say_where(stage)
-    return True
+    return bool(imported["as_expected"])
 
 
 # --- what is said -----------------------------------------------------------------------
