@@ -112,7 +112,9 @@ class Draft:
     @property
     def identities(self) -> set[tuple[str, str]]:
         """Account and identity of all executions, to ask what is known of them."""
-        return {(fill.trade.account, fill.identity) for fill in self.fills}
+        return {(fill.trade.account, fill.identity) for fill in self.fills} | {
+            (step.account, step.id) for step in self.steps if isinstance(step, SaleStep)
+        }
 
     def watched(self, names: Names) -> set[Key]:
         """Return the keys whose lots must be known; gives all instruments their names."""

@@ -82,14 +82,13 @@ class Planner:
         return self._plan
 
     def _history(self) -> Iterator[tuple[Key, KnownEvent]]:
-        mine = self._draft.identities
-        own = tuple(f"{step.id}" for step in self._draft.steps)
-        for key, events in self._known.events.items():
-            for event in events:
-                told_here = (key[0], event.id) in mine or (
-                    event.kind != "execution" and own and _begins(event.id, own)
-                )
-                if key in self._holdings and not told_here:
+        """Yield what is known of the watched keys and no row of this call tells."""
+        mine, own = self._draft.identities, {step.id for step in self._draft.steps}
+        own |= {cash.id for cash in self._draft.cash}
+        for key in self._holdings:
+            for event in self._known.events.get(key, ()):
+                told_here = (key[0], event.id) in mine or not own.isdisjoint(_stems(event.id))
+                if not told_here:
                     yield key, event
 
     # --- executions ---
@@ -125,7 +124,7 @@ class Planner:
         fields = self._execution(trade, symbol, price, charge, adjustment)
         revision = (parse_exec_id(known.exec_id).revision or 1) if known else 0
         if known is None or fill.revision > revision:
-            self._put(trade.id, fields, version=adjustment)
+            self._put(trade.id, fields)
         elif fill.revision < revision:
             self._plan.known += 1
         else:
@@ -145,7 +144,7 @@ class Planner:
             completing = {**fields, "timestamp": str(known.time)}
             completing.pop("commission", None)
             completing.pop("commission_currency", None)
-            self._put(trade.id, completing, version=fields["basis_adjustment"])
+            self._put(f"{trade.id} by flex", completing, version=fields["basis_adjustment"])
         elif ours != known.adjustment:
             self._problem(trade, f"expected an adjustment of {known.adjustment:f}, as it is known, "
                           f"found {ours:f}")  # fmt: skip
@@ -166,7 +165,9 @@ class Planner:
                 return
         fields = self._common("commission", trade.account, symbol, time, trade.id)
         fields |= {"commission": text, "currency": currency}
-        self._put(trade.id, fields, version=f"{text} {currency}")
+        # The router has a memory of its own of what it reported: it must not report again.
+        instead = f"{known.commission} {known.commission_currency}" if known else ""
+        self._put(f"{trade.id} by flex", fields, version=f"{text} {currency} for {instead}")
 
     def _take_bust(self, fill: Fill, symbol: str, known: KnownExecution | None) -> None:
         trade, told = fill.trade, parse_exec_id(fill.trade.id)
@@ -272,11 +273,10 @@ class Planner:
         for sign in (-1, 1):  # a reversal takes it back
             if abs(sign * held * per_share + Fraction(cash.amount)) < _HALF_A_CENT and held:
                 time, per_unit = cash.ex_time or cash.time, sign * per_share
-                id_ = f"flex-{cash.transaction_id or f'{cash.time}-{found[1]}'}"
-                fields = self._common("cost", cash.account, symbol, time, id_)
+                fields = self._common("cost", cash.account, symbol, time, cash.id)
                 text = exact_text(per_unit / Fraction(cash.contract.multiplier), 10)
-                self._put(id_, {**fields, "per_unit": text})
-                self._watch(key, KnownEvent(time, "cost", id_, value=per_unit))
+                self._put(cash.id, {**fields, "per_unit": text})
+                self._watch(key, KnownEvent(time, "cost", cash.id, value=per_unit))
                 return
         entitled = exact_text(Fraction(cash.amount) / per_share, 4) if per_share else "?"
         self._problem(cash, f"expected to hold the {entitled} that were paid for, found "
@@ -440,8 +440,11 @@ def _step_facts(step: Step) -> tuple[str, int, str, tuple[Action, ...]]:
     return step.account, step.time, step.id, step.rows
 
 
-def _begins(id_: str, own: tuple[str, ...]) -> bool:
-    return any(id_ == each or id_.startswith(f"{each}-") for each in own)
+def _stems(id_: str) -> Iterator[str]:
+    """Yield what a step's id may be, of which an exec_id has its number of the lot behind."""
+    while id_:
+        yield id_
+        id_ = id_.rpartition("-")[0]
 
 
 def _event_of(fill: Fill, price: Decimal, charge: Decimal | None, adjustment: str) -> KnownEvent:

@@ -200,6 +200,11 @@ class Cash:
     transaction_id: str
 
     @property
+    def id(self) -> str:
+        """The `exec_id` of its message."""
+        return f"flex-{self.transaction_id or f'{self.time}-{self.amount}'}"
+
+    @property
     def shown(self) -> dict[str, str]:
         return {
             "account": self.account, "symbol": self.contract.symbol, "kind": self.kind,

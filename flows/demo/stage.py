@@ -56,9 +56,7 @@ class Stage(NamedTuple):
         its log if it fails.
         """
         options = ("-r", str(self.work_dir / "recovery"), "-s", "1", "-b", "0")
-        flow = Program(
-            [*MAIN_JOB, *options], self.work_dir / "flow.log", self.environment
-        )
+        flow = Program([*MAIN_JOB, *options], self.work_dir / "flow.log", self.environment)
         start = time.monotonic()
         try:
             with flow:

@@ -61,9 +61,7 @@ class Books:
     def __init__(self, draft: Draft, history: History, names: Names) -> None:
         self.names = names
         draft.watched(names)
-        identities = draft.identities | {
-            (step.account, step.id) for step in draft.steps if isinstance(step, SaleStep)
-        }
+        identities = draft.identities
         contents = draft.contents
         keys = {(row.account, names.of(row.contract)) for row in contents.trades.values()}
         keys |= {(row.account, names.of(row.contract)) for row in contents.actions.values()}

@@ -218,7 +218,8 @@ def test_an_import_that_was_killed_is_completed_by_the_next(desk: Desk) -> None:
     assert desk.take(file).returncode == 0
     assert read_hash(desk.redis)[f"{ACCOUNT}:A"]["executions"] == len(rows)
     assert desk.redis.xlen("executions") == len(rows)
-    prices = [fields[b"fill_price"] for _, fields in desk.redis.xrange("executions")]
+    entries: Any = desk.redis.xrange("executions")
+    prices = [fields[b"fill_price"] for _, fields in entries]
     assert len(set(prices)) == 7
 
 

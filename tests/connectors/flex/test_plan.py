@@ -269,7 +269,8 @@ def test_other_figures_under_a_known_id_are_listed(tmp_path: Path, said: dict[st
 def test_another_commission_goes_as_a_report(tmp_path: Path, known: dict[str, object]) -> None:
     made = plan(tmp_path, flex([_row()]), known=_known(**known))
     [message] = made.messages
-    assert message.version == "1 USD"
+    assert message.once_id != f"commission:{ACCOUNT}:{ID}"  # that one is the router's
+    assert message.version.startswith("1 USD for ")
     assert message.fields == {
         "type": "commission", "symbol": "A", "account": ACCOUNT, "timestamp": "1704207600000",
         "exec_id": ID, "commission": "1", "currency": "USD",
@@ -668,6 +669,24 @@ def test_a_move_of_more_than_is_held_is_left_out(tmp_path: Path) -> None:
     known = Known(events={(ACCOUNT, "A"): [before]})
     made = plan(tmp_path, flex([trade("A", 70, 1, "20200102;100000")], rows), known=known)
     assert [f["cost_basis"] for f in _fields(made, "transfer")[1:]] == ["71", "70"]
+
+
+def test_what_a_call_tells_again_is_not_booked_twice_along(tmp_path: Path) -> None:
+    trades, actions = _pharma()
+    asked = Asked(ratios={"801": Fraction(1, 6)})
+    first = plan(tmp_path, flex(trades, actions), asked=asked)
+    known = Known(
+        events={
+            (ACCOUNT, "NTRP"): [
+                KnownEvent(1, "out", "flex-801", 110),
+                KnownEvent(1, "in", "flex-801-kept-1", 100, 1, opened=1),
+                KnownEvent(1, "in", "flex-801-kept-2", 10, 1, opened=2),
+            ],
+            (ACCOUNT, "SNPX"): [KnownEvent(1, "in", "flex-801-in0-1", 20, 1, opened=1)],
+        }
+    )
+    again = plan(tmp_path, flex(trades, actions), asked=asked, known=known)
+    assert again.messages == first.messages
 
 
 def test_a_cancelled_action_and_its_cancellation_do_nothing(tmp_path: Path) -> None:
