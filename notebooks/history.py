@@ -28,13 +28,16 @@ _Types = dict[str, pl.DataType | type[pl.DataType]]
 
 POSITIONS: _Types = {
     "account": pl.String, "symbol": pl.String, "currency": pl.String,
-    "multiplier": QUANTITY, "qty": QUANTITY, "avg_price": QUANTITY, "cost_basis": MONEY,
-    "realized_pnl": MONEY, "commission": QUANTITY, "net_realized_pnl": MONEY,
+    "multiplier": QUANTITY, "sec_type": pl.String, "con_id": pl.Int64, "qty": QUANTITY,
+    "avg_price": QUANTITY, "cost_basis": MONEY, "realized_pnl": MONEY, "commission": QUANTITY,
+    "other_commissions": pl.String, "basis_adjustment": QUANTITY, "net_realized_pnl": MONEY,
     "open_lots": pl.Int64, "executions": pl.Int64, "last_exec_id": pl.String,
     "last_price": QUANTITY, "timestamp": TIME, "stream_id": pl.String,
     "type": pl.String, "message_timestamp": TIME, "side": pl.String,
     "fill_qty": QUANTITY, "fill_price": QUANTITY, "exec_id": pl.String,
-    "order_id": pl.Int64, "realized_pnl_change": MONEY, "net_realized_pnl_change": MONEY,
+    "order_id": pl.Int64, "order_ref": pl.String, "message_commission": QUANTITY,
+    "message_commission_currency": pl.String, "realized_pnl_change": MONEY,
+    "net_realized_pnl_change": MONEY,
     "date": pl.Date,
 }  # fmt: skip
 CLOSED_LOTS: _Types = {
@@ -134,7 +137,8 @@ def executions(history: History) -> pl.LazyFrame:
     """Return one row for each execution, opening or split: what it is worth today.
 
     `time`, `side`, `fill_qty`, `fill_price` and `exec_id` are those of the last revision
-    (fill_qty 0: busted), `revisions` counts them, `commission` is the valid report's.
+    (fill_qty 0: busted), `revisions` counts them, `commission` is the valid report's, with
+    what else the execution cost or brought (the premium of an option that was assigned).
     `qty_change` (signed) and `paid` (money, below 0 = received) are what it adds to the
     position. An opening comes before all others of its key.
     """
@@ -143,7 +147,7 @@ def executions(history: History) -> pl.LazyFrame:
         # Booking an execution turns its money into cost basis or realized P&L, no more
         # and no less, so the difference of the two does not depend on any other one.
         "paid": pl.col("cost_basis") - pl.col("realized_pnl"),
-        "commission": pl.col("commission"),
+        "commission": pl.col("commission") + pl.col("basis_adjustment").fill_null(0),
     }
     own = pl.col("type") != "commission"
     of_message = ("type", "side", "fill_qty", "fill_price", "exec_id", "order_id")
@@ -220,7 +224,7 @@ def _before(figure: pl.Expr) -> pl.Expr:
 
 def _identity(exec_id: pl.Expr) -> pl.Expr:
     """Return what all revisions of an execution id of IBKR's shape share, else the id."""
-    shape = r"^([0-9a-fA-F]{8}\.[0-9a-fA-F]{8}\.[0-9]{2})\.[0-9]{2}$"
+    shape = r"^([0-9a-zA-Z]{8}\.[0-9a-zA-Z]{8}\.[0-9]{2})\.[0-9]{2}$"
     return exec_id.str.replace(shape, "${1}")
 
 
@@ -242,15 +246,27 @@ def closed_lots(history: History) -> pl.LazyFrame:
         .agg(pl.col("qty", "realized_pnl").sum(), pl.col("stream_id").last())
         .filter(pl.col("qty") != 0)
     )
-    lots = _with_amounts(_with_commissions(standing, executions(history)))
-    from_opening = pl.col("open_exec_id").is_null()
+    booked = executions(history)
+    lots = _with_amounts(_with_commissions(standing, booked))
+    # What an import took from a statement has the time at which the broker says it was opened.
+    dated = pl.col("exec_id").str.starts_with("flex-open-")
+    undated = booked.filter((pl.col("type") == "opening") & ~dated)
+    lots = lots.join(
+        undated.select("key", pl.col("exec_id").alias("open_exec_id"), from_opening=True),
+        on=["key", "open_exec_id"], how="left", maintain_order="left",
+    )  # fmt: skip
+    from_opening = pl.col("from_opening").fill_null(pl.col("open_exec_id").is_null())
     held = pl.col("close_timestamp") - pl.col("open_timestamp")
-    return lots.with_columns(
-        net_realized_pnl=pl.col("realized_pnl")
-        - pl.col("open_commission")
-        - pl.col("close_commission"),
-        held=pl.when(~from_opening).then(held),
-    ).sort("close_timestamp", maintain_order=True)
+    return (
+        lots.with_columns(
+            net_realized_pnl=pl.col("realized_pnl")
+            - pl.col("open_commission")
+            - pl.col("close_commission"),
+            held=pl.when(~from_opening).then(held),
+        )
+        .drop("from_opening")
+        .sort("close_timestamp", maintain_order=True)
+    )
 
 
 def _with_commissions(lots: pl.LazyFrame, booked: pl.LazyFrame) -> pl.LazyFrame:
@@ -384,10 +400,21 @@ def tax_lots(lots: pl.LazyFrame, time_zone: str) -> pl.LazyFrame:
         proceeds=pl.col("sold") - selling,
         cost=pl.col("bought") + buying,
         gain=pl.col("net_realized_pnl"),
-        term=pl.when(pl.col("open_exec_id").is_null()).then(pl.lit("unknown"))
+        term=pl.when(pl.col("held").is_null()).then(pl.lit("unknown"))
         .when(long & (closed > opened.dt.offset_by("1y"))).then(pl.lit("long"))
         .otherwise(pl.lit("short")),
     )  # fmt: skip
+
+
+def by_tax_year(report: pl.LazyFrame, by: Sequence[str] = ()) -> pl.LazyFrame:
+    """Return what tax lots add up to, for each year, currency and value of `by`."""
+    names = ["year", "currency", *by]
+    return (
+        report.group_by(names)
+        .agg(pl.col("proceeds", "cost", "gain").sum(), lots=pl.len())
+        .select(*names, "lots", "proceeds", "cost", "gain")
+        .sort(names)
+    )
 
 
 def plain(frame: pl.LazyFrame) -> pl.LazyFrame:

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "state": {"state"},
     "connectors": {"state", "connectors"},
     "connectors.columns": {"state", "connectors.columns", "connectors.codec"},
+    "connectors.flex": {"state", "connectors.flex"},
     "connectors.ibkr": {"state", "connectors.ibkr", "connectors.backoff", "connectors.metrics"},
     "connectors.parquet": {
         "state", "connectors.parquet", "connectors.disk", "connectors.file_lock",
@@ -40,6 +41,9 @@ MAY_IMPORT = {
     "flows.demo": {"connectors.redis", "flows.common", "flows.demo"},
     "flows.broker": {
         "state", "connectors.ibkr", "connectors.redis", "flows.common", "flows.broker",
+    },
+    "flows.flex": {
+        "state", "connectors.flex", "connectors.redis", "flows.common", "flows.flex",
     },
     "flows": {"state", *_SYSTEMS, "connectors.ibkr", "flows.broker", "flows.common"},
     "flows.positions": {"state", *_SYSTEMS, "flows.common", "flows.job"},
@@ -91,6 +95,7 @@ BREACHES = [
     ("connectors/codec.py", "import notebooks.show"),
     ("connectors/columns/replies.py", "from connectors.redis.link import send"),
     ("connectors/columns/replies.py", "from connectors import metrics"),
+    ("connectors/flex/plan.py", "from connectors.redis.publisher import Publisher"),
     ("connectors/ibkr/feed.py", "from connectors.redis.publisher import Publisher"),
     ("connectors/parquet/files.py", "from connectors.redis.link import send"),
     ("connectors/parquet/files.py", "from connectors.codec import decode"),
@@ -104,6 +109,7 @@ BREACHES = [
     ("flows/board/server.py", "from flows import watch"),
     ("flows/broker/side.py", "from flows.router import Outbox"),
     ("flows/demo/stage.py", "from flows.bench.rig import Flow"),
+    ("flows/flex/audit.py", "from flows.router import Outbox"),
     ("flows/router.py", "import tests.support.servers"),
     ("flows/router.py", "from flows.reconcile import compare"),
     ("flows/router.py", "from flows.job import recovery"),

@@ -75,6 +75,18 @@ class InstrumentHash:
         value = self._link.call(lambda _: self._claim([self._name, self._names], args))
         return _record(str(con_id).encode(), value)
 
+    def share(self, con_id: int, names: Sequence[str], record: Mapping[str, Any]) -> Record:
+        """Give a contract the one name of another: a corporate action gave it a new number.
+
+        Returns what is remembered, which is another name if it had one already.
+        """
+        [name] = names
+        text = json.dumps({**record, "name": name})
+        self._link.call(partial(self._keep_name, str(con_id), name))
+        self._link.call(lambda client: client.hsetnx(self._name, str(con_id), text))
+        value: Any = self._link.call(lambda client: client.hget(self._name, str(con_id)))
+        return _record(str(con_id).encode(), value)
+
     def _keep_name(self, con_id: str, name: str, _client: redis.Redis) -> None:
         self._reserve([self._names], [con_id, name])
 

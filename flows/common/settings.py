@@ -16,6 +16,9 @@ from redis import ConnectionPool
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
+_SECRET = ("REDIS_URL", "FLEX_TOKEN")
+"""Variables whose value is never shown."""
+
 
 class Settings(BaseSettings):
     """What a run is told by its environment; immutable once read."""
@@ -45,6 +48,9 @@ class Settings(BaseSettings):
     """The accounts that the router follows; all but FA masters if not set."""
     instruments_hash: Annotated[str, Field(min_length=1)] = "instruments"
     broker_hash: Annotated[str, Field(min_length=1)] = "broker"
+
+    flex_token: SecretStr | None = None
+    flex_query_id: Annotated[str, Field(pattern=r"^\d+$")] | None = None
 
     metrics_port: Port | None = None
     log_level: str = "INFO"
@@ -138,7 +144,7 @@ def load_settings() -> Settings:
     """Read the environment.
 
     Raises SystemExit with one line that names the variable, what was expected
-    and what was found (the value of REDIS_URL is never shown).
+    and what was found (a secret's value is never shown).
     """
     try:
         return Settings()
@@ -152,5 +158,5 @@ def _first_problem(error: ValidationError) -> str:
     if not problem["loc"]:
         return text
     name = str(problem["loc"][0]).upper()
-    found = "" if name == "REDIS_URL" else f", found {os.environ.get(name)!r}"
+    found = "" if name in _SECRET else f", found {os.environ.get(name)!r}"
     return f"{name}: {text[0].lower()}{text[1:]}{found}"

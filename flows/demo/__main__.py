@@ -18,6 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from flows.demo import flex
 from flows.demo.market import LAST_DAY, TRADING_DAYS
 from flows.demo.sample import Sample, history
 from flows.demo.stage import Stage, end_on_signals, ignore_signals, set_stage
@@ -86,11 +87,14 @@ def show_sample(stage: Stage, days: int) -> bool:
     _say_published(stage, sample)
     fills = sum(len(statement.fills) for statement in statements)
     _say(f"  and {fills} executions of IBKR statements, and 1 message that cannot be used")
+    imported = flex.take(stage)
+    _say_imported(imported)
     _say_booked(stage.run_flow())
     for letter in stage.dead_letters():
         _say(f"  set aside as a dead letter: {letter['error']}")
     _say_positions(stage)
     agrees = _say_comparisons(_compare(stage, statements))
+    agrees = _say_audit(flex.audit(stage)) and imported["as_expected"] and agrees
     _say_where(stage)
     _say("  (both removed as the demo ends; --keep DIR leaves a larger history in DIR)")
     _say(_GO_ON)
@@ -102,10 +106,12 @@ def leave_history(stage: Stage, days: int) -> bool:
     sample = history(days)
     stage.publish(sample.messages)
     _say_published(stage, sample)
+    imported = flex.take(stage)
+    _say_imported(imported)
     _say_booked(stage.run_flow())
     _say_positions(stage)
     _say_where(stage)
-    return True
+    return bool(imported["as_expected"])
 
 
 # --- what is said -----------------------------------------------------------------------
@@ -203,6 +209,29 @@ def _say_comparisons(comparisons: list[Comparison]) -> bool:
         f"(Statements that their owners published; the sources are in flows/demo/statements.json)"
     )
     return agrees
+
+
+def _say_imported(told: dict[str, Any]) -> None:
+    kinds = [f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in told["counts"].items()]
+    _say(f"Ran python -m flows.flex import flows/demo/flex.xml: {', '.join(kinds)}")
+    for left_out in told["left_out"]:
+        row = left_out["row"]
+        _say(f"  left out: {row['section']} {row['quantity']} {row['symbol']}: "
+             f"{left_out['reason']}")  # fmt: skip
+
+
+def _say_audit(told: dict[str, Any]) -> bool:
+    """Show what the audit compared; return whether nothing differs."""
+    table = _table("Flex statement against the book")
+    for name in ("equal", "different"):
+        table.add_column(name, justify="right")
+    for kind, equal in told["equal"].items():
+        differ = sum(kind.startswith(each["what"]) for each in told["differences"])
+        table.add_row(kind, str(equal), str(differ), style="red" if differ else "")
+    _console.print(table)
+    for explained in told["explained"]:
+        _say(f"  {explained['symbol']}: not compared: {explained['why']}")
+    return bool(told["as_expected"])
 
 
 def _say_where(stage: Stage) -> None:

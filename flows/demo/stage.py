@@ -56,9 +56,7 @@ class Stage(NamedTuple):
         its log if it fails.
         """
         options = ("-r", str(self.work_dir / "recovery"), "-s", "1", "-b", "0")
-        flow = Program(
-            [*MAIN_JOB, *options], self.work_dir / "flow.log", _environment(self.settings)
-        )
+        flow = Program([*MAIN_JOB, *options], self.work_dir / "flow.log", self.environment)
         start = time.monotonic()
         try:
             with flow:
@@ -69,6 +67,11 @@ class Stage(NamedTuple):
         except ProcessError as error:
             raise SystemExit(f"lotstream: the flow failed: {error}") from None
         return seconds
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What our own programs are told, and nothing of the user's."""
+        return _environment(self.settings)
 
     def positions(self) -> list[dict[str, Any]]:
         """Return the hash's values, figures exact."""
@@ -154,6 +157,7 @@ def _own_names(given: Settings, data_dir: Path) -> Settings:
         "executions_stream": PREFIX + defaults.executions_stream,
         "stream_partitions": given.stream_partitions,
         "positions_hash": PREFIX + defaults.positions_hash,
+        "instruments_hash": PREFIX + defaults.instruments_hash,
         "dead_letter_stream": PREFIX + defaults.dead_letter_stream,
         "data_dir": data_dir.absolute(),
     }
@@ -173,6 +177,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "EXECUTIONS_STREAM": settings.executions_stream,
         "STREAM_PARTITIONS": str(settings.stream_partitions),
         "POSITIONS_HASH": settings.positions_hash,
+        "INSTRUMENTS_HASH": settings.instruments_hash,
         "DEAD_LETTER_STREAM": settings.dead_letter_stream,
         "DATA_DIR": str(settings.data_dir),
         "RUST_BACKTRACE": "0",
@@ -210,7 +215,11 @@ def _own_keys(client: redis.Redis) -> Iterator[None]:
 
 
 def _keys(client: redis.Redis) -> list[str]:
-    return sorted(client.scan_iter(match=f"{PREFIX}*", count=10_000))
+    # What stands beside a key has the key's name in braces.
+    patterns = (f"{PREFIX}*", f"{{{PREFIX}*")
+    return sorted(
+        key for pattern in patterns for key in client.scan_iter(match=pattern, count=10_000)
+    )
 
 
 def _letters(settings: Settings) -> list[str]:

@@ -138,7 +138,9 @@ def test_a_directory_may_be_named_with_signs_that_a_pattern_gives_a_meaning(
     tmp_path: Path,
 ) -> None:
     rows = history_of(tmp_path / "env=prod [x]*", [told("5-0")])
-    assert rows.positions.collect_schema().names()[:26] == list(history.POSITIONS)
+    assert rows.positions.collect_schema().names()[: len(history.POSITIONS)] == list(
+        history.POSITIONS
+    )
     assert rows_of(rows.positions, "key", "date") == [("AAPL", date(2024, 1, 2))]
 
 
@@ -437,6 +439,42 @@ def test_the_tax_report_puts_commissions_into_cost_and_proceeds(
     figures = ("proceeds", "cost", "gain", "acquired", "disposed")
     day = date(2024, 1, 2)
     assert rows_of(history.tax_lots(lots, "UTC"), *figures) == [(proceeds, cost, pnl - 4, day, day)]
+
+
+def test_an_adjustment_is_in_the_net_like_a_commission(tmp_path: Path) -> None:
+    messages = [
+        told("1-0", exec_id="o", fill="BUY 10 @ 100"),
+        told("2-0", exec_id="c", fill="SELL 10 @ 110", basis_adjustment=Decimal(-30)),
+    ]
+    rows = history_of(tmp_path, messages, [matched("2-0", "10", OPENED, CLOSED, "100")])
+    assert rows_of(history.closed_lots(rows), "net_realized_pnl") == [(130,)]
+
+
+def test_an_opening_has_an_age_only_if_a_statement_told_it(tmp_path: Path) -> None:
+    messages = [
+        told("1-0", exec_id="opening", type="opening", qty="10"),
+        told("2-0", exec_id="flex-open-1-1", type="opening", qty="20"),
+    ]
+    opened = [f"{exec_id} 2022-01-02T15:00 @ 1" for exec_id in ("opening", "flex-open-1-1")]
+    matches = [matched(f"{n}-0", "10", each, CLOSED, "1") for n, each in enumerate(opened, 3)]
+    report = history.tax_lots(history.closed_lots(history_of(tmp_path, messages, matches)), "UTC")
+    assert sorted(rows_of(report, "term")) == [("long",), ("unknown",)]
+
+
+def test_tax_years_add_up_by_currency_and_more(tmp_path: Path) -> None:
+    matches = [
+        matched("1-0", "1", OPENED, "a 2024-12-31T23:59 @ 1", "5"),
+        matched("2-0", "1", OPENED, "b 2025-01-01T00:01 @ 1", "7"),
+        matched("3-0", "1", OPENED, "c 2025-01-02T00:01 @ 1", "9", symbol="MSFT"),
+    ]
+    report = history.tax_lots(history.closed_lots(history_of(tmp_path, matches=matches)), "UTC")
+    assert rows_of(history.by_tax_year(report), "year", "currency", "lots", "gain") == [
+        (2024, "USD", 1, 5), (2025, "USD", 2, 16),
+    ]  # fmt: skip
+    by_symbol = history.by_tax_year(report, ["symbol"])
+    assert rows_of(by_symbol, "year", "symbol", "gain") == [
+        (2024, "AAPL", 5), (2025, "AAPL", 7), (2025, "MSFT", 9),
+    ]  # fmt: skip
 
 
 def test_an_exported_figure_has_no_idle_zeros() -> None:

@@ -22,7 +22,7 @@ from nbclient import NotebookClient
 from tests.notebooks.flow_data import ACCOUNTS, Written
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-NAMES = ["01_positions", "02_trades", "03_time_travel"]
+NAMES = ["01_positions", "02_trades", "03_time_travel", "04_tax_years"]
 
 PLACES = r"(?<![\w.:/])/(home|Users|root|tmp|work|opt|usr|var|private|mnt)\b|[A-Z]:\\|file://"
 """What a path on somebody's machine begins with."""

@@ -38,6 +38,8 @@ def test_the_defaults_are_the_contracts() -> None:
         "ibkr_accounts": (),
         "instruments_hash": "instruments",
         "broker_hash": "broker",
+        "flex_token": None,
+        "flex_query_id": None,
         "metrics_port": None,
         "log_level": "INFO",
         "log_format": "text",
@@ -64,12 +66,17 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         IBKR_ACCOUNTS="U1, U2",
         INSTRUMENTS_HASH="contracts",
         BROKER_HASH="ibkr",
+        FLEX_TOKEN="a-token",
+        FLEX_QUERY_ID="987654",
         METRICS_PORT="9100",
         LOG_LEVEL="debug",
         LOG_FORMAT="json",
     )
     assert settings.redis_url.get_secret_value() == "rediss://user:pw@redis.example:6380/2"
-    assert settings.model_dump(exclude={"redis_url"}) == {
+    assert settings.flex_token is not None
+    assert settings.flex_token.get_secret_value() == "a-token"
+    assert "a-token" not in repr(settings)
+    assert settings.model_dump(exclude={"redis_url", "flex_token"}) == {
         "executions_stream": "fills",
         "stream_partitions": 3,
         "own_partitions": (0, 2),
@@ -85,6 +92,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "ibkr_accounts": ("U1", "U2"),
         "instruments_hash": "contracts",
         "broker_hash": "ibkr",
+        "flex_query_id": "987654",
         "metrics_port": 9100,
         "log_level": "DEBUG",
         "log_format": "json",
@@ -130,6 +138,7 @@ def test_an_address_may_be_any_that_redis_py_takes(
         ("IBKR_TIMEZONE", "../UTC", "a time zone's name"),
         ("IBKR_ACCOUNTS", "U1,,U2", "account numbers such as"),
         ("IBKR_ACCOUNTS", "U1:AAPL", "account numbers such as"),
+        ("FLEX_QUERY_ID", "mine", "match pattern"),
         ("METRICS_PORT", "0", "greater than or equal to 1"),
         ("LOG_LEVEL", "loud", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
         ("LOG_FORMAT", "xml", "text or json"),

@@ -97,6 +97,15 @@ def test_it_shows_the_sample_and_the_brokers_own_figures(demo: Demo) -> None:
     assert "python -m bytewax.run flows.positions -r data/recovery" in done.stdout
 
 
+def test_it_imports_and_audits_a_flex_statement(demo: Demo) -> None:
+    done = demo.run("--days", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "flows.flex import flows/demo/flex.xml: 8 executions, 1 split, 1 transfer" in done.stdout
+    assert done.stdout.count("left out: Transfers 25 INTX: expected nothing to come") == 1
+    assert re.search(r"closes +4 +0 *\nclosed lots +1 +0 *\nopen lots +1 +0", done.stdout)
+    assert "EUR.USD: not compared: FX rows have no P&L in Flex" in done.stdout
+
+
 def test_no_figure_is_cut_off_at_80_columns(demo: Demo) -> None:
     assert "…" not in demo.run().stdout
 
@@ -162,10 +171,10 @@ def test_keep_leaves_a_history_that_adds_up(demo: Demo, tmp_path: Path) -> None:
     done = demo.run("--keep", str(kept), "--days", "25")
     assert (done.returncode, done.stderr) == (0, "")
     positions, lots = pl.read_parquet(kept / "positions"), pl.read_parquet(kept / "closed_lots")
-    assert positions["account"].n_unique() == 3
+    assert positions["account"].n_unique() == 4
     assert set(positions["currency"]) == {"USD", "EUR", "GBP"}
     assert positions["symbol"].n_unique() > 10
-    assert set(positions["type"]) == {"execution", "commission", "opening"}
+    assert set(positions["type"]) == {"execution", "commission", "opening", "split", "transfer"}
     assert _sums(positions, "realized_pnl_change") == _sums(lots, "realized_pnl")
     assert {lot > 0 for lot in lots["realized_pnl"]} == {True, False}
 

@@ -1,0 +1,386 @@
+"""What a corporate action does, read from its rows: one step for each kind.
+
+The rows of one action belong together by `actionID`, else by what their text begins
+with. What a figure needs and no row tells (how a spin-off divides the cost) is asked
+for, never guessed.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+from connectors.flex.contents import Problem
+from connectors.flex.lots import exact_text, rounded
+from connectors.flex.records import Action, Contract
+
+BROKERS_PLACES = 4
+"""To how many places the broker rounds shares, unless the row itself shows more."""
+_RATIO = re.compile(r"(\d+(?:\.\d+)?) +FOR +(\d+(?:\.\d+)?)\b", re.IGNORECASE)
+_LEADING = re.compile(r"\s*(?P<symbol>[^()]*?)\s*\((?P<isin>[A-Z0-9]+)\)")
+_LARGEST = 10**9
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is common to all steps."""
+
+    account: str
+    time: int
+    id: str
+    """What the exec_ids of its messages begin with."""
+    rows: tuple[Action, ...]
+
+
+@dataclass(frozen=True)
+class SplitStep(Step):
+    """A split or a stock dividend; the key may get a new contract number."""
+
+    old: Contract
+    new: Contract
+    called: str
+    """The ticker before the action."""
+    ratio: str
+    places: int | None
+    """To how many the broker rounded; None if there was nothing to round."""
+
+
+@dataclass(frozen=True)
+class RenameStep(Step):
+    """The same instrument under a new number, or a new number and a new name."""
+
+    old: Contract
+    new: Contract
+    called: str
+
+
+@dataclass(frozen=True)
+class SaleStep(Step):
+    """All or a part is taken for money, or for nothing: a plain execution."""
+
+    contract: Contract
+    qty: Fraction
+    price: Fraction
+
+
+@dataclass(frozen=True)
+class MoveStep(Step):
+    """Lots go from one key into others, or a part of their cost does (a spin-off)."""
+
+    source: Contract
+    called: str
+    leaves: Fraction | None
+    """How much leaves, signed as the row says; None if the source keeps its units."""
+    targets: tuple[tuple[Action, Fraction | None], ...]
+    """Each with its share of the cost; None if no row tells it."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class LeftOutStep(Step):
+    """An action that cannot be said in messages: from then on, what it touches is not clear."""
+
+    touched: tuple[Contract, ...]
+    reason: str
+
+
+def steps(
+    actions: Iterable[Action], ratios: Mapping[str, Fraction], contracts: Mapping[str, Contract]
+) -> tuple[list[Step], list[Problem]]:
+    """Return what the corporate actions do, in order of time, and cancellations of nothing.
+
+    ratios: shares of cost by transaction id, con_id or symbol of the row that gets it.
+    contracts: known contracts by ISIN and by symbol, to find what a text names.
+    """
+    done: list[Step] = []
+    problems: list[Problem] = []
+    for group in _groups(_details(actions)):
+        rows, alone = _without_cancelled(group)
+        problems += [Problem("expected the action that this row cancels, found none", row.shown)
+                     for row in alone]  # fmt: skip
+        try:
+            done += [_step(rows, ratios, contracts)] if rows else []
+        except _InexpressibleError as error:
+            parent = _named_first(rows[0], contracts)
+            touched = [row.contract for row in rows] + ([parent] if parent else [])
+            done.append(LeftOutStep(*_common(rows), tuple(touched), str(error)))
+    return sorted(done, key=lambda step: (step.time, step.id)), problems
+
+
+class _InexpressibleError(Exception):
+    pass
+
+
+def _details(actions: Iterable[Action]) -> list[Action]:
+    actions = list(actions)
+    told = {(row.contract.con_id, row.text, row.qty) for row in actions if not row.summary}
+    return [
+        row
+        for row in actions
+        if not row.summary or (row.contract.con_id, row.text, row.qty) not in told
+    ]
+
+
+def _groups(actions: Iterable[Action]) -> Iterable[list[Action]]:
+    groups: dict[tuple[str, ...], list[Action]] = defaultdict(list)
+    for row in actions:
+        begins = row.text.rpartition("(")[0].strip() or row.text
+        facts = (row.action_id,) if row.action_id else (str(row.time), row.code, begins)
+        groups[(row.account, *facts)].append(row)
+    return groups.values()
+
+
+def _without_cancelled(rows: Sequence[Action]) -> tuple[list[Action], list[Action]]:
+    stand, alone = [row for row in rows if not row.cancelled], []
+    for cancelled in (row for row in rows if row.cancelled):
+        for row in stand:
+            if row.contract == cancelled.contract and row.qty == -cancelled.qty:
+                stand.remove(row)
+                break
+        else:
+            alone.append(cancelled)
+    return stand, alone
+
+
+def _step(
+    rows: list[Action], ratios: Mapping[str, Fraction], contracts: Mapping[str, Contract]
+) -> Step:
+    text, code = rows[0].text.upper(), rows[0].code
+    rows = [row for row in rows if row.qty]
+    if not rows:
+        raise _InexpressibleError("expected a quantity other than 0")
+    if re.search(r"\bSPLIT\b", text) or code in ("FS", "RS"):
+        return _split(rows)
+    if code == "SD" or ("STOCK DIVIDEND" in text and code not in ("HI", "CH", "CD")):
+        return _stock_dividend(rows)
+    if code == "IC" or "CUSIP/ISIN CHANGE" in text:
+        return _rename(rows)
+    if code in ("SO", "RI") or "SPINOFF" in text.replace("-", "") or "RIGHTS ISSUE" in text:
+        return _spin_off(rows, ratios, contracts)
+    if len(rows) == 1 and (rows[0].proceeds or _is_worthless(rows[0])):
+        return _sale(rows[0])
+    if code in ("TC", "TO", "TI", "BC") or "MERGE" in text or "TENDER" in text:
+        return _merger(rows, ratios)
+    if "STOCK DIVIDEND" in text:
+        raise _InexpressibleError(
+            "expected a stock dividend without a choice, as what chosen shares cost stands in no "
+            "row: publish them as a transfer IN with their cost"
+        )
+    raise _InexpressibleError(
+        "expected a split, stock dividend, rename, merger, tender, spin-off, rights issue, "
+        f"redemption or delisting, found type {code!r}"
+    )
+
+
+def _is_worthless(row: Action) -> bool:
+    text = row.text.upper()
+    return row.code == "DW" or "WORTHLESS" in text or "DELIST" in text
+
+
+def _common(rows: Sequence[Action]) -> tuple[str, int, str, tuple[Action, ...]]:
+    first = min(rows, key=lambda row: (len(row.transaction_id), row.transaction_id))
+    own = first.transaction_id or first.action_id or f"{first.contract.con_id}-{first.time}"
+    return first.account, first.time, f"flex-{own}", tuple(rows)
+
+
+def _called(row: Action) -> str:
+    """Return the ticker before the action: the row's own may be the one that it got by it."""
+    match = _LEADING.match(row.text)
+    return match["symbol"].strip().removesuffix(".OLD") if match else row.contract.symbol
+
+
+def _text_ratio(text: str) -> tuple[Fraction, Fraction]:
+    found = _RATIO.findall(text)
+    if len(found) != 1 or not float(found[0][0]) or not float(found[0][1]):
+        raise _InexpressibleError("expected one ratio such as 2 FOR 1 in the row's text")
+    return Fraction(found[0][0]), Fraction(found[0][1])
+
+
+# --- one key -----------------------------------------------------------------------------
+
+
+def _split(rows: list[Action]) -> SplitStep:
+    new, old = _text_ratio(rows[0].text)
+    return _scaled(rows, new / old)
+
+
+def _stock_dividend(rows: list[Action]) -> SplitStep:
+    added, per = _text_ratio(rows[0].text)
+    leading = _LEADING.match(rows[0].text)
+    own = {rows[0].contract.isin, rows[0].contract.symbol} - {""}
+    if leading and own.isdisjoint(leading.groupdict().values()):
+        raise _InexpressibleError(
+            "expected a stock dividend in its own shares, found one in another instrument: "
+            "what that costs stands in no row"
+        )
+    return _scaled(rows, 1 + added / per)
+
+
+def _scaled(rows: list[Action], ratio: Fraction) -> SplitStep:
+    if len(rows) == 1:
+        row = rows[0]
+        places = _places_of_added(ratio, row.qty)
+        return SplitStep(*_common(rows), row.contract, row.contract, _called(row),
+                         *_written(ratio, places, row.qty))  # fmt: skip
+    if len(rows) != 2:  # noqa: PLR2004
+        raise _InexpressibleError(f"expected one row or two, found {len(rows)}")
+    for old, new in (rows, rows[::-1]):
+        try:
+            places = _places(ratio, Fraction(-old.qty), new.qty)
+        except _InexpressibleError:
+            continue
+        if ratio != 1 or _is_old(old):
+            return SplitStep(*_common(rows), old.contract, new.contract, _called(old),
+                             *_written(ratio, places, new.qty))  # fmt: skip
+    raise _InexpressibleError(
+        f"expected one row to be {exact_text(ratio, 10)} times the other, rounded, found "
+        f"{rows[0].qty:f} and {rows[1].qty:f}"
+    )
+
+
+def _is_old(row: Action) -> bool:
+    leading = _LEADING.match(row.text)
+    return row.contract.symbol.endswith(".OLD") or (
+        leading is not None and leading["isin"] == row.contract.isin
+    )
+
+
+def _places(ratio: Fraction, old: Fraction, new: Decimal) -> int | None:
+    """Return to how many places the broker rounded; None if there was nothing to round."""
+    exact, shown = old * ratio, -int(new.as_tuple().exponent)
+    if exact == new:
+        return None
+    for places in sorted({max(BROKERS_PLACES, shown), max(shown, 0)}, reverse=True):
+        if places <= 10 and rounded(exact, places) == new:  # noqa: PLR2004
+            return places
+    raise _InexpressibleError(f"expected {exact_text(exact, 10)} after it, rounded, found {new:f}")
+
+
+def _places_of_added(ratio: Fraction, added: Decimal) -> int | None:
+    """Return the same where only what comes is told, for a holding of as few places as fit."""
+    if ratio == 1:
+        raise _InexpressibleError("expected a ratio other than 1")
+    for held_places in range(9):
+        old = rounded(Fraction(added) / (ratio - 1), held_places)
+        with_new = old + Fraction(added)
+        new = Decimal(exact_text(with_new, 10))
+        if old and Fraction(new) == with_new:
+            try:
+                return _places(ratio, old, new)
+            except _InexpressibleError:
+                continue
+    raise _InexpressibleError(f"expected what comes to fit the ratio, found {added:f}")
+
+
+def _written(ratio: Fraction, places: int | None, qty: Decimal) -> tuple[str, int | None]:
+    """Return a ratio as the stream takes it: whole numbers below 1e9.
+
+    One of larger numbers is replaced by the nearest one, which is equal to 17 places and
+    more: rounded as the broker rounds, no quantity differs.
+    """
+    if max(ratio.numerator, ratio.denominator) < _LARGEST:
+        return f"{ratio.numerator}:{ratio.denominator}", places
+    near = ratio.limit_denominator(int((_LARGEST - 1) / max(ratio, Fraction(1))))
+    shown = max(-int(qty.as_tuple().exponent), BROKERS_PLACES)
+    return f"{near.numerator}:{near.denominator}", shown if places is None else places
+
+
+def _sale(row: Action) -> SaleStep:
+    price = -Fraction(row.proceeds) / (Fraction(row.qty) * Fraction(row.contract.multiplier))
+    if price < 0:
+        raise _InexpressibleError(
+            f"expected money for what goes, found {row.proceeds:f} for {row.qty:f}"
+        )
+    return SaleStep(*_common([row]), row.contract, Fraction(row.qty), price)
+
+
+# --- two keys ----------------------------------------------------------------------------
+
+
+def _rename(rows: list[Action]) -> RenameStep:
+    if len(rows) != 2 or rows[0].qty != -rows[1].qty:  # noqa: PLR2004
+        raise _InexpressibleError(
+            f"expected two rows, as much going as coming, found {[f'{r.qty:f}' for r in rows]}"
+        )
+    old, new = rows if _is_old(rows[0]) and not _is_old(rows[1]) else rows[::-1]
+    if not _is_old(old) or _is_old(new):
+        old, new = sorted(rows, key=lambda row: row.qty)
+    return RenameStep(*_common(rows), old.contract, new.contract, _called(old))
+
+
+def _merger(rows: list[Action], ratios: Mapping[str, Fraction]) -> MoveStep:
+    going = [row for row in rows if row.qty < 0]
+    coming = [row for row in rows if row.qty > 0]
+    if len(going) != 1 and len(coming) == 1:
+        going, coming = coming, going  # what was sold short goes the other way
+    if len(going) != 1 or not coming:
+        raise _InexpressibleError(
+            f"expected one row that goes and some that come, found {len(going)} and {len(coming)}"
+        )
+    [source] = going
+    note = ""
+    if source.proceeds:
+        if source.pnl:
+            raise _InexpressibleError(
+                f"expected no P&L beside new shares, found {source.pnl:f}: a merger for cash and "
+                f"shares that realizes a part cannot be said in messages"
+            )
+        note = f"{source.proceeds:f} paid in cash change no cost, as the row's P&L is 0"
+    shares = _shares(coming, ratios, whole=True)
+    return MoveStep(*_common(rows), source.contract, _called(source), Fraction(source.qty),
+                    tuple(zip(coming, shares, strict=True)), note)  # fmt: skip
+
+
+def _spin_off(
+    rows: list[Action], ratios: Mapping[str, Fraction], contracts: Mapping[str, Contract]
+) -> MoveStep:
+    parent = _named_first(rows[0], contracts)
+    if parent is None:
+        raise _InexpressibleError(
+            "expected the parent's row or trades in the files, found nothing of what the text "
+            "names first"
+        )
+    if rows[0].code == "RI" or "RIGHTS ISSUE" in rows[0].text.upper():
+        shares: list[Fraction | None] = [Fraction(0)] * len(rows)  # rights cost nothing
+    else:
+        shares = _shares(rows, ratios, whole=False)
+    return MoveStep(*_common(rows), parent, _called(rows[0]), None,
+                    tuple(zip(rows, shares, strict=True)))  # fmt: skip
+
+
+def _named_first(row: Action, contracts: Mapping[str, Contract]) -> Contract | None:
+    leading = _LEADING.match(row.text)
+    if leading is None:
+        return None
+    return contracts.get(leading["isin"]) or contracts.get(leading["symbol"].strip())
+
+
+def _shares(
+    rows: list[Action], ratios: Mapping[str, Fraction], *, whole: bool
+) -> list[Fraction | None]:
+    """Find each row's share of the cost; of a whole that is divided the last one follows."""
+    if whole and len(rows) == 1:
+        return [Fraction(1)]
+    shares: list[Fraction | None] = [
+        next((ratios[name] for name in _names(row) if name in ratios), None) for row in rows
+    ]
+    missing = [row for row, share in zip(rows, shares, strict=True) if share is None]
+    if whole and len(missing) == 1:
+        rest = 1 - sum((share for share in shares if share is not None), Fraction(0))
+        return [rest if share is None else share for share in shares]
+    if missing:
+        asked = " ".join(f"--ratio {_names(row)[0]}=SHARE" for row in missing)
+        raise _InexpressibleError(
+            f"expected to be told which share of the cost goes to {missing[0].contract.symbol} "
+            f"(it stands in no row; the issuer's form 8937 says it): {asked}"
+        )
+    total = sum((share for share in shares if share is not None), Fraction(0))
+    if total > 1 or (whole and total != 1):
+        raise _InexpressibleError(f"expected shares of the cost that add up, found {total}")
+    return shares
+
+
+def _names(row: Action) -> list[str]:
+    return [name for name in (row.transaction_id, row.contract.con_id, row.contract.symbol) if name]

@@ -1,0 +1,178 @@
+"""What the files of one call hold, each row once.
+
+The same row stands in every file that covers its day. Repeats are dropped here; of two
+that differ in nothing but a charge, the statement made later counts. What cannot be
+read becomes a problem with its row and the reason, and loses no other row.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from typing import NamedTuple, TypeVar
+
+from connectors.flex.records import (
+    Action,
+    Cash,
+    FlexLot,
+    RowError,
+    Trade,
+    read_action,
+    read_cash,
+    read_closed_lot,
+    read_open_lot,
+    read_trade,
+)
+from connectors.flex.times import names_zone
+from connectors.flex.xml import Row
+
+T = TypeVar("T")
+
+SUMS = frozenset({"ORDER", "SYMBOL_SUMMARY", "ASSET_SUMMARY", "WASH_SALE", "SYMBOLSUMMARY",
+                  "ASSETSUMMARY", "WASHSALE", "SUMMARY"})  # fmt: skip
+"""Levels of detail that sum up what stands elsewhere, or tell of it again."""
+CLOSED = frozenset({"LOT", "CLOSED_LOT", "CLOSEDLOT"})
+RETURN_OF_CAPITAL, COMMISSIONS = "RETURN OF CAPITAL", "COMMISSION ADJUSTMENTS"
+
+
+class Problem(NamedTuple):
+    """A row that was left out, and why."""
+
+    reason: str
+    row: Mapping[str, str]
+
+
+@dataclass
+class Contents:
+    """The rows of all files of a call."""
+
+    zone: tzinfo
+    """Of times that name none."""
+    trades: dict[tuple[str, ...], Trade] = field(default_factory=dict)
+    orders: list[Trade] = field(default_factory=list)
+    actions: dict[tuple[str, ...], Action] = field(default_factory=dict)
+    cash: dict[tuple[str, ...], Cash] = field(default_factory=dict)
+    closed_lots: Counter[FlexLot] = field(default_factory=Counter)
+    open_lots: Counter[FlexLot] = field(default_factory=Counter)
+    first_days: set[tuple[str, str]] = field(default_factory=set)
+    """Account and first day of the statements that tell of it."""
+    told_open: set[tuple[str, str]] = field(default_factory=set)
+    """Account ("" for all) and day of which the open positions are told, also where none is."""
+    problems: list[Problem] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """Sections that say nothing of positions, or that nobody knows, and their rows."""
+    zoneless: bool = False
+    """Whether a time named no zone."""
+
+    def add_file(self, rows: Iterable[Row]) -> None:
+        """Take the rows of one file."""
+        closed, opened = Counter[FlexLot](), Counter[FlexLot]()
+        for row in rows:
+            try:
+                self._add(row, closed, opened)
+            except RowError as error:
+                self.problems.append(Problem(str(error), _shown(row)))
+        # Two lots of one file may be alike; in another file they are the same two.
+        self.closed_lots |= closed
+        self.open_lots |= opened
+
+    def _add(self, row: Row, closed: Counter[FlexLot], opened: Counter[FlexLot]) -> None:
+        match row.section:
+            case "FlexStatement":
+                if row.tag == "OpenPositions":
+                    account = row.statement.account.strip("-")
+                    self.told_open.add((account, row.statement.last_day))
+            case "Trades" | "TradeConfirms" | "TradeConfirmations":
+                self._add_trade(row, closed)
+            case "OpenPositions":
+                if row.fields.get("levelOfDetail", "").upper() == "LOT":
+                    lot = read_open_lot(row, self.zone)
+                    opened[lot] += 1
+                    self.first_days.add((lot.account, row.statement.first_day))
+                else:
+                    self.passed_over["OpenPositions (not lots)"] += 1
+            case "CorporateActions":
+                action = read_action(row, self.zone)
+                self.actions.setdefault(_action_key(action), action)
+            case "CashTransactions":
+                self._add_cash(row)
+            case "Transfers":
+                self._add_transfer(row)
+            case section:
+                self.passed_over[section] += 1
+
+    def _add_trade(self, row: Row, closed: Counter[FlexLot]) -> None:
+        level = row.fields.get("levelOfDetail", "").upper() or _LEVELS.get(row.tag, row.tag.upper())
+        if level in CLOSED:
+            closed[read_closed_lot(row, self.zone)] += 1
+        elif level == "ORDER":
+            self.orders.append(read_trade(row, self.zone))
+        elif level == "EXECUTION":
+            self._add_execution(read_trade(row, self.zone), row)
+        elif level in SUMS:
+            self.passed_over[f"{row.section} ({level.lower()})"] += 1
+        else:
+            raise RowError(
+                f"levelOfDetail: expected EXECUTION, ORDER, CLOSED_LOT or a sum, found {level!r}"
+            )
+
+    def _add_execution(self, trade: Trade, row: Row) -> None:
+        self.zoneless = self.zoneless or not names_zone(row.fields.get("dateTime", ""))
+        self.first_days.add((trade.account, row.statement.first_day))
+        old = self.trades.get(trade.key)
+        if old is None:
+            self.trades[trade.key] = trade
+        elif (old.qty, old.price) != (trade.qty, trade.price):
+            raise RowError(
+                f"expected {old.qty:f} at {old.price:f}, as another row with its ids says, found "
+                f"{trade.qty:f} at {trade.price:f}"
+            )
+        elif (trade.charge is not None, trade.generated) > (
+            old.charge is not None, old.generated,
+        ):  # fmt: skip
+            self.trades[trade.key] = trade
+
+    def _add_cash(self, row: Row) -> None:
+        kind, text = (row.fields.get(name, "").upper() for name in ("type", "description"))
+        summary = row.fields.get("levelOfDetail", "").upper() == "SUMMARY"
+        if summary or (RETURN_OF_CAPITAL not in f"{kind} {text}" and COMMISSIONS not in kind):
+            self.passed_over[row.section] += 1
+            return
+        cash = read_cash(row, self.zone)
+        self.cash.setdefault(
+            (cash.account, cash.transaction_id or f"{cash.time} {cash.amount} {cash.text}"), cash
+        )
+
+    def _add_transfer(self, row: Row) -> None:
+        if row.fields.get("assetCategory") == "CASH" or not row.fields.get("quantity", "").strip(
+            "-0."
+        ):
+            self.passed_over[row.section] += 1
+            return
+        raise RowError(
+            "expected nothing to come or go from another account or broker, as what it cost and "
+            "when it was opened stands in no row: publish it as an opening or a transfer"
+        )
+
+
+_LEVELS = {"Trade": "EXECUTION", "TradeConfirm": "EXECUTION", "TradeConfirmation": "EXECUTION",
+           "Lot": "CLOSED_LOT"}  # fmt: skip
+
+
+def _action_key(action: Action) -> tuple[str, ...]:
+    if action.transaction_id:
+        return action.account, action.transaction_id
+    facts = (action.contract.con_id, action.text, str(action.time), str(action.qty))
+    return (action.account, *facts)
+
+
+_SHOWN = (
+    "accountId", "symbol", "conid", "assetCategory", "levelOfDetail", "dateTime", "tradeDate",
+    "reportDate", "buySell", "quantity", "position", "tradePrice", "price", "transactionType",
+    "type", "ibExecID", "execID", "tradeID", "transactionID", "description", "amount",
+)  # fmt: skip
+
+
+def _shown(row: Row) -> dict[str, str]:
+    known = {name: row.fields[name] for name in _SHOWN if row.fields.get(name)}
+    return {"section": row.section, **(known or dict(row.fields))}

@@ -1,0 +1,310 @@
+"""The rows of a call put in order, before anybody asks what is known already.
+
+An execution may stand in several rows: revisions, cancellations, the same in another
+file. Here they become one fill. Rows that mean nothing alone are left out.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+from typing import NamedTuple, TypeAlias
+
+from connectors.flex.actions import (
+    MoveStep,
+    RenameStep,
+    SaleStep,
+    SplitStep,
+    Step,
+    steps,
+)
+from connectors.flex.contents import COMMISSIONS, Contents, Problem
+from connectors.flex.known import Names
+from connectors.flex.openings import Opening
+from connectors.flex.openings import openings as find_openings
+from connectors.flex.options import OptionEnds, option_ends
+from connectors.flex.records import Cash, Contract, Trade
+from connectors.flex.times import read_time
+from state.keys import parse_exec_id
+
+Fields: TypeAlias = dict[str, str]
+Key: TypeAlias = tuple[str, str]
+"""Account and symbol."""
+
+_KINDS = frozenset({"", "ExchTrade", "BookTrade", "DvpTrade", "FracShare", "FracShareCancel",
+                    "TradeCorrect", "TradeCancel"})  # fmt: skip
+
+
+class Planned(NamedTuple):
+    """A message to publish once."""
+
+    once_id: str
+    fields: Fields
+    version: str = ""
+
+
+@dataclass
+class Plan:
+    """What an import is going to do."""
+
+    messages: list[Planned] = field(default_factory=list)
+    """Empty if they are published as they come."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Messages by type."""
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    known: int = 0
+    """Rows passed over, as what they say is known."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a call asks for."""
+
+    ratios: Mapping[str, Fraction] = field(default_factory=dict)
+    since: int | None = None
+    """Rows before it are passed over; milliseconds, as of all times."""
+    until: int | None = None
+    """Rows from it on are passed over."""
+
+    def has(self, time: int) -> bool:
+        return (self.since is None or time >= self.since) and (
+            self.until is None or time < self.until
+        )
+
+
+class Fill(NamedTuple):
+    """An execution with all its rows: the highest revision, and what all of them cost."""
+
+    trade: Trade
+    identity: str
+    revision: int
+    charge: Decimal | None
+    busted: bool
+
+
+class Draft:
+    """The rows of a call put in order, before what is known is asked for."""
+
+    def __init__(self, contents: Contents, asked: Asked, *, openings: bool = False) -> None:
+        self.contents, self.asked = contents, asked
+        self.plan = Plan(problems=list(contents.problems))
+        trades = sorted(
+            (trade for trade in contents.trades.values() if asked.has(trade.time)),
+            key=lambda trade: trade.order,
+        )
+        self._actions = [each for each in contents.actions.values() if asked.has(each.time)]
+        self.steps, problems = steps(self._actions, asked.ratios, _contracts(trades, self._actions))
+        self.plan.problems += problems
+        self.cash = [each for each in contents.cash.values() if asked.has(each.time)]
+        self.fills = self._fills(trades)
+        self.ends: OptionEnds = option_ends(fill.trade for fill in self.fills)
+        self.plan.problems += self.ends.problems
+        self.unexplained_orders = self._orders_alone(trades)
+        """Order rows whose executions are in no file."""
+        self.openings: list[Opening] = []
+        if openings:
+            counted = [fill.trade for fill in self.fills if not fill.busted]
+            self.openings, problems = find_openings(contents, counted, self._first_moments())
+            self.plan.problems += problems
+
+    @property
+    def identities(self) -> set[tuple[str, str]]:
+        """Account and identity of all executions, to ask what is known of them."""
+        return {(fill.trade.account, fill.identity) for fill in self.fills} | {
+            (step.account, step.id) for step in self.steps if isinstance(step, SaleStep)
+        }
+
+    def watched(self, names: Names) -> set[Key]:
+        """Return the keys whose lots must be known; gives all instruments their names."""
+        self._name_all(names)
+        keys = {(each.account, names.of(each.contract)) for each in self.openings}
+        for step in self.steps:
+            split = isinstance(step, SplitStep) and names.of(step.old) != names.of(step.new)
+            if split or isinstance(step, MoveStep | RenameStep):
+                keys |= {(step.account, names.of(each)) for each in _touched(step)}
+        keys |= {
+            (cash.account, names.of(cash.contract))
+            for cash in self.cash
+            if COMMISSIONS not in cash.kind.upper()
+        }
+        return keys
+
+    def _name_all(self, names: Names) -> None:
+        for _, item in sorted(self._items(), key=lambda item: item[0]):
+            if isinstance(item, SplitStep | RenameStep):
+                called = item.called
+                name = names.of(item.old, called)
+                if names.known(item.new.con_id) is None and (
+                    isinstance(item, SplitStep) or _same_ticker(item)
+                ):
+                    names.share(item.new, name)
+                names.of(item.new)
+            elif isinstance(item, MoveStep):
+                names.of(item.source, item.called)
+                for row, _ in item.targets:
+                    names.of(row.contract)
+            elif isinstance(item, SaleStep):
+                names.of(item.contract)
+            elif isinstance(item, Fill):
+                names.of(item.trade.contract)
+
+    def _first_moments(self) -> dict[str, int]:
+        """Return when the files of each account begin."""
+        first: dict[str, int] = {}
+        for account, day in self.contents.first_days:
+            if day:
+                moment = read_time(day, self.contents.zone)
+                first[account] = min(first.get(account, moment), moment)
+        return first
+
+    def _items(self) -> "Iterator[tuple[tuple[int, ...], Item]]":
+        for place, step in enumerate(self.steps):
+            yield (step.time, 0, place, 0), step
+        for place, cash in enumerate(self.cash):
+            yield (cash.ex_time or cash.time, 0, -1, place), cash
+        for place, fill in enumerate(self.fills):
+            yield (*fill.trade.order[:1], 1, place, 0), fill
+
+    def items(self) -> "list[tuple[tuple[int, ...], Item]]":
+        """Return all that is to be done, in order; a place is time, 0 or 1, number."""
+        return sorted(self._items(), key=lambda item: item[0])
+
+    # --- executions with all their rows ----------------------------------------------------
+
+    def _fills(self, trades: list[Trade]) -> list[Fill]:
+        rows: dict[tuple[str, str], list[Trade]] = defaultdict(list)
+        cancels: list[Trade] = []
+        for trade in trades:
+            if trade.cancels and trade.kind != "FracShareCancel":
+                cancels.append(trade)
+            elif reason := _unfit(trade):
+                self._leave_out([trade], reason)
+            else:
+                rows[trade.account, parse_exec_id(trade.id).identity].append(trade)
+        busted = self._busted(rows, cancels)
+        fills = [
+            fill
+            for (account, identity), of_it in rows.items()
+            if (fill := self._fill(identity, of_it, busted=(account, identity) in busted))
+        ]
+        return sorted(fills, key=lambda fill: fill.trade.order)
+
+    def _fill(self, identity: str, rows: list[Trade], *, busted: bool) -> Fill | None:
+        distinct: dict[tuple[str, str], Trade] = {}
+        for row in rows:
+            # A trade confirmation names no transaction: it is the row that names one.
+            if row.transaction_id or not any(
+                other.exec_id == row.exec_id and other.transaction_id for other in rows
+            ):
+                distinct[row.id, row.transaction_id] = row
+        trade = max(distinct.values(), key=lambda row: parse_exec_id(row.id).revision or 1)
+        same = [row for row in rows if row.id == trade.id]
+        if len({(row.qty, row.price) for row in same}) > 1:
+            self._leave_out(same, "expected rows of one execution id to agree, found others")
+            return None
+        charges = [row.charge for row in distinct.values() if row.charge is not None]
+        charge = sum(charges, Decimal(0)) if charges else None
+        return Fill(trade, identity, parse_exec_id(trade.id).revision or 1, charge, busted)
+
+    def _busted(
+        self, rows: Mapping[tuple[str, str], list[Trade]], cancels: Sequence[Trade]
+    ) -> set[tuple[str, str]]:
+        """Return the executions that cancellations leave nothing of."""
+        by_trade = {
+            (account, row.trade_id): (account, identity)
+            for (account, identity), of_it in rows.items()
+            for row in of_it
+            if row.trade_id
+        }
+        of: dict[tuple[str, str], list[Trade]] = defaultdict(list)
+        for cancel in cancels:
+            ids = (cancel.cancelled_id, cancel.trade_id)
+            found = next(
+                (by_trade[cancel.account, each] for each in ids
+                 if (cancel.account, each) in by_trade), None,
+            )  # fmt: skip
+            if found is None:
+                self._leave_out([cancel], "expected the trade that this cancels (its tradeID: "
+                                "origTradeID), found none: import its file together with "
+                                "this one")  # fmt: skip
+            else:
+                of[found].append(cancel)
+        return {found for found, those in of.items() if self._is_busted(rows[found], those)}
+
+    def _is_busted(self, rows: list[Trade], cancels: list[Trade]) -> bool:
+        last = max(rows, key=lambda row: parse_exec_id(row.id).revision or 1)
+        revisions = {row.id for row in rows}
+        hit = [c for c in cancels if (abs(c.qty), c.price) == (abs(last.qty), last.price)]
+        alike = {row.id for row in rows if (row.qty, row.price) == (last.qty, last.price)}
+        if len(hit) >= len(alike) and (
+            len(revisions) > 1 or (parse_exec_id(last.id).revision == 1)
+        ):
+            return True
+        if hit and parse_exec_id(last.id).revision is None:
+            return True  # of an id of another shape, there is no revision
+        if not hit and len(revisions) == 1 and parse_exec_id(last.id).revision in (1, None):
+            self._leave_out(cancels, f"expected a cancellation of {last.qty:f} at "
+                            f"{last.price:f}, found another quantity or price")  # fmt: skip
+        return False  # it cancels an earlier revision, which the later one replaces
+
+    def _orders_alone(self, trades: list[Trade]) -> list[Trade]:
+        told: set[tuple[object, ...]] = {(trade.account, trade.order_id) for trade in trades}
+        told |= {(trade.account, trade.contract, trade.time) for trade in trades}
+        alone = [
+            order
+            for order in self.contents.orders
+            if self.asked.has(order.time) and told.isdisjoint(
+                {(order.account, order.order_id), (order.account, order.contract, order.time)}
+            )
+        ]  # fmt: skip
+        self._leave_out(alone, "expected the executions that this order sums up, found none: let "
+                        "the query give the level of detail Execution")  # fmt: skip
+        return alone
+
+    def _leave_out(self, rows: Sequence[Trade], reason: str) -> None:
+        self.plan.problems += [Problem(reason, row.shown) for row in rows]
+
+
+Item: TypeAlias = Step | Cash | Fill
+
+
+def _unfit(trade: Trade) -> str:
+    if trade.kind not in _KINDS and not trade.exec_id:
+        return f"transactionType: expected one of {', '.join(sorted(_KINDS))}, found {trade.kind!r}"
+    if not (trade.exec_id or trade.transaction_id or trade.trade_id):
+        return "expected ibExecID, transactionID or tradeID to know it again by, found none"
+    if trade.kind == "TradeCorrect" and not trade.exec_id:
+        return "expected a corrected trade to have an ibExecID, found none"
+    if not trade.contract.symbol or not trade.contract.currency:
+        return "expected symbol and currency, found none"
+    booked_at_0 = trade.kind == "BookTrade" and trade.price == 0 and trade.pnl is not None
+    if booked_at_0 and trade.cost is not None and not {"A", "Ex", "GEA"} & trade.notes:
+        missing = trade.cost - (trade.pnl or 0)
+        if abs(missing) > Decimal("0.01"):
+            return (f"expected a booked trade at 0 to realize its cost, found a P&L that differs "
+                    f"by {missing:f}")  # fmt: skip
+    return ""
+
+
+def _contracts(trades: Sequence[Trade], actions: Sequence[object]) -> dict[str, Contract]:
+    found: dict[str, Contract] = {}
+    for row in (*trades, *actions):
+        contract: Contract = row.contract  # type: ignore[attr-defined]
+        for name in (contract.isin, contract.symbol):
+            if name:
+                found.setdefault(name, contract)
+    return found
+
+
+def _touched(step: Step) -> list[Contract]:
+    if isinstance(step, RenameStep | SplitStep):
+        return [step.old, step.new]
+    if isinstance(step, MoveStep):
+        return [step.source, *(row.contract for row, _ in step.targets)]
+    return []
+
+
+def _same_ticker(step: RenameStep) -> bool:
+    return step.new.symbol in (step.old.symbol, step.called)

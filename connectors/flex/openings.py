@@ -1,0 +1,134 @@
+"""What was held before a file's first trade, where the file proves it.
+
+Two proofs: the open-position lots of a day before the first trade; or the lots of the
+last day less what was traded, where the lots that were there all the time and the
+closed-lot rows of those that went come to just that. Their cost is the broker's, so it
+holds the commissions of what opened them.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import NamedTuple
+
+from connectors.flex.contents import Contents, Problem
+from connectors.flex.records import END_OF_DAY, Contract, FlexLot, Trade
+from connectors.flex.times import read_time
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One lot that was held before the first trade."""
+
+    contract: Contract
+    account: str
+    lot: FlexLot
+    id: str
+    since: int
+    """What happened before this moment is in it."""
+
+
+class _Traded(NamedTuple):
+    first: int
+    qty: Decimal
+
+
+_Key = tuple[str, Contract]
+
+
+def openings(
+    contents: Contents, trades: Iterable[Trade], first_moments: Mapping[str, int]
+) -> tuple[list[Opening], list[Problem]]:
+    """Return the openings that the files prove, and what they cannot prove.
+
+    trades: the executions that count. first_moments: by account, when the files begin.
+    """
+    traded: dict[_Key, list[Trade]] = defaultdict(list)
+    for trade in trades:
+        traded[trade.account, trade.contract].append(trade)
+    open_lots, closed = (
+        _by_key(contents.open_lots.elements()),
+        _by_key(contents.closed_lots.elements()),
+    )
+    acted = {(each.account, each.contract) for each in contents.actions.values()}
+    told = _told(contents, open_lots)
+    found: list[Opening] = []
+    problems: list[Problem] = []
+    for key in sorted(
+        {*traded, *open_lots}, key=lambda key: (key[0], key[1].symbol, key[1].con_id)
+    ):
+        account, contract = key
+        begin = [first_moments[account]] if account in first_moments else []
+        since = min([*begin, *(trade.time for trade in traded.get(key, []))], default=sys.maxsize)
+        days = told.get(account, set()) | told.get("", set())
+        lots = _day_before(open_lots.get(key, []), days, since)
+        if lots is None:
+            last = max(days, default=0)
+            reason = (_ACTED if key in acted else "") if last else _NO_LOTS
+            if not reason:
+                lots = _held_at(since, last, open_lots.get(key, []), closed.get(key, []))
+                reason = _disproof(lots, traded[key], last, open_lots.get(key, []))
+            if reason:
+                row = {"account": account, "symbol": contract.symbol, "con_id": contract.con_id}
+                problems.append(Problem(reason, row))
+                continue
+        found += [
+            Opening(contract, account, lot, f"flex-open-{since}-{number}", since)
+            for number, lot in enumerate(lots or [], start=1)
+        ]
+    return found, problems
+
+
+_NO_LOTS = ("expected open positions at the level of detail Lot, to know what was held before, "
+            "found none")  # fmt: skip
+_ACTED = ("expected no corporate action in a key whose openings follow from its last day, found "
+          "one: give a statement of the day before as well")  # fmt: skip
+
+
+def _by_key(lots: Iterable[FlexLot]) -> dict[_Key, list[FlexLot]]:
+    of: dict[_Key, list[FlexLot]] = defaultdict(list)
+    for lot in lots:
+        of[lot.account, lot.contract].append(lot)
+    return of
+
+
+def _told(contents: Contents, lots: Mapping[_Key, list[FlexLot]]) -> dict[str, set[int]]:
+    """Return by account ("" for all) the moments of which all open positions are told."""
+    told: dict[str, set[int]] = defaultdict(set)
+    for (account, _), some in lots.items():
+        told[account] |= {lot.time for lot in some}
+    for account, day in contents.told_open:
+        if day:
+            told[account].add(read_time(day, contents.zone, without_time=END_OF_DAY))
+    return told
+
+
+def _day_before(lots: Sequence[FlexLot], days: set[int], since: int) -> list[FlexLot] | None:
+    last = max((day for day in days if day < since), default=None)
+    if last is None:
+        return None
+    return sorted((lot for lot in lots if lot.time == last), key=lambda lot: lot.opened)
+
+
+def _held_at(
+    since: int, last: int, open_lots: Sequence[FlexLot], closed: Sequence[FlexLot]
+) -> list[FlexLot]:
+    stayed = [lot for lot in open_lots if lot.time == last and lot.opened < since]
+    went = [lot for lot in closed if lot.opened < since <= lot.time]
+    return sorted([*went, *stayed], key=lambda lot: lot.opened)
+
+
+def _disproof(
+    lots: Sequence[FlexLot], trades: Sequence[Trade], last: int, open_lots: Sequence[FlexLot]
+) -> str:
+    end = sum((lot.qty for lot in open_lots if lot.time == last), Decimal(0))
+    start = end - sum((trade.qty for trade in trades if trade.time <= last), Decimal(0))
+    told = sum((lot.qty for lot in lots), Decimal(0))
+    if told == start:
+        return ""
+    return (
+        f"expected lots of {start:f} held before the first trade, found {told:f}: let the query "
+        f"give closed lots too, or give a statement of the day before"
+    )

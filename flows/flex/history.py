@@ -1,0 +1,407 @@
+"""What an import must know of the past: from the Parquet history and from the stream.
+
+The history has every message that was booked, however long ago; the stream has what is
+not booked yet. The stream is asked first how far the flow has come, so that nothing
+falls between the two.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from connectors.flex.draft import Key
+from connectors.flex.known import Known, KnownEvent, KnownExecution, Names
+from connectors.redis.instruments import InstrumentHash
+from connectors.redis.link import RedisLink
+from connectors.redis.names import GROUP
+from state.keys import parse_exec_id, partition_of, position_key
+
+PAGE = 5_000
+_OPENING = re.compile(r"flex-open-(\d+)-\d+")
+_ACTIONS = ("opening", "split", "cost", "transfer")
+_COLUMNS: dict[str, Any] = {
+    "account": pl.String, "symbol": pl.String, "currency": pl.String, "con_id": pl.Int64,
+    "multiplier": pl.Decimal(38, 10), "basis_adjustment": pl.Decimal(38, 10),
+    "commission": pl.Decimal(38, 10), "type": pl.String,
+    "message_timestamp": pl.Datetime("ms", "UTC"), "side": pl.String,
+    "fill_qty": pl.Decimal(38, 10), "fill_price": pl.Decimal(38, 10), "exec_id": pl.String,
+    "message_commission": pl.Decimal(38, 10), "message_commission_currency": pl.String,
+    "stream_id": pl.String,
+}  # fmt: skip
+
+
+class Said(NamedTuple):
+    """One message of the past, as far as an import asks for it."""
+
+    account: str
+    symbol: str
+    kind: str
+    exec_id: str
+    time: int
+    qty: Decimal
+    """Signed."""
+    price: Decimal
+    multiplier: Decimal
+    commission: Decimal | None
+    commission_currency: str
+    charge: Decimal
+    """What it changed of all charges in the key's currency."""
+    adjustment: Decimal
+    fields: Mapping[str, str]
+    """The entry's own, where it is at hand."""
+
+
+class Match(NamedTuple):
+    """What an execution closed of one lot."""
+
+    account: str
+    symbol: str
+    closed_by: str
+    """The identity of the execution that closed."""
+    closed: int
+    opened_by: str
+    opened: int
+    qty: Decimal
+    """Signed as the lot was."""
+    realized: Decimal
+    """Gross."""
+    point: Decimal
+    """The closing price in money per unit."""
+
+
+class History:
+    """What is known of the past; nothing is changed.
+
+    data_dir: the flow's. streams: all partitions, in order. booked: leave out what the
+    flow has not booked yet.
+    """
+
+    def __init__(
+        self, link: RedisLink, streams: list[str], data_dir: Path, *, booked: bool = False
+    ) -> None:
+        self._link, self._streams, self._data_dir = link, streams, data_dir
+        self._has_files = any((data_dir / "positions").glob("date=*/*.parquet"))
+        # Asked before the files are listed: what is booked meanwhile is then known twice.
+        self._after = {stream: self._committed(stream) for stream in streams}
+        self._booked_only = booked
+        self._rows = _scan(data_dir)
+
+    def names(self, remembered: Mapping[str, str]) -> dict[str, str]:
+        """Return the names of instruments by con_id: what is remembered, else the last used."""
+        used = (
+            self._rows.filter(pl.col("con_id").is_not_null())
+            .group_by("con_id", maintain_order=True)
+            .agg(pl.col("symbol").last())
+            .collect()
+        )
+        names = {str(con_id): symbol for con_id, symbol in used.rows()}
+        for fields in self._tail():
+            if fields.get("con_id") and fields.get("type", "execution") == "execution":
+                names[fields["con_id"]] = fields["symbol"]
+        return names | dict(remembered)
+
+    def known(self, identities: set[tuple[str, str]], watched: set[Key]) -> Known:
+        """Return what is known of executions by account and identity, and of whole keys."""
+        wanted = {identity for _, identity in identities}
+        by_identity: dict[tuple[str, str], list[Said]] = defaultdict(list)
+        others: set[tuple[str, str, str]] = set()
+        of_keys: dict[Key, list[Said]] = {key: [] for key in watched}
+        since: dict[Key, int] = {}
+        for said in self._said(wanted, watched):
+            if said.kind in _ACTIONS:
+                others.add((said.kind, said.account, said.exec_id))
+                if said.kind == "opening" and (match := _OPENING.fullmatch(said.exec_id)):
+                    since[said.account, said.symbol] = int(match[1])
+            else:
+                identity = parse_exec_id(said.exec_id).identity
+                if identity in wanted:
+                    by_identity[said.account, identity].append(said)
+            if (said.account, said.symbol) in of_keys:
+                of_keys[said.account, said.symbol].append(said)
+        return Known(
+            {
+                key: found
+                for key, told in by_identity.items()
+                if (found := _execution(told)) is not None
+            },
+            frozenset(others),
+            {key: _events(told) for key, told in of_keys.items()},
+            since,
+        )
+
+    def matches(self, identities: set[tuple[str, str]]) -> list[Match]:
+        """Return the matches that stand of what executions closed; booked ones only."""
+        files = sorted((self._data_dir / "closed_lots").glob("date=*/*.parquet"))
+        if not files:
+            return []
+        wanted = list({identity for _, identity in identities})
+        names = (
+            "account", "symbol", "close_exec_id", "close_timestamp", "open_exec_id",
+            "open_timestamp", "direction", "open_price", "close_price", "multiplier",
+        )  # fmt: skip
+        rows = (
+            pl.scan_parquet(files, glob=False, hive_partitioning=False)
+            .filter(_identity(pl.col("close_exec_id")).is_in(wanted))
+            .group_by(names)
+            .agg(pl.col("qty", "realized_pnl").sum())
+            .filter((pl.col("qty") != 0) | (pl.col("realized_pnl") != 0))
+            .sort("close_timestamp", "open_timestamp", "open_exec_id")
+        )
+        return [
+            Match(
+                row["account"] or "", row["symbol"],
+                parse_exec_id(row["close_exec_id"]).identity, _ms(row["close_timestamp"]),
+                parse_exec_id(row["open_exec_id"]).identity, _ms(row["open_timestamp"]),
+                row["qty"] if row["direction"] == "LONG" else -row["qty"], row["realized_pnl"],
+                row["close_price"] * row["multiplier"],
+            )
+            for row in rows.collect().iter_rows(named=True)
+        ]  # fmt: skip
+
+    # --- both sources --------------------------------------------------------------------
+
+    def _said(self, wanted: set[str], watched: set[Key]) -> Iterator[Said]:
+        yield from self._booked(wanted, watched)
+        for fields in self._tail():
+            try:
+                yield _said_by(fields)
+            except (ArithmeticError, KeyError, ValueError):
+                continue  # it becomes a dead letter
+
+    def _booked(self, wanted: set[str], watched: set[Key]) -> Iterator[Said]:
+        key = pl.concat_str(pl.col("account").fill_null(""), pl.lit(":"), "symbol")
+        before = {name: pl.col(name).shift(1, fill_value=0).over("account", "symbol")
+                  for name in ("commission", "basis_adjustment")}  # fmt: skip
+        rows = self._rows.with_columns(
+            charged=pl.col("commission") - before["commission"],
+            adjusted=pl.col("basis_adjustment") - before["basis_adjustment"],
+        ).filter(
+            pl.col("type").is_in(_ACTIONS)
+            | key.is_in([f"{account}:{symbol}" for account, symbol in watched])
+            | _identity(pl.col("exec_id")).is_in(list(wanted))
+        )
+        names = [
+            "account", "symbol", "type", "exec_id", "message_timestamp", "side", "fill_qty",
+            "fill_price", "multiplier", "message_commission", "message_commission_currency",
+            "currency", "charged", "adjusted", "stream_id",
+        ]  # fmt: skip
+        for row in rows.select(names).collect().iter_rows():
+            (account, symbol, kind, exec_id, time, side, qty, price, multiplier, commission,
+             commission_currency, currency, charged, adjusted, stream_id) = row  # fmt: skip
+            of_watched = kind in _ACTIONS and (account or "", symbol) in watched
+            qty = qty or Decimal(0)
+            yield Said(
+                account or "", symbol, kind, exec_id or "", _ms(time),
+                -qty if side == "SELL" else qty, price or Decimal(0), multiplier, commission,
+                commission_currency or currency or "", charged + adjusted, adjusted,
+                self._entry(position_key(symbol, account), stream_id) if of_watched else {},
+            )  # fmt: skip
+
+    def _entry(self, key: str, entry_id: str) -> Mapping[str, str]:
+        """Return the entry that a row tells of; without it its figures are not known."""
+        stream = self._streams[partition_of(key, len(self._streams))]
+        entries: Any = self._link.call(lambda client: client.xrange(stream, entry_id, entry_id))
+        return _texts(entries[0][1]) if entries else {"gone": entry_id}
+
+    def _committed(self, stream: str) -> str:
+        """Return the last entry whose row is in the history; without files there is none."""
+        if not self._has_files:
+            return "0-0"
+        groups: Any = self._link.call(
+            lambda client: client.xinfo_groups(stream) if client.exists(stream) else []
+        )
+        ids = [group["last-delivered-id"] for group in groups if group["name"] == GROUP.encode()]
+        return ids[0].decode() if ids else "0-0"
+
+    def _tail(self) -> Iterator[dict[str, str]]:
+        """Yield the entries that the flow has not booked yet."""
+        if not self._booked_only:
+            for stream, after in self._after.items():
+                yield from self._entries(stream, after)
+
+    def _entries(self, stream: str, after: str) -> Iterator[dict[str, str]]:
+        start = f"({after}"
+        while True:
+            page: Any = self._link.call(
+                lambda client, start=start: client.xrange(stream, start, "+", PAGE)  # type: ignore[misc]
+            )
+            for _, fields in page:
+                yield _texts(fields)
+            if len(page) < PAGE:
+                return
+            start = f"({page[-1][0].decode()}"
+
+    @property
+    def behind(self) -> int:
+        """How many entries the flow has not booked yet."""
+        return sum(
+            sum(1 for _ in self._entries(stream, after)) for stream, after in self._after.items()
+        )
+
+
+def _scan(data_dir: Path) -> pl.LazyFrame:
+    files = sorted((data_dir / "positions").glob("date=*/*.parquet"))
+    if not files:
+        return pl.LazyFrame(schema=_COLUMNS).with_columns(
+            pl.col("commission", "basis_adjustment").cast(pl.Decimal(38, 10))
+        )
+    rows = pl.scan_parquet(files, glob=False, hive_partitioning=False)
+    entry = pl.col("stream_id").str.split_exact("-", 1).struct
+    return rows.select(*_COLUMNS).sort(
+        entry.field("field_0").cast(pl.Int64), entry.field("field_1").cast(pl.UInt64)
+    )
+
+
+def _identity(exec_id: pl.Expr) -> pl.Expr:
+    return exec_id.str.replace(r"^([0-9A-Za-z]{8}\.[0-9A-Za-z]{8}\.\d{2})\.\d{2}$", "${1}.01")
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {
+        name.decode(errors="replace"): value.decode(errors="replace")
+        for name, value in fields.items()
+    }
+
+
+def _said_by(fields: Mapping[str, str]) -> Said:
+    kind = fields.get("type") or "execution"
+    qty = Decimal(fields.get("fill_qty") or 0)
+    commission = fields.get("commission")
+    currency = fields.get("currency") or "USD"
+    other = fields.get("commission_currency") or currency
+    adjustment = Decimal(fields.get("basis_adjustment") or 0)
+    charge = Decimal(commission or 0) if other == currency or kind == "commission" else Decimal(0)
+    return Said(
+        fields.get("account", ""), fields["symbol"], kind,
+        fields.get("exec_id") or ("opening" if kind == "opening" else fields["timestamp"]),
+        int(fields["timestamp"]), -qty if fields.get("side", "").upper() == "SELL" else qty,
+        Decimal(fields.get("fill_price") or 0), Decimal(fields.get("multiplier") or 1),
+        Decimal(commission) if commission else None, other, charge + adjustment, adjustment,
+        fields,
+    )  # fmt: skip
+
+
+# --- what messages come to -------------------------------------------------------------------
+
+
+def _revision(said: Said) -> int:
+    return parse_exec_id(said.exec_id).revision or 1
+
+
+def _execution(told: Iterable[Said]) -> KnownExecution | None:
+    """Return what counts of an execution: the last revision, and the report that is valid."""
+    told = list(told)
+    executions = [said for said in told if said.kind == "execution"]
+    if not executions:
+        return None
+    last = max(executions, key=_revision)  # of equal ones the first: the rest completes it
+    reports = [said for said in told if said.kind == "commission" and said.commission is not None]
+    # The latest of equal ones: the last to arrive.
+    report = max(reversed(reports), key=lambda said: (_revision(said), said.time), default=None)
+    own = [said for said in executions if _revision(said) == _revision(last)]
+    said_itself = next((said for said in own if said.commission is not None), None)
+    counts = report or said_itself
+    return KnownExecution(
+        last.symbol, last.exec_id, last.qty, last.price, last.time,
+        counts.commission if counts else None, counts.commission_currency if counts else "",
+        report.time if report else 0,
+        sum((said.adjustment for said in own), Decimal(0)),
+    )  # fmt: skip
+
+
+def _events(told: Iterable[Said]) -> list[KnownEvent]:
+    """Return what changed the lots of one key, executions with their last revision."""
+    told = list(told)
+    charges: dict[str, Decimal] = defaultdict(Decimal)
+    last: dict[str, Said] = {}
+    events: list[KnownEvent] = []
+    for said in told:
+        if said.kind in ("execution", "commission"):
+            identity = parse_exec_id(said.exec_id).identity
+            charges[identity] += said.charge
+            if said.kind == "execution" and (
+                identity not in last or _revision(said) > _revision(last[identity])
+            ):
+                last[identity] = said
+        elif said.kind in _ACTIONS:
+            events.append(_action_event(said))
+    for identity, said in last.items():
+        if said.qty:
+            value = Fraction(said.qty) * Fraction(said.price) * Fraction(said.multiplier)
+            events.append(
+                KnownEvent(said.time, "execution", identity, said.qty, value, charges[identity])
+            )
+    return sorted(events, key=lambda event: event.time)
+
+
+def _action_event(said: Said) -> KnownEvent:
+    fields = said.fields
+    if "gone" in fields:
+        return KnownEvent(said.time, "gone", said.exec_id)
+    multiplier = Fraction(said.multiplier)
+    qty = Fraction(fields.get("qty") or 0)
+    value = (
+        Fraction(fields["cost_basis"]) if fields.get("cost_basis")
+        else qty * Fraction(fields.get("avg_price") or 0) * multiplier
+    )  # fmt: skip
+    match said.kind:
+        case "split":
+            new, old = fields["ratio"].split(":")
+            ratio = Fraction(new) / Fraction(old)
+            places = int(fields.get("places") or 10)
+            return KnownEvent(said.time, "split", said.exec_id, ratio, opened=places)
+        case "cost":
+            per_unit = Fraction(fields["per_unit"]) * multiplier
+            return KnownEvent(said.time, "cost", said.exec_id, value=per_unit)
+        case "opening":
+            return KnownEvent(said.time, "opening", said.exec_id, qty, value)
+        case _ if fields.get("direction", "OUT").upper() == "IN":
+            opened = int(fields["opened"])
+            return KnownEvent(said.time, "in", said.exec_id, qty, value, opened=opened)
+        case _:
+            return KnownEvent(said.time, "out", said.exec_id, qty or 10**17)
+
+
+# --- names -----------------------------------------------------------------------------------
+
+
+def remembered(instruments: InstrumentHash, history: History) -> Names:
+    """Return the names of instruments, and what their points are worth, as it is known."""
+    records = instruments.known()
+    names = {str(con_id): record["name"] for con_id, record in records.items()}
+    multipliers = {
+        str(con_id): Decimal(multiplier)
+        for con_id, record in records.items()
+        if (multiplier := record.get("multiplier"))
+        and record.get("sec_type") not in ("BOND", "BILL")
+    }
+    known = {con_id: name for con_id, name in names.items() if name}
+    return Names(history.names(known), multipliers)
+
+
+def remember(instruments: InstrumentHash, names: Names) -> list[str]:
+    """Write new names to the hash; return the con_ids that another program named otherwise."""
+    other = []
+    for con_id, (contract, possible, shared) in names.new.items():
+        priced = contract.sec_type not in ("BOND", "BILL")  # the router counts these otherwise
+        record = {
+            "symbol": contract.symbol, "sec_type": contract.sec_type,
+            "currency": contract.currency,
+            "multiplier": f"{contract.multiplier:f}" if priced else None,
+            "local_symbol": contract.symbol, "primary_exchange": contract.exchange,
+        }  # fmt: skip
+        claim = instruments.share if shared else instruments.claim
+        if claim(int(con_id), possible, record).get("name") != names.known(con_id):
+            other.append(con_id)
+    return other

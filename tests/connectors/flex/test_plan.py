@@ -1,0 +1,767 @@
+"""What an import publishes, and that the book then comes to the broker's own figures.
+
+Figures are those of statements that their owners published, or made up where a test
+says so; rows are the tests' own.
+"""
+
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from connectors.flex.draft import Asked, Plan
+from connectors.flex.known import Known, KnownEvent, KnownExecution
+from tests.support.flex_files import (
+    ACCOUNT,
+    action,
+    booked,
+    booked_nets,
+    con_id,
+    element,
+    flex,
+    option,
+    plan,
+    trade,
+)
+
+CLOSE = Decimal("0.0001")
+
+
+def _fields(made: Plan, kind: str = "execution") -> list[dict[str, str]]:
+    return [
+        message.fields
+        for message in made.messages
+        if message.fields.get("type", "execution") == kind
+    ]
+
+
+def _realizes(made: Plan, exec_id: str, figure: str) -> None:
+    assert abs(booked_nets(made)[exec_id] - Decimal(figure)) <= CLOSE
+
+
+# --- trades ------------------------------------------------------------------------------
+
+
+def test_a_trade_becomes_an_execution_under_the_brokers_id(tmp_path: Path) -> None:
+    row = trade("ZETA", -21, "14.162", "20250711;120835", ibCommission="-0.35", taxes="-0.01",
+                ibExecID="0000d5d6.68715b42.01.01", ibOrderID="77", orderReference="mine",
+                tradeID="5")  # fmt: skip
+    made = plan(tmp_path, flex([row]))
+    assert made.problems == []
+    [message] = made.messages
+    assert message.once_id == f"{ACCOUNT}:0000d5d6.68715b42.01.01"
+    assert message.fields == {
+        "symbol": "ZETA", "account": ACCOUNT, "side": "SELL", "fill_qty": "21",
+        "fill_price": "14.162", "order_id": "77", "exec_id": "0000d5d6.68715b42.01.01",
+        "timestamp": "1752250115000", "con_id": str(con_id("ZETA")), "sec_type": "STK",
+        "currency": "USD", "exchange": "ISLAND", "order_ref": "mine", "commission": "0.36",
+    }  # fmt: skip
+
+
+def test_without_an_execution_id_the_transaction_names_it(tmp_path: Path) -> None:
+    made = plan(tmp_path, flex([trade("A", 1, 1, "20240102", ibExecID="", transactionID="88")]))
+    assert [message.fields["exec_id"] for message in made.messages] == ["flex-88"]
+
+
+def test_a_trade_confirmation_is_the_same_execution(tmp_path: Path) -> None:
+    row = trade("A", 5, "10.5", "20240102;100000", ibExecID="0000aaaa.0000bbbb.01.01",
+                ibCommission="-1", transactionID="9", tradeID="3")  # fmt: skip
+    confirmed = element(
+        "TradeConfirm", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="A",
+        conid=con_id("A"), tradeID="3", execID="0000aaaa.0000bbbb.01.01", buySell="BUY",
+        quantity="5", price="10.5", commission="-1", commissionCurrency="USD", tax="0",
+        dateTime="20240102;100000", orderID="4", levelOfDetail="EXECUTION",
+    )  # fmt: skip
+    alone = plan(tmp_path, flex([confirmed], section="TradeConfirms"))
+    both = plan(tmp_path, flex([row]), flex([confirmed], section="TradeConfirms"))
+    for made in (alone, both):
+        [fields] = _fields(made)
+        assert (fields["exec_id"], fields["commission"]) == ("0000aaaa.0000bbbb.01.01", "1")
+
+
+def test_rows_of_equal_time_go_in_order_of_their_trade_ids(tmp_path: Path) -> None:
+    rows = [trade("A", 1, price, "20240102;100000", tradeID=number)
+            for price, number in ((3, 30), (1, 9), (2, 11))]  # fmt: skip
+    made = plan(tmp_path, flex(rows[:2]), flex(rows[2:]))
+    assert [fields["fill_price"] for fields in _fields(made)] == ["1", "2", "3"]
+
+
+def test_overlapping_files_give_each_row_once(tmp_path: Path) -> None:
+    rows = [trade("A", 1, price, f"2024010{price};100000") for price in (1, 2, 3)]
+    made = plan(tmp_path, flex(rows[:2]), flex(rows[1:]), flex(rows))
+    assert [fields["fill_price"] for fields in _fields(made)] == ["1", "2", "3"]
+
+
+def test_of_two_charges_the_one_of_the_later_statement_counts(tmp_path: Path) -> None:
+    said = {"ibExecID": "0000aaaa.0000bbbb.01.01", "transactionID": "9"}
+    old, new = (trade("A", 1, 1, "20240102", ibCommission=charge, **said) for charge in (-1, 0))
+    texts = [flex([new], generated="20240301;000000"), flex([old], generated="20240201;000000")]
+    assert [fields["commission"] for fields in _fields(plan(tmp_path, *texts))] == ["0"]
+
+
+def test_a_commission_in_another_currency_says_so(tmp_path: Path) -> None:
+    row = trade("EUR.USD", -11900.31, "1.08", "20240102;100000", assetCategory="CASH",
+                ibCommission="-1.92624", ibCommissionCurrency="EUR")  # fmt: skip
+    [fields] = _fields(plan(tmp_path, flex([row])))
+    assert (fields["symbol"], fields["commission_currency"]) == ("EUR.USD", "EUR")
+
+
+def test_a_bond_is_priced_in_per_cent(tmp_path: Path) -> None:
+    row = trade("X 6 1/4 03/15/26", 2000, "63.709", "20240102;100000", assetCategory="BOND",
+                ibCommission="-2")  # fmt: skip
+    call = action("X 6 1/4 03/15/26", -2000, "(US9) FULL CALL FOR USD 0.7 PER BOND (X, X, US9)",
+                  "20240601;202500", type="BM", assetCategory="BOND", proceeds="1400",
+                  transactionID="31")  # fmt: skip
+    made = plan(tmp_path, flex([row], [call]))
+    assert [fields["multiplier"] for fields in _fields(made)] == ["0.01", "0.01"]
+    _realizes(made, "flex-31", "123.82")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"tradePrice": "1O"}, "tradePrice: expected a number"),
+        ({"quantity": ""}, "quantity: expected a number, found none"),
+        ({"dateTime": "05/06/2024;100000"}, "day and month"),
+        ({"dateTime": "20240102;100000 CST"}, "no time zone is known by the name 'CST'"),
+        ({"buySell": "SELL"}, "expected quantity to be signed like buySell"),
+        ({"assetCategory": "SWAP"}, "assetCategory"),
+        ({"levelOfDetail": "GALAXY"}, "levelOfDetail"),
+        ({"ibExecID": "", "transactionID": "", "tradeID": ""}, "to know it again by"),
+        ({"ibExecID": "", "transactionType": "Magic"}, "transactionType"),
+    ],
+)
+def test_a_row_that_cannot_be_used_loses_no_other(
+    tmp_path: Path, said: dict[str, str], reason: str
+) -> None:
+    rows = [trade("A", 1, 1, "20240102;100000"), trade("A", 2, 1, "20240103;100000", **said),
+            trade("A", 3, 1, "20240104;100000")]  # fmt: skip
+    made = plan(tmp_path, flex(rows))
+    assert [fields["fill_qty"] for fields in _fields(made)] == ["1", "3"]
+    [problem] = made.problems
+    assert reason in problem.reason
+    assert "A" in problem.row.values()
+
+
+def test_sums_and_lots_are_no_executions(tmp_path: Path) -> None:
+    row = trade("A", 1, 1, "20240102;100000", ibOrderID="4")
+    others = [
+        trade("A", 1, 1, "20240102;100000", levelOfDetail="ORDER", ibOrderID="4", ibExecID=""),
+        trade("A", -1, 1, "20240102;100000", levelOfDetail="CLOSED_LOT", cost="1",
+              openDateTime="20240101;100000"),
+        element("SymbolSummary", symbol="A", quantity="1", levelOfDetail="SYMBOL_SUMMARY"),
+        element("WashSale", symbol="A", quantity="1", levelOfDetail="WASH_SALE"),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex([row, *others]))
+    assert (len(made.messages), made.problems) == (1, [])
+
+
+def test_an_order_without_its_executions_is_listed(tmp_path: Path) -> None:
+    row = trade("A", 1, 1, "20240102;100000", levelOfDetail="ORDER", ibExecID="")
+    made = plan(tmp_path, flex([row]))
+    assert made.messages == []
+    [problem] = made.problems
+    assert "level of detail Execution" in problem.reason
+
+
+def test_days_outside_what_is_asked_for_are_passed_over(tmp_path: Path) -> None:
+    rows = [trade("A", day, 1, f"2024010{day};100000") for day in (1, 2, 3)]
+    asked = Asked(since=1704171600000, until=1704258000000)  # 2 January in New York
+    assert [fields["fill_qty"] for fields in _fields(plan(tmp_path, flex(rows), asked=asked))] == [
+        "2"
+    ]
+
+
+# --- corrected and cancelled -----------------------------------------------------------------
+
+
+def test_a_correction_costs_what_all_its_rows_come_to(tmp_path: Path) -> None:
+    cz, when = "CZR   260821C00030000", "20260701;100000"
+    rows = [
+        option(cz, 2, "0.73", when, tradeID="17", ibExecID="0001938c.6a59af42.01.01",
+               ibCommission="-1.3666"),
+        option(cz, -2, "0.73", when, tradeID="", origTradeID="17", ibExecID="",
+               transactionType="TradeCancel", buySell="BUY (Ca.)", transactionID=""),
+        option(cz, 1, "0.73", when, tradeID="17", ibExecID="0001938c.6a59af42.01.02",
+               ibCommission="0.3333"),
+    ]  # fmt: skip
+    [fields] = _fields(plan(tmp_path, flex(rows)))
+    assert (fields["exec_id"][-2:], fields["fill_qty"], fields["commission"]) == (
+        "02", "1", "1.0333",
+    )  # fmt: skip
+
+
+def test_a_cancelled_trade_is_busted_by_the_next_revision(tmp_path: Path) -> None:
+    first = trade("SSRAP", -100, "16.2", "20150914;100000", tradeID="1389766089",
+                  ibExecID="00015070.55f176d9.01.01", ibCommission="-0.28696525")  # fmt: skip
+    cancel = trade("SSRAP", 100, "16.2", "20150914;100000", tradeID="", transactionID="",
+                   origTradeID="1389766089", ibExecID="", transactionType="TradeCancel",
+                   buySell="SELL (Ca.)", ibCommission="0.28696525")  # fmt: skip
+    made = plan(tmp_path, flex([cancel, first]))
+    assert [(f["exec_id"], f["fill_qty"]) for f in _fields(made)] == [
+        ("00015070.55f176d9.01.01", "100"), ("00015070.55f176d9.01.02", "0"),
+    ]  # fmt: skip
+    execution = KnownExecution("SSRAP", "00015070.55f176d9.01.02", Decimal(0), Decimal("16.2"), 1)
+    known = Known({(ACCOUNT, "00015070.55f176d9.01.01"): execution})
+    assert plan(tmp_path, flex([cancel, first]), known=known).messages == []
+
+
+def test_a_cancellation_without_its_trade_is_listed(tmp_path: Path) -> None:
+    cancel = trade("A", 100, "16.2", "20150914;100000", tradeID="", origTradeID="5", ibExecID="",
+                   transactionType="TradeCancel", buySell="SELL (Ca.)")  # fmt: skip
+    made = plan(tmp_path, flex([cancel]))
+    assert (made.messages, len(made.problems)) == ([], 1)
+
+
+def test_a_cancelled_cash_in_lieu_is_booked_as_the_opposite_trade(tmp_path: Path) -> None:
+    said = {"ibExecID": "", "exchange": "--", "tradeID": ""}
+    rows = [
+        trade("B", "0.777", "170", "20190301;100000"),
+        trade("B", "-0.777", "169.15", "20190325;202500", transactionType="FracShare",
+              transactionID="1", **said),
+        trade("B", "0.777", "169.15", "20190325;202500", transactionType="FracShareCancel",
+              transactionID="2", notes="Ca", buySell="SELL (Ca.)", **said),
+        trade("B", "-0.777", "168.37", "20190325;202500", transactionType="FracShare",
+              transactionID="3", **said),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows))
+    assert [(f["side"], f["fill_price"]) for f in _fields(made)] == [
+        ("BUY", "170"), ("SELL", "169.15"), ("BUY", "169.15"), ("SELL", "168.37"),
+    ]  # fmt: skip
+    _realizes(made, "flex-3", "-0.60606")
+
+
+# --- known already -----------------------------------------------------------------------------
+
+ID = "0000aaaa.0000bbbb.01.01"
+
+
+def _known(**said: object) -> Known:
+    facts = {"symbol": "A", "exec_id": ID, "qty": Decimal(5), "price": Decimal("10.5"),
+             "time": 1704207600000, "commission": Decimal(1), "commission_currency": "USD",
+             **said}  # fmt: skip
+    return Known({(ACCOUNT, ID): KnownExecution(**facts)})  # type: ignore[arg-type]
+
+
+def _row(**said: object) -> str:
+    facts = {"ibExecID": ID, "ibCommission": "-1", **said}
+    return trade("A", facts.pop("qty", 5), facts.pop("price", "10.5"), "20240102;100000", **facts)
+
+
+def test_what_is_known_is_passed_over(tmp_path: Path) -> None:
+    made = plan(tmp_path, flex([_row()]), known=_known())
+    assert (made.messages, made.problems, made.known) == ([], [], 1)
+
+
+def test_what_is_known_without_an_account_is_the_same_execution(tmp_path: Path) -> None:
+    known = Known({("", ID): next(iter(_known().executions.values()))})
+    assert plan(tmp_path, flex([_row()]), known=known).messages == []
+
+
+@pytest.mark.parametrize("said", [{"qty": -5}, {"qty": 6}, {"price": "10.6"}])
+def test_other_figures_under_a_known_id_are_listed(tmp_path: Path, said: dict[str, object]) -> None:
+    made = plan(tmp_path, flex([_row(**said)]), known=_known())
+    assert (made.messages, len(made.problems)) == ([], 1)
+
+
+@pytest.mark.parametrize("known", [{"commission": None}, {"commission": Decimal(2)}])
+def test_another_commission_goes_as_a_report(tmp_path: Path, known: dict[str, object]) -> None:
+    made = plan(tmp_path, flex([_row()]), known=_known(**known))
+    [message] = made.messages
+    assert message.once_id != f"commission:{ACCOUNT}:{ID}"  # that one is the router's
+    assert message.version.startswith("1 USD for ")
+    assert message.fields == {
+        "type": "commission", "symbol": "A", "account": ACCOUNT, "timestamp": "1704207600000",
+        "exec_id": ID, "commission": "1", "currency": "USD",
+    }  # fmt: skip
+
+
+def test_a_report_that_is_later_than_the_row_stands(tmp_path: Path) -> None:
+    known = _known(commission=Decimal(0), commission_time=1704999999999)
+    assert plan(tmp_path, flex([_row()]), known=known).messages == []
+
+
+def test_a_correction_of_what_is_known_goes_out(tmp_path: Path) -> None:
+    made = plan(tmp_path, flex([_row(ibExecID=ID[:-1] + "2", qty=4)]), known=_known())
+    assert [fields["exec_id"] for fields in _fields(made)] == [ID[:-1] + "2"]
+    old = plan(tmp_path, flex([_row(qty=6)]), known=_known(exec_id=ID[:-1] + "2"))
+    assert (old.messages, old.problems) == ([], [])
+
+
+# --- how options end ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("join", ["facts", "action"])
+@pytest.mark.parametrize("underlying", ["con_id", "symbol", "neither"])
+def test_an_assignments_premium_moves_to_the_shares(
+    tmp_path: Path, join: str, underlying: str
+) -> None:
+    call = "XOM   220121C00042500"
+    said: dict[str, object] = {
+        "underlyingConid": con_id("XOM") if underlying == "con_id" else None,
+        "underlyingSymbol": "XOM" if underlying == "symbol" else None,
+    }
+    ids = {"positionActionID": "900"} if join == "action" else {}
+    rows = [
+        trade("XOM", 100, "37.05792", "20200901;100000", ibCommission="-1"),
+        option(call, -1, "5.2", "20201204;152925", ibCommission="-0.667292"),
+        trade("XOM", -100, "42.5", "20210511;162000", ibCommission="-0.033575",
+              transactionID="61", **booked("A", cost="-3706.792", **ids)),
+        option(call, 1, 0, "20210511;162000", transactionID="62",
+               **booked("A", cost="519.332708", fifoPnlRealized="0", **ids, **said)),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows))
+    assert made.problems == []
+    assert _fields(made, "transfer") == [{
+        "type": "transfer", "symbol": call, "account": ACCOUNT, "timestamp": "1620764400000",
+        "exec_id": "flex-62", "direction": "OUT", "qty": "1",
+    }]  # fmt: skip
+    assert _fields(made)[-1]["basis_adjustment"] == "-519.332708"
+    _realizes(made, "flex-61", "1062.507133")
+    _realizes(made, "flex-62", "0")
+
+
+def test_an_exercise_costs_what_was_paid_for_the_option(tmp_path: Path) -> None:
+    call = "OPEN  250919C00003000"
+    rows = [
+        option(call, 4, "1.53", "20250801;100000", ibCommission="-3.078814"),
+        trade("OPEN", 400, 3, "20250919;162000", transactionID="61", **booked("Ex;O")),
+        option(call, -4, 0, "20250919;162000",
+               **booked("Ex;C", cost="-615.078814", fifoPnlRealized="0")),
+        trade("OPEN", -400, 5, "20250922;100000", ibExecID="", transactionID="63"),
+    ]  # fmt: skip
+    _realizes(plan(tmp_path, flex(rows)), "flex-63", "184.921186")
+
+
+def test_a_premium_is_shared_by_several_share_rows(tmp_path: Path) -> None:
+    call = "XOM   220121C00042500"
+    rows = [
+        option(call, 3, 0, "20210511;162000", **booked("A", cost="100", fifoPnlRealized="0")),
+        trade("XOM", -100, "42.5", "20210511;162000", **booked("A")),
+        trade("XOM", -200, "42.5", "20210511;162000", **booked("A")),
+    ]  # fmt: skip
+    parts = [fields["basis_adjustment"] for fields in _fields(plan(tmp_path, flex(rows)))]
+    assert parts == ["-33.3333333333", "-66.6666666667"]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_one_leg_alone_is_left_out(tmp_path: Path, kept: int) -> None:
+    rows = [
+        option("XOM   220121C00042500", 1, 0, "20210511;162000",
+               **booked("A", cost="100", fifoPnlRealized="0")),
+        trade("XOM", -100, "42.5", "20210511;162000", **booked("A")),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex([rows[kept]]))
+    assert (made.messages, len(made.problems)) == ([], 1)
+
+
+def test_legs_of_other_quantities_are_both_left_out(tmp_path: Path) -> None:
+    rows = [
+        option("XOM   220121C00042500", 2, 0, "20210511;162000",
+               **booked("A", cost="100", fifoPnlRealized="0")),
+        trade("XOM", -100, "42.5", "20210511;162000", **booked("A")),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows))
+    assert (made.messages, len(made.problems)) == ([], 2)
+
+
+def test_shares_known_without_the_premium_are_completed(tmp_path: Path) -> None:
+    rows = [
+        option("XOM   220121C00042500", 1, 0, "20210511;162000",
+               **booked("A", cost="100", fifoPnlRealized="0")),
+        trade("XOM", -100, "42.5", "20210511;162000", transactionID="61", **booked("A")),
+    ]  # fmt: skip
+    execution = KnownExecution("XOM", "flex-61", Decimal(-100), Decimal("42.5"), 1620764400000,
+                               Decimal(0), "USD")  # fmt: skip
+    made = plan(tmp_path, flex(rows), known=Known({(ACCOUNT, "flex-61"): execution}))
+    [fields] = _fields(made)
+    assert (fields["exec_id"], fields["basis_adjustment"]) == ("flex-61", "-100")
+
+
+def test_a_cash_settlements_price_follows_from_its_figures(tmp_path: Path) -> None:
+    index = "SPXW  250919C06655000"
+    rows = [
+        option(index, -2, "2.205904665", "20250918;100000"),
+        option(index, 2, 0, "20250919;162000", transactionID="61", ibCommission="-0.20",
+               **booked("A", cost="441.180933", fifoPnlRealized="-1430.819067")),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows))
+    assert _fields(made)[-1]["fill_price"] == "9.36"
+    _realizes(made, "flex-61", "-1430.819067")
+
+
+def test_an_expiration_is_a_close_at_0(tmp_path: Path) -> None:
+    put = "MSTR  250214C00500000"
+    rows = [
+        option(put, -1, "7.68", "20250101;100000", ibCommission="-0.8926904"),
+        option(put, 1, 0, "20250214;162000", transactionID="61",
+               **booked("Ep", cost="767.1073096", fifoPnlRealized="767.1073096")),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows))
+    _realizes(made, "flex-61", "767.1073096")
+
+
+# --- actions of one key ------------------------------------------------------------------------
+
+
+def test_a_split_of_one_row(tmp_path: Path) -> None:
+    text = "TSLA(US88160R1014) SPLIT 5 FOR 1 (TSLA, TESLA INC, US88160R1014)"
+    rows = [
+        trade("TSLA", 1, "350.59", "20191114;143812", ibCommission="-1"),
+        trade("TSLA", 3, "336.45", "20191203;115030", ibCommission="-1"),
+        trade("TSLA", 1, "349", "20191210;122223", ibCommission="-1"),
+        trade("TSLA", 1, "341.9", "20200908;143705", ibCommission="-1"),
+        trade("TSLA", -6, "454.825", "20200916;103108", ibCommission="-1.061023795",
+              ibExecID="", transactionID="61"),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows, [action("TSLA", 20, text, "20200828;202500", type="FS")]))
+    [split] = _fields(made, "split")
+    assert (split["ratio"], split.get("places")) == ("5:1", None)
+    _realizes(made, "flex-61", "2308.94231")
+
+
+def test_a_reverse_split_gives_the_key_its_new_number(tmp_path: Path) -> None:
+    text = "ACB(CA05156X8843) SPLIT 1 FOR 12 ({}, AURORA CANNABIS INC, {})"
+    when = "20200508;202500"
+    rows = [
+        action("ACB.OLD", -150, text.format("ACB.OLD", "CA05156X8843"), when, type="RS",
+               conid=con_id("ACB"), transactionID="71"),
+        action("ACB", "12.5", text.format("ACB", "CA05156X1088"), when, type="RS", conid="77",
+               transactionID="72"),
+    ]  # fmt: skip
+    trades = [trade("ACB", 150, 1, "20200102;100000"),
+              trade("ACB", "-0.5", 9, "20200511;100000", conid="77")]  # fmt: skip
+    made = plan(tmp_path, flex(trades, rows))
+    [split], [number] = _fields(made, "split"), _fields(made, "instrument")
+    assert (split["ratio"], split["exec_id"]) == ("1:12", "flex-71")
+    assert (number["symbol"], number["con_id"]) == ("ACB", "77")
+    assert {fields["symbol"] for fields in _fields(made)} == {"ACB"}
+
+
+@pytest.mark.parametrize(
+    ("held", "after", "ratio", "places"),
+    [(1000, "333.3333", "1 FOR 3", "4"), (-17000, "-4250", "1 FOR 4", None),
+     (17, "3.4", "1 FOR 5", None), (111, "22", "1 FOR 5", "0")],
+)  # fmt: skip
+def test_a_split_is_rounded_as_the_broker_rounds(
+    tmp_path: Path, held: int, after: str, ratio: str, places: str | None
+) -> None:
+    text = f"X(I1) SPLIT {ratio} (X, X INC, I{{}})"
+    when = "20200508;202500"
+    rows = [action("X", -held, text.format(1), when, type="RS", isin="I1"),
+            action("X", after, text.format(2), when, type="RS", conid="7")]  # fmt: skip
+    two = plan(tmp_path, flex([trade("X", held, 1, "20200102;100000")], rows))
+    assert _fields(two, "split")[0].get("places") == places
+    one = action("X", Decimal(after) - held, text, "20200508;202500", type="RS")
+    alone = plan(tmp_path, flex([trade("X", held, 1, "20200102;100000")], [one]))
+    assert _fields(alone, "split")[0].get("places") == places
+
+
+def test_a_split_that_does_not_fit_its_quantities_is_left_out(tmp_path: Path) -> None:
+    text = "X(I1) SPLIT 1 FOR 3 (X, X INC, I1)"
+    rows = [action("X", -1000, text, "20200508;202500", type="RS"),
+            action("X", 330, text, "20200508;202500", type="RS", conid="7")]  # fmt: skip
+    made = plan(tmp_path, flex([], rows))
+    assert (made.messages, len(made.problems)) == ([], 2)
+
+
+def test_a_stock_dividend_is_a_split(tmp_path: Path) -> None:
+    text = "VUG(US9) STOCK DIVIDEND US9 {} FOR {} (VUG, VUG, US9)"
+    plain = action("VUG", 10, text.format(1, 11), "20200508;202500", type="SD", isin="US9")
+    [split] = _fields(plan(tmp_path, flex([], [plain])), "split")
+    assert split["ratio"] == "12:11"
+    long = action("VUG", "5.887", text.format(196232339, 10**10), "20200508;202500", type="SD",
+                  isin="US9")  # fmt: skip
+    made = plan(tmp_path, flex([trade("VUG", 300, 1, "20200102;100000")], [long]))
+    [split] = _fields(made, "split")
+    new, old = map(int, split["ratio"].split(":"))
+    assert max(new, old) < 10**9
+    assert round(Fraction(300 * new, old), int(split["places"])) == Fraction("305.887")
+    booked_nets(made)  # the book takes it
+
+
+def test_what_a_chosen_dividend_costs_is_not_guessed(tmp_path: Path) -> None:
+    text = "TEF (US9) STOCK DIVIDEND US9 416666667 FOR 10000000000 (TEF, TELEFONICA, US9)"
+    made = plan(tmp_path, flex([], [action("TEF", 3, text, "20200717;202000", type="HI")]))
+    assert (made.messages, len(made.problems)) == ([], 1)
+
+
+def test_a_return_of_capital_lowers_the_cost_of_what_was_held(tmp_path: Path) -> None:
+    paid = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="MAC",
+        conid=con_id("MAC"), dateTime="20201203;202000", amount="11.68", type="Dividends",
+        description="MAC(US5543821012) CASH DIVIDEND USD 0.1407 PER SHARE (Return of Capital)",
+        transactionID="81", levelOfDetail="DETAIL",
+    )  # fmt: skip
+    rows = [
+        trade("MAC", 41, "7.295", "20201016;154822", ibCommission="-1"),
+        trade("MAC", 42, "7.03", "20201104;112557", ibCommission="-1"),
+        trade("MAC", 47, "11.775", "20210112;121046", ibCommission="-1"),
+        trade("MAC", -130, "13.064", "20210224;100756", ibCommission="-1.024131432", ibExecID="",
+              transactionID="61"),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows, CashTransactions=[paid]))
+    assert _fields(made, "cost")[0]["per_unit"] == "-0.1407"
+    _realizes(made, "flex-61", "558.193969")
+    late = plan(tmp_path, flex(rows[1:], CashTransactions=[paid]))
+    assert _fields(late, "cost") == []
+    assert "expected to hold the 83" in late.problems[0].reason
+
+
+def test_a_refunded_commission_is_reported(tmp_path: Path) -> None:
+    refund = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", symbol="", dateTime="20211004",
+        amount="1", type="Commission Adjustments", transactionID="82", levelOfDetail="DETAIL",
+        description="Refund (KWEB, 24, 2021-09-02)",
+    )  # fmt: skip
+    rows = [trade("KWEB", 24, 50, "20210902;100000", ibCommission="-1"),
+            trade("KWEB", -24, "41.84", "20211005;100000", ibExecID="",
+                  transactionID="61")]  # fmt: skip
+    made = plan(tmp_path, flex(rows, CashTransactions=[refund]))
+    [report] = _fields(made, "commission")
+    assert (report["commission"], report["timestamp"]) == ("0", "1633320000000")
+    _realizes(made, "flex-61", "-195.84")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "proceeds", "figure"),
+    [
+        ("NABIF(US1) (DELISTED) (NABIF, NABIS, US1)", "DW", "0", "-88.88"),
+        ("NABIF(US1) MERGED(Acquisition) FOR USD 0.01 PER SHARE (NABIF, N, US1)", "TC", "200",
+         "111.12"),
+        ("NABIF(US1) TENDERED TO US2 (NABIF, N, US1)", "TO", "200", "111.12"),
+    ],
+)  # fmt: skip
+def test_what_goes_for_money_or_nothing_is_a_sale(
+    tmp_path: Path, text: str, code: str, proceeds: str, figure: str
+) -> None:
+    row = action("NABIF", -20000, text, "20201203;202500", type=code, proceeds=proceeds,
+                 transactionID="71")  # fmt: skip
+    buy = trade("NABIF", 20000, "0.004444", "20200102;100000")
+    _realizes(plan(tmp_path, flex([buy], [row])), "flex-71", figure)
+
+
+# --- actions of two keys -----------------------------------------------------------------------
+
+
+def test_a_rename_moves_lots_with_their_cost_and_time(tmp_path: Path) -> None:
+    text = "PEIX(US69423U3059) CUSIP/ISIN CHANGE TO (US02155X1063) ({}, ALTO, {})"
+    when = "20210112;202500"
+    rows = [
+        action("PEIX.OLD", -140, text.format("PEIX.OLD", "US69423U3059"), when, type="IC",
+               conid=con_id("PEIX"), isin="US69423U3059", transactionID="71"),
+        action("ALTO", 140, text.format("ALTO", "US02155X1063"), when, type="IC",
+               isin="US02155X1063", transactionID="72"),
+    ]  # fmt: skip
+    trades = [
+        trade("PEIX", 70, "6.0704179571", "20200102;100000", ibCommission="-1"),
+        trade("PEIX", 70, 7, "20200103;100000", ibCommission="-1"),
+        trade("ALTO", -70, "7.71", "20210122;100000", ibCommission="-0.23751462", ibExecID="",
+              transactionID="61"),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(trades, rows))
+    out, *into = _fields(made, "transfer")
+    assert (out["symbol"], out["direction"], out["qty"]) == ("PEIX", "OUT", "140")
+    assert [(f["symbol"], f["qty"], f["opened"]) for f in into] == [
+        ("ALTO", "70", "1577977200000"), ("ALTO", "70", "1578063600000"),
+    ]  # fmt: skip
+    _realizes(made, "flex-61", "113.533228")
+
+
+def _pharma() -> tuple[list[str], list[str]]:
+    text = "NTRP(US64129T2078) {} ({}, {}, {})"
+    merger = "MERGED(Acquisition) WITH US71678J1007 1 FOR 5"
+    trades = [
+        trade("NTRP", 100, "4.74", "20200904;122344", ibCommission="-1", isin="US64129T2078"),
+        trade("NTRP", 10, "4.74", "20200904;122345"),
+        trade("PTPI", "-0.2", "4.111", "20201216;202500", transactionType="FracShare",
+              ibExecID="", tradeID="", transactionID="61"),
+        trade("SNPX", "-0.5", "6.24", "20210517;202500", transactionType="FracShare",
+              ibExecID="", tradeID="", transactionID="62"),
+    ]  # fmt: skip
+    actions = [
+        action("SNPX", 22, text.format("SPINOFF  1 FOR 5", "SNPX", "S", "US87167T1025"),
+               "20201126;202500", type="SO", isin="US87167T1025", transactionID="801"),
+        action("NTRP", -110, text.format(merger, "NTRP", "N", "US64129T2078"), "20201201;202500",
+               type="TC", isin="US64129T2078"),
+        action("PTPI", 22, text.format(merger, "PTPI", "P", "US71678J1007"), "20201201;202500",
+               type="TC", isin="US71678J1007"),
+        action("PTPI", "-19.8", "PTPI(US71678J1007) SPLIT 1 FOR 10 (PTPI, P, US71678J1007)",
+               "20201216;202500", type="RS"),
+        action("SNPX", "-16.5", "SNPX(US87167T1025) SPLIT 1 FOR 4 (SNPX, S, US87167T1025)",
+               "20210517;202500", type="RS"),
+    ]  # fmt: skip
+    return trades, actions
+
+
+@pytest.mark.parametrize("name", ["801", "SNPX", str(con_id("SNPX"))])
+def test_a_spin_off_a_merger_and_splits_come_to_the_brokers_figures(
+    tmp_path: Path, name: str
+) -> None:
+    made = plan(tmp_path, flex(*_pharma()), asked=Asked(ratios={name: Fraction(1, 6)}))
+    assert made.problems == []
+    _realizes(made, "flex-61", "-38.761133")
+    _realizes(made, "flex-62", "-4.796667")
+
+
+def test_a_spin_off_without_its_share_asks_for_it_and_stops_what_follows(tmp_path: Path) -> None:
+    made = plan(tmp_path, flex(*_pharma()))
+    assert _fields(made, "transfer") == []
+    assert "--ratio 801=SHARE" in made.problems[0].reason
+    assert {problem.row["symbol"] for problem in made.problems[1:]} == {"NTRP", "PTPI"}
+
+
+def test_a_merger_into_two_divides_each_lot_alike(tmp_path: Path) -> None:
+    text = ("SRNGU(G8354H100) CASH and STOCK MERGER (Acquisition) DNA WS 1 FOR 5, US37611X1000 "
+            "1 FOR 1 AND USD 1.23 ({}, GINKGO, {})")  # fmt: skip
+    when = "20210916;202500"
+    actions = [
+        action("DNA", 111, text.format("DNA", "US37611X1000"), when, type="TC"),
+        action("SRNGU", -111, text.format("SRNGU", "KYG8354H1002"), when, type="TC",
+               proceeds="136.53"),
+        action("DNA WS", 22, text.format("DNA WS", "US37611X1182"), when, type="TC",
+               assetCategory="WAR"),
+    ]  # fmt: skip
+    trades = [
+        trade("SRNGU", 61, "10.388", "20210907;095803", ibCommission="-0.36245725"),
+        trade("SRNGU", 50, "9.86", "20210913;115905", ibCommission="-0.36025725"),
+        trade("DNA", -60, "10.05", "20211006;151535", ibCommission="-0.20447255", ibExecID="",
+              transactionID="61"),
+        trade("DNA", -51, "14.35", "20211019;145039", ibCommission="-0.309058685", ibExecID="",
+              transactionID="62"),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(trades, actions),
+                asked=Asked(ratios={"DNA WS": Fraction("0.0423800")}))  # fmt: skip
+    assert made.problems == []
+    nets = booked_nets(made)
+    # The share is known to six places, so are the figures of 1,127 money units.
+    assert abs(nets["flex-61"] - Decimal("5.589079")) < Decimal("0.001")
+    assert abs(nets["flex-62"] - Decimal("249.136129")) < Decimal("0.001")
+
+
+def test_a_merger_that_realizes_a_part_is_left_out(tmp_path: Path) -> None:
+    text = "LVGO(US1) CASH and STOCK MERGER US2 592 FOR 1000 AND USD 4.24 ({}, X, US1)"
+    actions = [
+        action("LVGO", -10, text.format("LVGO"), "20201030;202500", type="TC", proceeds="42.4",
+               fifoPnlRealized="42.4"),
+        action("TDOC", "5.92", text.format("TDOC"), "20201030;202500", type="TC"),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex([trade("LVGO", 10, 1, "20200102;100000")], actions))
+    assert (_fields(made, "transfer"), len(made.problems)) == ([], 2)
+
+
+def test_rights_come_at_no_cost(tmp_path: Path) -> None:
+    text = "IAG(ES1) SUBSCRIBABLE RIGHTS ISSUE  1 FOR 1 (IAGN, IAG RIGHTS, ES2)"
+    rows = [trade("IAG", 103, 1, "20200102;100000", isin="ES1", currency="EUR")]
+    made = plan(tmp_path, flex(rows, [action("IAGN", 103, text, "20200910;202500", type="RI")]))
+    [into] = _fields(made, "transfer")
+    assert (into["symbol"], into["direction"], into["cost_basis"]) == ("IAGN", "IN", "0")
+
+
+def test_a_move_of_more_than_is_held_is_left_out(tmp_path: Path) -> None:
+    text = "A(I1) MERGED(Acquisition) WITH I2 1 FOR 1 ({}, X, I1)"
+    rows = [action("A", -140, text.format("A"), "20210112;202500", type="TC"),
+            action("B", 140, text.format("B"), "20210112;202500", type="TC")]  # fmt: skip
+    made = plan(tmp_path, flex([trade("A", 70, 1, "20200102;100000")], rows))
+    assert (_fields(made, "transfer"), len(made.problems)) == ([], 2)
+    before = KnownEvent(1, "execution", "x", Decimal(70), Decimal(70), Decimal(1))
+    known = Known(events={(ACCOUNT, "A"): [before]})
+    made = plan(tmp_path, flex([trade("A", 70, 1, "20200102;100000")], rows), known=known)
+    assert [f["cost_basis"] for f in _fields(made, "transfer")[1:]] == ["71", "70"]
+
+
+def test_what_a_call_tells_again_is_not_booked_twice_along(tmp_path: Path) -> None:
+    trades, actions = _pharma()
+    asked = Asked(ratios={"801": Fraction(1, 6)})
+    first = plan(tmp_path, flex(trades, actions), asked=asked)
+    known = Known(
+        events={
+            (ACCOUNT, "NTRP"): [
+                KnownEvent(1, "out", "flex-801", 110),
+                KnownEvent(1, "in", "flex-801-kept-1", 100, 1, opened=1),
+                KnownEvent(1, "in", "flex-801-kept-2", 10, 1, opened=2),
+            ],
+            (ACCOUNT, "SNPX"): [KnownEvent(1, "in", "flex-801-in0-1", 20, 1, opened=1)],
+        }
+    )
+    again = plan(tmp_path, flex(trades, actions), asked=asked, known=known)
+    assert again.messages == first.messages
+
+
+def test_a_cancelled_action_and_its_cancellation_do_nothing(tmp_path: Path) -> None:
+    text = "BAM(CA1) SPLIT 2 FOR 1 (BAM, X, CA1)"
+    rows = [action("BAM", qty, text, "20210726;202500", type="FS", code=code)
+            for qty, code in ((55, ""), (-55, "Ca"), (60, ""))]  # fmt: skip
+    [split] = _fields(plan(tmp_path, flex([], rows)), "split")
+    assert split["ratio"] == "2:1"
+
+
+def test_shares_that_came_from_elsewhere_are_listed(tmp_path: Path) -> None:
+    came = element("Transfer", accountId=ACCOUNT, symbol="A", quantity="25", type="ACATS",
+                   direction="IN", assetCategory="STK")  # fmt: skip
+    made = plan(tmp_path, flex([], Transfers=[came]))
+    assert (made.messages, len(made.problems)) == ([], 1)
+
+
+# --- openings ------------------------------------------------------------------------------------
+
+
+def _open_lot(symbol: str, qty: int, cost: str, opened: str, day: str) -> str:
+    return element("OpenPosition", accountId=ACCOUNT, symbol=symbol, conid=con_id(symbol),
+                   assetCategory="STK", currency="USD", position=qty, costBasisMoney=cost,
+                   openDateTime=opened, reportDate=day, levelOfDetail="LOT")  # fmt: skip
+
+
+def test_lots_of_the_day_before_are_openings(tmp_path: Path) -> None:
+    day_before = flex([], OpenPositions=[
+        _open_lot("A", 10, "101", "20230105;100000", "20231231"),
+        _open_lot("A", 5, "61", "20230205;100000", "20231231"),
+    ])  # fmt: skip
+    traded = flex([trade("A", -12, 20, "20240102;100000", ibExecID="", transactionID="61")])
+    made = plan(tmp_path, traded, day_before, openings=True)
+    assert made.problems == []
+    assert [(f["qty"], f["cost_basis"]) for f in _fields(made, "opening")] == [
+        ("10", "101"), ("5", "61"),
+    ]  # fmt: skip
+    _realizes(made, "flex-61", "114.6")
+
+
+def test_the_last_days_lots_less_what_was_traded_are_openings(tmp_path: Path) -> None:
+    closed = trade("A", -10, "20", "20240102;100000", levelOfDetail="CLOSED_LOT", cost="101",
+                   openDateTime="20230105;100000", ibExecID="")  # fmt: skip
+    rows = [trade("A", -10, 20, "20240102;100000"), closed]
+    lots = [_open_lot("A", 5, "61", "20230205;100000", "20241231")]
+    made = plan(tmp_path, flex(rows, OpenPositions=lots), openings=True)
+    assert made.problems == []
+    assert [f["qty"] for f in _fields(made, "opening")] == ["10", "5"]
+    unproven = plan(tmp_path, flex(rows[:1], OpenPositions=lots), openings=True)
+    assert (_fields(unproven, "opening"), len(unproven.problems)) == ([], 1)
+
+
+def test_what_an_opening_stands_for_is_not_taken_again(tmp_path: Path) -> None:
+    known = Known(opened_since={(ACCOUNT, "A"): 1704085200000})
+    rows = [trade("A", 1, 1, "20231230;100000"), trade("A", 2, 1, "20240102;100000")]
+    made = plan(tmp_path, flex(rows), known=known)
+    assert [fields["fill_qty"] for fields in _fields(made)] == ["2"]
+    assert len(made.problems) == 1
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_a_contract_keeps_its_name_and_takes_no_others(tmp_path: Path) -> None:
+    rows = [
+        trade("META", 1, 1, "20240102;100000", conid="107113386"),
+        trade("SHOP", 1, 1, "20240102;100000", conid="1", listingExchange="NYSE"),
+        trade("SHOP", 1, 1, "20240103;100000", conid="2", listingExchange="TSE"),
+        trade("SHOP", 1, 1, "20240104;100000", conid="3"),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows), names={"107113386": "FB"})
+    assert [f["symbol"] for f in _fields(made)] == ["FB", "SHOP", "SHOP@TSE", "SHOP#3"]
+
+
+def test_accounts_of_one_file_are_kept_apart(tmp_path: Path) -> None:
+    rows = [trade("A", 1, 1, "20240102;100000", accountId=account) for account in ("U1", "-", "")]
+    made = plan(tmp_path, flex(rows, account="U9"))
+    assert sorted(f["account"] for f in _fields(made)) == ["U1", "U9", "U9"]

@@ -1,0 +1,106 @@
+"""`flows.flex fetch` against a service that does what the real one's documents say."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.flex_files import flex, trade
+from tests.support.flex_service import QUERY, REFERENCE, TOKEN, FlexService, refusal
+from tests.support.flow_process import ROOT
+
+STATEMENT = flex([trade("A", 1, 1, "20240102;100000")])
+BUSY = refusal(1019, "Statement generation in progress. Please try again shortly.")
+OFTEN = refusal(1018, "Too many requests have been made from this token.")
+
+
+def fetch(
+    service: str, into: Path, *words: str, token: str = TOKEN, query: str = QUERY
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command; it waits for hundredths of seconds where the real one waits for seconds."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.flex", "fetch", str(into), "--address", service,
+         "--first-wait", "0.01", *words],
+        capture_output=True, text=True, cwd=ROOT, check=False, timeout=60,
+        env={"PATH": os.environ["PATH"], "FLEX_TOKEN": token, "FLEX_QUERY_ID": query},
+    )  # fmt: skip
+    assert token not in done.stdout + done.stderr
+    return done
+
+
+def test_a_statement_is_asked_for_and_fetched(tmp_path: Path) -> None:
+    with FlexService(STATEMENT) as service:
+        done = fetch(service.address, tmp_path / "a.xml")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'a.xml'}\n")
+    assert (tmp_path / "a.xml").read_text() == STATEMENT
+    assert service.asked == [
+        ("SendRequest", {"t": TOKEN, "q": QUERY, "v": "3"}),
+        ("GetStatement", {"t": TOKEN, "q": REFERENCE, "v": "3"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    "later", [BUSY, OFTEN, 503, 429, None, "<html>busy</html>", "", STATEMENT[:-60]]
+)
+def test_what_passes_is_waited_for(tmp_path: Path, later: str | int | None) -> None:
+    sends = [] if later == STATEMENT[:-60] else [later]
+    with FlexService(STATEMENT, sends=sends, gets=[later, later]) as service:
+        done = fetch(service.address, tmp_path / "a.xml")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.xml").read_text() == STATEMENT
+    assert done.stderr.count("waiting: ") == 2 + len(sends)
+    assert [step for step, _ in service.asked].count("GetStatement") == 3
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.xml"]
+
+
+@pytest.mark.parametrize(
+    ("token", "query", "said"),
+    [("1" * 24, QUERY, "1015: Token is invalid."), (TOKEN, "1", "1014: Query is invalid.")],
+)
+def test_what_the_service_refuses_ends_at_once(
+    tmp_path: Path, token: str, query: str, said: str
+) -> None:
+    with FlexService(STATEMENT) as service:
+        done = fetch(service.address, tmp_path / "a.xml", token=token, query=query)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert len(service.asked) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_does_not_wait_for_ever(tmp_path: Path) -> None:
+    with FlexService(STATEMENT, gets=[BUSY] * 1000) as service:
+        done = fetch(service.address, tmp_path / "a.xml", "--wait", "0.3")
+    assert done.returncode == 2
+    assert "within 0.3 s" in done.stderr
+    assert "1019" in done.stderr
+
+
+def test_a_service_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with FlexService(STATEMENT) as service:
+        address = service.address
+    done = fetch(address, tmp_path / "a.xml", "--wait", "0.1")
+    assert done.returncode == 2
+    assert "no answer from the service" in done.stderr
+
+
+def test_the_token_goes_to_no_other_place(tmp_path: Path) -> None:
+    with FlexService(STATEMENT, url="http://127.0.0.2:1/GetStatement") as service:
+        done = fetch(service.address, tmp_path / "a.xml")
+        assert (done.returncode, len(service.asked)) == (2, 1)
+    done = fetch("http://example.org/FlexWebService", tmp_path / "a.xml")
+    assert "--address: expected https" in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["FLEX_TOKEN", "FLEX_QUERY_ID"])
+def test_a_setting_that_is_missing_is_named(tmp_path: Path, missing: str) -> None:
+    settings = {"FLEX_TOKEN": TOKEN, "FLEX_QUERY_ID": QUERY, missing: ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.flex", "fetch", str(tmp_path / "a.xml")],
+        capture_output=True, text=True, cwd=ROOT, check=False, timeout=60,
+        env={"PATH": os.environ["PATH"], **settings},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"lotstream: {missing}: expected it to be set")
