@@ -33,7 +33,7 @@ def test_another_leg_of_a_combo_is_another_execution() -> None:
         f"{LEG}.٠١",
         "0000e0d5.6596b0d2.1.01",
         "0000e0d.6596b0d2.01.01",
-        "0000e0dg.6596b0d2.01.01",
+        "0000e0d-.6596b0d2.01.01",
         "0000e0d5-6596b0d2-01-01",
         "my-fill-17",
         "x",
