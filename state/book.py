@@ -410,7 +410,7 @@ class Book:
         ids = []
         for at in rows:
             fill, _, qty, value, charge = stretch.rows[at]
-            if value != qty * fill.price * factor:
+            if value != qty * fill.price * factor or "\n" in fill.exec_id:
                 return None
             begin, end = stretch.opened[at - 1] - closed, stretch.opened[at] - closed
             numbers += (fill.timestamp, fill.price, qty, begin, end, charge)
