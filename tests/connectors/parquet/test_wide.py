@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from connectors.parquet.wide import Ints, Wide, quotients
+from connectors.parquet.wide import Ints, Wide, decimals, quotients
 from state.exact import divide_half_even
 from tests.support.strategies import SETTINGS
 
@@ -124,6 +124,33 @@ def test_decimals_count_the_types_smallest_unit(numbers: list[int]) -> None:
     ]
 
 
+@SETTINGS
+@given(
+    st.lists(
+        st.tuples(st.integers(-(10**38) + 1, 10**38 - 1), st.booleans()), min_size=1, max_size=20
+    )
+)
+def test_decimals_that_are_not_known_are_null(found: list[tuple[int, bool]]) -> None:
+    numbers, known = [number for number, _ in found], [is_known for _, is_known in found]
+    values = decimals(WHOLE, Wide.of_ints(numbers), np.array(known))
+    values.validate(full=True)
+    assert [value is None for value in values.to_pylist()] == [not one for one in known]
+    assert [int(value) for value in values.to_pylist() if value is not None] == [
+        number for number, is_known in found if is_known
+    ]
+
+
+@SETTINGS
+@given(st.lists(wide, max_size=10), st.data())
+def test_numbers_are_scattered_with_0_between_them(numbers: list[int], data: st.DataObject) -> None:
+    length = len(numbers) + data.draw(st.integers(0, 5))
+    places = sorted(data.draw(st.permutations(range(length)))[: len(numbers)])
+    expected = [0] * length
+    for place, number in zip(places, numbers, strict=True):
+        expected[place] = number
+    assert ints(Wide.of_ints(numbers).scattered(column(places), length)) == expected
+
+
 def test_columns_may_be_empty() -> None:
     none = Wide.of_ints([])
     for empty in (none + none, none - none, none.take(column([])), Wide.of(column([]))):
@@ -131,17 +158,17 @@ def test_columns_may_be_empty() -> None:
     assert ints(Wide.product(column([]), column([]))) == []
     assert ints(none.sums()) == [0]
     assert none.to_decimals(WHOLE).to_pylist() == []
-    assert quotients(none, column([]), WHOLE).to_pylist() == []
+    assert quotients(none, column([])).tolist() == []
 
 
 # --- quotients ------------------------------------------------------------------------------
 
 
 def check_quotients(numerators: list[int], denominators: list[int]) -> None:
-    found = quotients(Wide.of_ints(numerators), column(denominators), WHOLE)
-    found.validate(full=True)
-    assert [None if value is None else int(value) for value in found.to_pylist()] == [
-        None if by == 0 else divide_half_even(number, by)
+    found = quotients(Wide.of_ints(numerators), column(denominators))
+    assert found.dtype == np.int64
+    assert found.tolist() == [
+        divide_half_even(number, by) if by else 0
         for number, by in zip(numerators, denominators, strict=True)
     ]
 
@@ -193,19 +220,19 @@ def test_ties_are_exact_far_beyond_what_a_float_tells() -> None:
 
 @SETTINGS
 @given(st.lists(divisions(40), min_size=1, max_size=10), st.integers(0, 9))
-def test_a_quotient_by_0_is_null(found: list[tuple[int, int]], at: int) -> None:
+def test_a_quotient_by_0_is_0(found: list[tuple[int, int]], at: int) -> None:
     numerators, denominators = of_pairs(found)
     denominators[at % len(found)], numerators[at % len(found)] = 0, 0
     check_quotients(numerators, denominators)
     check_quotients([0] * 9, [0] * 9)
 
 
-def test_a_small_numerator_over_0_is_null() -> None:
+def test_a_small_numerator_over_0_is_0() -> None:
     check_quotients([5, 2**62, -(2**63), 7], [0, 0, 0, 2])
 
 
 @pytest.mark.parametrize("number", [2**100, -(2**100), 2**63])
-def test_a_large_numerator_over_0_is_null(number: int) -> None:
+def test_a_large_numerator_over_0_is_0(number: int) -> None:
     check_quotients([number, 7], [0, 2])
 
 
