@@ -15,7 +15,7 @@ from flows.bench.sizes import Sizes
 from state.book import Book
 from state.exact import ONE
 from state.messages import Execution, Instrument
-from state.run import Run
+from state.run import run_of
 
 TITLE = "The book alone, per execution"
 STEPS = 4
@@ -67,7 +67,7 @@ def _executions(seed: int, count: int) -> list[Execution]:
 
 def _in_runs_us(books: list[list[Execution]]) -> float:
     runs = [
-        [Run.of(book[start : start + _RUN_LENGTH]) for start in range(0, len(book), _RUN_LENGTH)]
+        [run_of(book[start : start + _RUN_LENGTH]) for start in range(0, len(book), _RUN_LENGTH)]
         for book in books
     ]
     start = perf_counter()

@@ -14,8 +14,8 @@ from threading import Event
 from time import perf_counter
 
 from connectors.book_store import BookStores
-from connectors.columns.messages import KeyRun, decode_blocks
-from connectors.columns.replies import BulkConnection, EntryBlock, EntryBlocks
+from connectors.columns.messages import Piece, decode_replies
+from connectors.columns.replies import BulkConnection, Replies, Reply, packed_ids
 from connectors.parquet.files import PartFile
 from connectors.parquet.tables import tables
 from connectors.redis.hash_sink import PositionHashSink
@@ -26,6 +26,7 @@ from flows.bench.sizes import Sizes
 from state.book import Book
 from state.keys import position_key
 from state.records import FIRST_ID, Changes, RunUpdates, last_id
+from state.run import Run
 
 TITLE = "Where the time goes, per execution, 100 symbols"
 STEPS = 2
@@ -83,10 +84,10 @@ class _Pass:
         epoch_ends = perf_counter() + _EPOCH_S
         for entries in islice(self._reads(), most_reads):
             with self._timed("parse"):
-                runs = decode_blocks(EntryBlocks([entries]))
-            assert runs is not None  # all that the rig publishes is plain
+                pieces, refused = decode_replies(Replies([entries]))
+            assert not refused  # all that the rig publishes is plain
             with self._timed("book"):
-                changes = [self._book(run) for run in runs]
+                changes = [self._book(piece) for piece in pieces]
             with self._timed("recovery"):
                 self._note(changes)
             with self._timed("hash"):
@@ -106,7 +107,7 @@ class _Pass:
         yield
         self._spent[part] += perf_counter() - start
 
-    def _reads(self) -> Iterator[EntryBlock]:
+    def _reads(self) -> Iterator[Reply]:
         last, read, added = FIRST_ID, 0, self._rig.client.xlen(STREAM)
         bulk = BulkConnection(self._rig.client)
         while read < added:
@@ -114,22 +115,22 @@ class _Pass:
                 bulk.ask(("XREAD", "COUNT", READ_COUNT, "STREAMS", STREAM, last))
                 reply = bulk.answer()
             with self._timed("parse"):
-                entries = EntryBlock.of(reply)
+                entries = Reply.of(reply)
             assert entries is not None  # see above
             yield entries
             last, read = entries.last_id, read + len(entries)
         bulk.close()
 
-    def _book(self, run: KeyRun) -> Changes:
-        symbol, account, _ = run.heading
-        key = position_key(symbol, account)
+    def _book(self, piece: Piece) -> Changes:
+        key = position_key(piece.symbol, piece.account)
         if key not in self._books:
-            self._books[key] = Book(symbol, account)
-        book = self._books[key]
-        update = book.apply_run(run.run)
-        assert update is not None  # plain, see above
-        updates = RunUpdates(run.entries.ids, update)
-        return Changes(STREAM, key, last_id(run.entries.ids), book.snapshot(), updates, live=False)
+            self._books[key] = Book(piece.symbol, piece.account)
+        book, ids = self._books[key], packed_ids(piece.entries)
+        assert isinstance(piece.messages, Run)  # plain, see above
+        update = book.apply_run(piece.messages)
+        assert update is not None
+        updates = RunUpdates(ids, update)
+        return Changes(STREAM, key, last_id(ids), book.snapshot(), updates, live=False)
 
     def _note(self, changes: list[Changes]) -> None:
         for change in changes:

@@ -21,7 +21,13 @@ from tests.support.flow_process import (
     until,
 )
 
-EXECUTION = {"side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1", "timestamp": "1"}
+EXECUTION = {
+    "side": "BUY",
+    "fill_qty": "1",
+    "fill_price": "1",
+    "order_id": "1",
+    "timestamp": "1700000000000",
+}
 
 
 def publish(client: redis_py.Redis, *numbers: int) -> None:

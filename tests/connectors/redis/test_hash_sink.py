@@ -11,7 +11,13 @@ import redis as redis_py
 from tests.support.flow_process import FlowProcess, add, read_hash
 from tests.support.servers import RedisServer
 
-EXECUTION = {"side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1", "timestamp": "1"}
+EXECUTION = {
+    "side": "BUY",
+    "fill_qty": "1",
+    "fill_price": "1",
+    "order_id": "1",
+    "timestamp": "1700000000000",
+}
 
 
 def value(stream_id: str, **members: object) -> str:
