@@ -101,7 +101,7 @@ def _wrong_time(name: str, timestamp: int) -> RejectedError:
         why = "milliseconds since 1970, not before 1971: most likely these are seconds"
     else:
         why = "a time not more than a day after that of the entry's own id"
-    return RejectedError(f"{name}: expected {why}; found {timestamp}")
+    return RejectedError(f"{name}: expected {why}, found {timestamp}")
 
 
 @lru_cache(maxsize=100_000)

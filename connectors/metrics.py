@@ -69,6 +69,13 @@ DEAD_LETTERS_WAITING = Gauge(
     "lotstream_dead_letters_waiting", "Dead letters that nobody has dealt with."
 )
 POSITIONS_OPEN = Gauge("lotstream_positions_open", "Positions that are not flat.")
+BROKER_KNOWN = Gauge(
+    "lotstream_broker_known",
+    "1 if the router knows the broker's positions, 0 if not; NaN if no router was ever here.",
+)
+BREAKS = Gauge(
+    "lotstream_breaks", "Positions that differ from the broker's; NaN while those are not known."
+)
 REALIZED_PNL = Gauge(
     "lotstream_realized_pnl", "Gross realized P&L of all positions, by currency.", ["currency"]
 )
@@ -77,7 +84,8 @@ REALIZED_PNL = Gauge(
 FIELDS = (
     "type", "symbol", "side", "fill_qty", "fill_price", "order_id", "exec_id", "timestamp",
     "account", "con_id", "sec_type", "currency", "exchange", "order_ref", "multiplier",
-    "commission", "qty", "avg_price", "ratio", "cost_basis", "realized_pnl",
+    "commission", "commission_currency", "basis_adjustment", "qty", "avg_price", "cost_basis",
+    "ratio", "places", "per_unit", "direction", "opened", "charges", "realized_pnl",
     "net_realized_pnl", "opening", "split",
 )  # fmt: skip
 """What a dead letter's reason can begin with."""

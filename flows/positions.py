@@ -22,7 +22,7 @@ from connectors.parquet.files import DataDirError, StreamFiles
 from connectors.parquet.sink import ParquetSink
 from connectors.redis.dead_letter_sink import DeadLetterSink
 from connectors.redis.hash_sink import PositionHashSink
-from connectors.redis.link import RedisLink
+from connectors.redis.link import RedisLink, warn_of_eviction
 from connectors.redis.source import Read, RedisStreamSource
 from flows.common.logs import Progress, log_exceptions, log_exceptions_of_parts, set_up_logging
 from flows.common.settings import load_settings, partition_names
@@ -93,6 +93,7 @@ def flow() -> Dataflow:
     run = launch(settings)
     link = RedisLink(settings.redis_url.get_secret_value(), run.stop)
     agree_on_partitions(link, settings)
+    warn_of_eviction(link)
     streams, hours = settings.own_streams, settings.stream_retention_hours
     letters = partition_names(settings.dead_letter_stream, settings.stream_partitions)
     source = RedisStreamSource(

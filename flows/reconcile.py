@@ -1,9 +1,10 @@
 """Our positions against IBKR's: `python -m flows.reconcile`.
 
-Quantities are compared, per account and contract. Average prices are shown but not
-judged: TWS keeps average cost, not FIFO. A book without an account is compared with
-the sum over the accounts that have no book of their own for its symbol. A fill
-that happens meanwhile may show as a break: look again.
+TWS is asked anew. Quantities are compared, per account and contract, and average prices
+only as far as a factor of 10, 100 or 1000 betrays a wrong multiplier: TWS keeps average
+cost, not FIFO. A book without an account is compared with the sum over the accounts that
+have no book of their own for its symbol. Of each break it is said what it most likely is,
+and what would heal it. A fill that happens meanwhile may show as a break: look again.
 
 Exit code 0: no break; 1: a break; 2: TWS, Redis or a setting does not let us compare.
 """
@@ -14,35 +15,36 @@ import re
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from threading import Event
 from typing import Annotated, Any, NoReturn
-from zoneinfo import ZoneInfo
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from connectors.ibkr.feed import (
-    Account,
-    Held,
-    Tws,
-    TwsError,
-    ask_account,
-    decimal_text,
-    opening_message,
-)
+from connectors.ibkr.account import Account, Accounts, ask_account
+from connectors.ibkr.instruments import Record
+from connectors.ibkr.messages import Held, decimal_text
+from connectors.ibkr.session import TwsError
+from connectors.redis.exact_json import from_json
+from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
-from connectors.redis.publisher import Once, Publisher
+from connectors.redis.overview import lags
+from connectors.redis.publisher import Publisher
+from flows.broker.healing import Adopter, Booked, likely
+from flows.broker.tws import tws_of
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings
+from state.breaks import Difference, Side, differences
 from state.keys import position_key
 
 SPARE_CLIENT_IDS = 8
 """Tried after IBKR_CLIENT_ID + 1; that one itself is the router's."""
 PIPE_WIDTH = 160
+BOOKED_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class Book:
     symbol: str
     qty: Decimal
     avg_price: Decimal | None
+    con_id: str | None = None
+    stream_id: str = ""
+    """The entry that caused it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Comparison:
     """None if we have none."""
     held: Sequence[Held]
     """What the broker holds: none, one, or several contracts or accounts."""
+    difference: Difference | None = None
+    """How they differ; None if they do not."""
 
     @property
     def key(self) -> str:
@@ -89,25 +96,40 @@ class Comparison:
 
     @property
     def is_break(self) -> bool:
-        return self.ours != self.theirs
+        return self.difference is not None
 
 
 def compare(books: Iterable[Book], positions: Iterable[Held]) -> list[Comparison]:
     """Pair our books with the broker's positions, in order of key; flat on both sides: left out."""
     by_key = {position_key(book.symbol, book.account): book for book in books}
     held: dict[str, list[Held]] = defaultdict(list)
+    sides: dict[str, Side] = {}
     for position in positions:
         key = position_key(position.symbol, position.account)
         shared = key not in by_key and position.symbol in by_key
         held[position.symbol if shared else key].append(position)
-    pairs = [_pair(by_key.get(key), held[key]) for key in sorted({*by_key, *held})]
+        sides[key] = _broker_side(position, sides.get(key))
+    ours = {
+        key: Side(book.account, book.symbol, book.qty, book.avg_price, book.con_id)
+        for key, book in by_key.items()
+    }
+    accounts = {side.account for side in (*ours.values(), *sides.values()) if side.account}
+    found = differences(ours, sides, accounts)
+    pairs = [_pair(by_key.get(key), held[key], found.get(key)) for key in sorted({*by_key, *held})]
     return [pair for pair in pairs if pair.ours or pair.theirs or pair.is_break]
 
 
-def _pair(book: Book | None, held: Sequence[Held]) -> Comparison:
-    if book is not None:
-        return Comparison(book.account, book.symbol, book, held)
-    return Comparison(held[0].account, held[0].symbol, None, held)
+def _broker_side(position: Held, of_the_same_name: Side | None) -> Side:
+    qty = Decimal(position.qty)
+    price = Decimal(position.avg_price) if position.avg_price else None
+    if of_the_same_name is not None:
+        return of_the_same_name._replace(qty=of_the_same_name.qty + qty, avg_price=None)
+    return Side(position.account, position.symbol, qty, price, position.con_id or None)
+
+
+def _pair(book: Book | None, held: Sequence[Held], difference: Difference | None) -> Comparison:
+    one = held[0] if book is None else book
+    return Comparison(one.account, one.symbol, book, held, difference)
 
 
 # --- asking both sides ---------------------------------------------------------------------
@@ -116,51 +138,65 @@ def _pair(book: Book | None, held: Sequence[Held]) -> Comparison:
 def read_books(link: RedisLink, positions_hash: str) -> list[Book]:
     """Read the flow's positions."""
     values: Any = link.call(lambda client: client.hvals(positions_hash))
-    records = [json.loads(value, parse_float=Decimal, parse_int=Decimal) for value in values]
+    records = [from_json(value) for value in values]
     return [
-        Book(record["account"], record["symbol"], record["qty"], record["avg_price"])
+        Book(
+            record["account"],
+            record["symbol"],
+            record["qty"],
+            record["avg_price"],
+            None if record.get("con_id") is None else str(record["con_id"]),
+            record.get("stream_id", ""),
+        )
         for record in records
     ]
 
 
-def ask_tws(settings: Settings) -> Account:
+class DirectRegister:
+    """The hash `instruments` for a program that has nothing else to do meanwhile."""
+
+    def __init__(self, instruments: InstrumentHash) -> None:
+        self._hash = instruments
+
+    async def known(self) -> dict[int, Record]:
+        return self._hash.known()
+
+    async def claim(self, con_id: int, names: Sequence[str], record: Record | None) -> Record:
+        return self._hash.claim(con_id, names, record)
+
+
+def ask_tws(settings: Settings, link: RedisLink) -> Account:
     """Read the broker's positions, beside a router that holds IBKR_CLIENT_ID."""
-    tws = Tws(
-        settings.ibkr_host,
-        settings.ibkr_port,
-        settings.ibkr_client_id + 1,
-        ZoneInfo(settings.ibkr_timezone),
-    )
-    return asyncio.run(ask_account(tws, SPARE_CLIENT_IDS))
+    tws = tws_of(settings, settings.ibkr_client_id + 1)
+    names = InstrumentHash(link, settings.instruments_hash, settings.positions_hash)
+    accounts = Accounts(settings.ibkr_accounts)
+    return asyncio.run(ask_account(tws, SPARE_CLIENT_IDS, DirectRegister(names), accounts))
 
 
 # --- adopting --------------------------------------------------------------------------------
 
 
 def adopt(
-    pairs: Iterable[Comparison], traded: set[str], publisher: Publisher
+    pairs: Iterable[Comparison], account: Account, adopter: Adopter
 ) -> tuple[set[str], list[str]]:
-    """Publish an opening for each position that we have no book for.
+    """Publish an opening for each break that one heals.
 
-    Returns the keys adopted, and why others were not. What was traded today is
-    not: its executions are published by the router, and would count twice.
+    Returns the keys adopted, and of the others why not.
     """
-    openings, notes = [], []
+    adopted, notes = set(), []
     for pair in pairs:
-        if pair.book is not None:
+        if pair.difference is None:
             continue
-        if pair.key in traded:
-            notes.append(f"{pair.key}: not adopted, as TWS lists executions of today for it")
-        elif len(pair.held) > 1:
-            notes.append(f"{pair.key}: not adopted, as several contracts have this name")
+        booked = None
+        if pair.book is not None:
+            booked = Booked(pair.book.qty, pair.book.avg_price, pair.book.stream_id)
+        traded = account.traded.get(pair.key, ())
+        why_not = adopter.adopt(pair.key, pair.difference, booked, pair.held, traded)
+        if why_not:
+            notes.append(f"{pair.key}: {why_not}")
         else:
-            message = opening_message(pair.held[0], time.time_ns() // 1_000_000)
-            figures = f"{message['qty']} {message.get('avg_price', '')}"
-            openings.append(Once(f"opening:{pair.key}", message, figures))
-    keys = [opening.once_id.removeprefix("opening:") for opening in openings]
-    added = dict(zip(keys, publisher.publish_once(*openings), strict=True))
-    notes += [f"{key}: adopted before, but there is no book yet" for key in keys if not added[key]]
-    return {key for key in keys if added[key]}, notes
+            adopted.add(pair.key)
+    return adopted, notes
 
 
 # --- showing ---------------------------------------------------------------------------------
@@ -215,14 +251,20 @@ def reconcile(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
     adopting: Annotated[
-        bool, typer.Option("--adopt", help="Open a book for each position that has none.")
+        bool,
+        typer.Option("--adopt", help="Publish an opening for what was held before."),
     ] = False,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[KEY=]PRICE", help="An opening's price, where it cannot be derived."),
+    ] = None,
 ) -> None:
     """Compare our positions with IBKR's. Exit code 1: a break; 2: one side cannot be asked."""
+    prices = dict(map(_priced, price or ()))
     try:
         settings = load_settings()
         set_up_logging(settings)
-        pairs, adopted, notes = _compare_both(settings, adopting=adopting)
+        pairs, adopted, notes = _compare_both(settings, prices if adopting else None)
     except TwsError as error:
         _give_up(f"lotstream: no answer from TWS: {error}")
     except StoppedError as error:
@@ -232,6 +274,11 @@ def reconcile(
     except SystemExit as error:  # a wrong setting; its own code would read as a break
         _give_up(str(error.code))
     (show_json if as_json else show_table)(pairs, adopted)
+    for pair in pairs:
+        if pair.difference is not None and pair.key not in adopted:
+            others = {each.key: each.difference for each in pairs if each.difference}
+            text = likely(pair.key, pair.difference, pair.held, pair.our_avg_price, others)
+            print(f"{pair.key}: {text}", file=sys.stderr if as_json else sys.stdout)
     for note in notes:
         print(note, file=sys.stderr)
     if any(pair.is_break and pair.key not in adopted for pair in pairs):
@@ -239,17 +286,44 @@ def reconcile(
 
 
 def _compare_both(
-    settings: Settings, *, adopting: bool
+    settings: Settings, prices: Mapping[str, str] | None
 ) -> tuple[list[Comparison], set[str], list[str]]:
+    """Compare; adopt as well if there are `prices`, none of which needs to be given."""
     impatient = Event()
     impatient.set()  # an outage is not waited for
     link = RedisLink(settings.redis_url.get_secret_value(), impatient)
-    books = read_books(link, settings.positions_hash)
-    account = ask_tws(settings)
-    pairs = compare(books, account.positions)
-    if not adopting:
-        return pairs, set(), []
-    return pairs, *adopt(pairs, account.traded, Publisher(link, settings.streams))
+    account = ask_tws(settings, link)
+    if prices is None:
+        return compare(read_books(link, settings.positions_hash), account.positions), set(), []
+    waiting = _wait_for_flow(link, settings.streams)
+    pairs = compare(read_books(link, settings.positions_hash), account.positions)
+    if _figures(ask_tws(settings, link)) != _figures(account):
+        return pairs, set(), ["nothing adopted, as something happened meanwhile: try again"]
+    adopter = Adopter(link, Publisher(link, settings.streams), prices, waiting=waiting)
+    return pairs, *adopt(pairs, account, adopter)
+
+
+def _figures(account: Account) -> tuple[list[Held], dict[str, list[str]]]:
+    return [each._replace(doubt="") for each in account.positions], account.traded
+
+
+def _wait_for_flow(link: RedisLink, streams: Sequence[str]) -> int:
+    """Give the flow a while to book what there is; return how many entries it has not."""
+    link.client.set_response_callback("XINFO STREAM", lambda reply, **_: reply)
+    until = time.monotonic() + BOOKED_WITHIN_S
+    while True:
+        waiting = link.call(lambda client: sum(filter(None, lags(client, streams))))
+        if not waiting or time.monotonic() > until:
+            return waiting
+        time.sleep(0.2)
+
+
+def _priced(text: str) -> tuple[str, str]:
+    """Take `KEY=PRICE` apart; a key may hold an equals sign, a price does not."""
+    key, _, price = text.rpartition("=")
+    if re.fullmatch(r"\d+(\.\d{1,10})?", price) is None:
+        raise typer.BadParameter(f"expected [KEY=]PRICE, found {text!r}", param_hint="--price")
+    return key, price
 
 
 def _give_up(reason: str) -> NoReturn:

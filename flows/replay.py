@@ -8,6 +8,7 @@ Every command may be repeated: what is done already is said, not done again.
 import getpass
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
@@ -22,6 +23,7 @@ from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
 from connectors.redis.publisher import Publisher
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings, partition_names
+from state.keys import parse_exec_id
 from state.messages import RejectedError
 
 SHOWN = 10
@@ -93,11 +95,16 @@ def put_back(
     unset: Annotated[list[str] | None, typer.Option(help="Remove a field first.")] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Put dead letters back on their stream, after a repair of their fields."""
+    """Put dead letters back on their stream, after a repair of their fields.
+
+    The reports of what an execution cost go with it if it gets another symbol or account.
+    """
     changes = dict(map(_assignment, set_ or ()))
     gone = [name.encode() for name in unset or ()]
     failed = False
-    for letter in desk(context).letters(letter_ids or [], reason, done="put back"):
+    letters = list(desk(context).letters(letter_ids or [], reason, done="put back"))
+    letters += desk(context).dead_reports(letters, changes)
+    for letter in letters:
         fields = repaired(letter, changes, gone)
         problem = why_unusable(fields)
         if problem is None and letter.source_stream not in desk(context).settings.streams:
@@ -107,6 +114,7 @@ def put_back(
             failed = True
             continue
         said = " ".join([*(set_ or ()), *(f"-{name}" for name in unset or ())])
+        desk(context).bring_reports(letter, changes, dry_run=dry_run)
         desk(context).put_back(letter, fields, said, dry_run=dry_run)
     raise typer.Exit(int(failed))
 
@@ -140,6 +148,10 @@ def handled(
         )
 
 
+_About = tuple[bytes, bytes, str]
+"""An execution: account, symbol, identity."""
+
+
 class Desk:
     """Where one command's work is done."""
 
@@ -151,6 +163,7 @@ class Desk:
         link = RedisLink(settings.redis_url.get_secret_value(), impatient)
         self.box = LetterBox(link, self.boxes)
         self._publisher = Publisher(link, settings.streams)
+        self._reports_of: dict[str, dict[_About, list[list[bytes]]]] = {}
 
     def letters(
         self, letter_ids: Sequence[str], reason: str = "", *, done: str = ""
@@ -179,8 +192,7 @@ class Desk:
 
     def put_back(self, letter: Letter, fields: list[bytes], changes: str, *, dry_run: bool) -> None:
         """Put a letter back and say so."""
-        symbol, account, _ = decode(fields)
-        stream = self._publisher.stream_of({"symbol": symbol, "account": account or ""})
+        stream = self._home(fields)
         if dry_run:
             print(f"{letter.id}: would be put back on {stream}, with the fields")
             for name, value in zip(fields[::2], fields[1::2], strict=True):
@@ -191,6 +203,47 @@ class Desk:
             self._explain_absence(letter.id, "put back")
         else:
             print(f"{letter.id}: put back on {stream} as {new_id}")
+
+    def dead_reports(self, letters: Sequence[Letter], changes: dict[str, str]) -> list[Letter]:
+        """Return the letters that are reports of executions which get another key."""
+        about = set(map(_about, letters)) if _moves(changes) else set()
+        named = {(letter.stream, letter.id) for letter in letters}
+        return [
+            letter
+            for letter in (self.box.letters() if about else ())
+            if _value(letter, b"type") == b"commission"
+            and _about(letter) in about
+            and (letter.stream, letter.id) not in named
+        ]
+
+    def bring_reports(self, letter: Letter, changes: dict[str, str], *, dry_run: bool) -> None:
+        """Publish an execution's reports again where it goes, and say so.
+
+        Before the execution itself: a second try publishes them again, and of equal
+        reports the flow takes one.
+        """
+        if not _moves(changes) or _value(letter, b"type") not in (b"", b"execution"):
+            return
+        for fields in self._reports(letter.source_stream).get(_about(letter), ()):
+            moved = repaired(letter._replace(fields=fields), changes, ())
+            if why_unusable(moved) is None:
+                stream = self._home(moved)
+                if not dry_run:
+                    self.box.add(stream, moved)
+                done = "would be published" if dry_run else "published"
+                print(f"{letter.id}: its commission report {done} on {stream} as well")
+
+    def _reports(self, stream: str) -> dict[_About, list[list[bytes]]]:
+        """Return the reports on a stream by what they are about; read once."""
+        if stream not in self._reports_of:
+            self._reports_of[stream] = defaultdict(list)
+            for fields in self.box.reports(stream):
+                self._reports_of[stream][_about_fields(fields)].append(fields)
+        return self._reports_of[stream]
+
+    def _home(self, fields: Sequence[bytes]) -> str:
+        symbol, account, _ = decode(fields)
+        return self._publisher.stream_of({"symbol": symbol, "account": account or ""})
 
     def drop(self, letter: Letter, why: str, *, dry_run: bool) -> None:
         """Drop a letter and say so."""
@@ -281,6 +334,20 @@ def _assignment(text: str) -> tuple[str, str]:
 
 def _value(letter: Letter, name: bytes) -> bytes:
     return dict(zip(letter.fields[::2], letter.fields[1::2], strict=True)).get(name, b"")
+
+
+def _about(letter: Letter) -> _About:
+    return _about_fields(letter.fields)
+
+
+def _about_fields(fields: Sequence[bytes]) -> _About:
+    given = dict(zip(fields[::2], fields[1::2], strict=True))
+    exec_id = given.get(b"exec_id", b"").decode(errors="backslashreplace")
+    return given.get(b"account", b""), given.get(b"symbol", b""), parse_exec_id(exec_id).identity
+
+
+def _moves(changes: dict[str, str]) -> bool:
+    return bool({"symbol", "account"} & changes.keys())
 
 
 def _full_id(letter: Letter) -> str:

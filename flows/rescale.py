@@ -31,6 +31,7 @@ from connectors.book_store import copy_books
 from connectors.codec import decode
 from connectors.file_lock import LockedError
 from connectors.parquet.files import DataDirError, StreamFiles
+from connectors.redis.letters import keys_beside
 from connectors.redis.link import RedisLink, explain, send
 from connectors.redis.names import GROUP, count_key, once_keys, trace_stream
 from connectors.redis.partitions import recorded
@@ -318,7 +319,11 @@ def put_in_place(
     for number, stream in enumerate(new.streams):
         parent = number % len(old.streams)
         switch.rename(_beside(stream), stream)
-        _copy_published(switch, old.streams[parent], stream)
+        # Let the new streams know which messages and letters they had once, as nobody
+        # knows whose they are.
+        _copy_keys(switch, once_keys(old.streams[parent])[1:], once_keys(stream)[1:])
+        beside = keys_beside(old.dead_letters[parent])
+        _copy_keys(switch, beside, keys_beside(new.dead_letters[number]))
         if new.dead_letters[number] not in old.dead_letters and newest_dead[parent] != FIRST_ID:
             _begin_dead_letters(switch, old, new, number, newest_dead[parent])
     for stream in set(old.streams) - set(new.streams):
@@ -342,9 +347,8 @@ def _newest_id(client: redis.Redis, stream: str) -> str:
     return _text(dict(client.xinfo_stream(stream))["last-generated-id"])
 
 
-def _copy_published(switch: Pipeline, old: str, new: str) -> None:
-    """Let the new stream know which messages it had once, as nobody knows whose they are."""
-    for source, target in zip(once_keys(old)[1:], once_keys(new)[1:], strict=True):
+def _copy_keys(switch: Pipeline, old: Sequence[str], new: Sequence[str]) -> None:
+    for source, target in zip(old, new, strict=True):
         if source != target:
             switch.copy(source, target, replace=True)
 

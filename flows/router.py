@@ -2,28 +2,35 @@
 
 Two loops, so that neither world waits for the other: the feed follows TWS, the outbox
 follows Redis, and what is between them is bounded by what TWS lists. Redis alone
-decides what is new, so the feed may offer an execution as often as it likes.
+decides what is new, so the feed may offer an execution as often as it likes. What the
+broker holds, and whether that is what we have, see `flows.broker`.
 """
 
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import islice
-from threading import Event, Thread
-from typing import TypeVar
-from zoneinfo import ZoneInfo
+from threading import Event
 
-from connectors.ibkr.feed import ExecutionFeed, Message, Tws
+import typer
+
+from connectors.ibkr.account import Accounts
+from connectors.ibkr.feed import ExecutionFeed
+from connectors.ibkr.messages import Letter, Message
+from connectors.redis.broker import BothSidesReader, BrokerHash
+from connectors.redis.instruments import InstrumentHash
+from connectors.redis.letters import OtherLetters
 from connectors.redis.link import RedisLink, RedisRefusedError
 from connectors.redis.publisher import BATCH, Once, Publisher
+from flows.broker.side import AccountView, BrokerSide, Comparison, WaitingRegister
+from flows.broker.tws import tws_of
 from flows.common.logs import set_up_logging
-from flows.common.settings import Settings, load_settings
+from flows.common.settings import Settings, load_settings, partition_names
+from flows.common.threads import in_daemon_thread
 from state.keys import position_key
 
-T = TypeVar("T")
 log = logging.getLogger("lotstream.router")
 
 LAST_CHANCE_S = 1.0
@@ -33,28 +40,35 @@ MOST_LINES = 20
 
 
 def once(message: Message) -> Once:
-    """Say by what a message is known: a commission again whenever its figure changes."""
-    exec_id = message.get("exec_id", "")
+    """Say by what a message is known: a commission again whenever its figure changes.
+
+    An execution id may come in two accounts, so it is known by both.
+    """
+    known_by = f"{message.get('account', '')}:{message.get('exec_id', '')}"
     if message.get("type") == "commission":
         figure = f"{message['commission']} {message.get('currency', '')}"
-        return Once(f"commission:{exec_id}", message, figure)
-    return Once(exec_id, message)
+        return Once(f"commission:{known_by}", message, figure)
+    return Once(known_by, message)
 
 
 class Outbox:
-    """What is to be published: kept while Redis is away, in the order it came."""
+    """What is to be published: kept while Redis is away, in the order it came.
 
-    def __init__(self, link: RedisLink, streams: Sequence[str]) -> None:
-        self._link = link
-        self._publisher = Publisher(link, streams)
+    streams: with the dead letter stream of each.
+    """
+
+    def __init__(self, link: RedisLink, streams: Mapping[str, str]) -> None:
+        self._publisher = Publisher(link, list(streams))
+        self._letters_box = OtherLetters(link, streams)
         self._waiting: dict[str, Once] = {}
+        self._letters: dict[str, Letter] = {}
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
 
     @property
     def size(self) -> int:
         """How many messages wait."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._letters)
 
     def put(self, messages: list[Message]) -> None:
         """Add messages; one that still waits is replaced, in its place."""
@@ -62,20 +76,22 @@ class Outbox:
         self._filled.set()
         self._emptied.clear()
 
-    async def run(self, after_outage: Callable[[], None]) -> None:
-        """Publish what comes, until cancelled.
+    def refuse(self, letter: Letter) -> None:
+        """Add an execution that is to go to the dead letters."""
+        known_by = f"{letter.account}:{letter.exec_id or letter.fields['tws']}"
+        self._letters.setdefault(known_by, letter)
+        self._filled.set()
+        self._emptied.clear()
 
-        after_outage: called when Redis was away and is back. It may have lost what
-        it had taken, so all is to be offered again. Raises RedisRefusedError.
-        """
+    async def run(self) -> None:
+        """Publish what comes, until cancelled. Raises RedisRefusedError."""
         while True:
             await self._filled.wait()
             new: list[Message] = []
             while self._waiting:
-                retries = self._link.retries
                 new += await self._publish_batch()
-                if self._link.retries != retries:
-                    after_outage()
+            while self._letters:
+                await self._write_letter(*next(iter(self._letters.items())))
             note_published(new)
             self._filled.clear()
             self._emptied.set()
@@ -93,6 +109,13 @@ class Outbox:
                 del self._waiting[item.once_id]
         return [dict(item.fields) for item, new in zip(batch, added, strict=True) if new]
 
+    async def _write_letter(self, once_id: str, letter: Letter) -> None:
+        about = {"symbol": letter.fields.get("symbol", ""), "account": letter.account}
+        stream = self._publisher.stream_of(about)
+        fields, reason = letter.fields, letter.reason
+        await in_daemon_thread(lambda: self._letters_box.add_once(once_id, stream, fields, reason))
+        del self._letters[once_id]
+
 
 def note_published(new: Sequence[Message]) -> None:
     """Log each execution, or a backlog as one."""
@@ -107,21 +130,68 @@ def note_published(new: Sequence[Message]) -> None:
         log.info("published %s: %s %s at %s (%s)", key, *map(fields.get, names))
 
 
-async def in_daemon_thread(call: Callable[[], T]) -> T:
-    """Await a call that blocks; unlike asyncio.to_thread, it cannot delay the program's end."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
+class Router:
+    """The parts, wired."""
 
-    def run() -> None:
-        try:
-            settle = partial(done.set_result, call())
-        except BaseException as error:  # noqa: BLE001  # the one who awaits is to have it
-            settle = partial(done.set_exception, error)
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(lambda: done.done() or settle())
+    def __init__(self, settings: Settings) -> None:
+        self.stop_redis = Event()
+        link = RedisLink(settings.redis_url.get_secret_value(), self.stop_redis)
+        letters = partition_names(settings.dead_letter_stream, settings.stream_partitions)
+        self.outbox = Outbox(link, dict(zip(settings.streams, letters, strict=True)))
+        self._accounts = Accounts(settings.ibkr_accounts)
+        broker = BrokerHash(link, settings.broker_hash)
+        self._broker_side = BrokerSide(broker)
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        instruments = InstrumentHash(link, settings.instruments_hash, settings.positions_hash)
+        self._feed = ExecutionFeed(
+            tws_of(settings),
+            self.outbox.put,
+            self.outbox.refuse,
+            WaitingRegister(instruments, self._fail),
+            accounts=self._accounts,
+            positions_changed=self._broker_side.changed,
+            warn_of_zone="ibkr_timezone" not in settings.model_fields_set,
+        )
+        reader = BothSidesReader(
+            link,
+            positions_hash=settings.positions_hash,
+            broker_hash=settings.broker_hash,
+            streams=settings.streams,
+        )
+        self._comparison = Comparison(reader, broker, lambda: self.outbox.size)
+        self._account_view = AccountView(broker, self._accounts)
+        # It may have lost what it had taken, so all is offered again.
+        loop = asyncio.get_running_loop()
 
-    Thread(target=run, daemon=True).start()
-    return await done
+        def after_outage() -> None:
+            loop.call_soon_threadsafe(self._offer_again)
+
+        link.after_outage.append(after_outage)
+
+    def tasks(self) -> list[Coroutine[None, None, None]]:
+        """Return what is to run side by side; each for ever."""
+        return [
+            self._feed.run(),
+            self._broker_side.run(self._feed, self._accounts),
+            self._comparison.run(self._feed),
+            self._account_view.run(self._feed),
+            self._until_failure(),
+        ]
+
+    async def forget_broker(self) -> None:
+        """Say that the broker's side is no longer known."""
+        await self._broker_side.forget()
+
+    def _offer_again(self) -> None:
+        self._feed.offer_again()
+        self._broker_side.write_again()
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
+
+    async def _until_failure(self) -> None:
+        await self._failure
 
 
 async def route(settings: Settings) -> None:
@@ -129,31 +199,33 @@ async def route(settings: Settings) -> None:
 
     Raises a group of RedisRefusedError if Redis will never take it.
     """
-    stopping, redis_stop = asyncio.Event(), Event()
+    stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    link = RedisLink(settings.redis_url.get_secret_value(), redis_stop)
-    outbox = Outbox(link, settings.streams)
-    zone = ZoneInfo(settings.ibkr_timezone)
-    tws = Tws(settings.ibkr_host, settings.ibkr_port, settings.ibkr_client_id, zone)
-    feed = ExecutionFeed(tws, outbox.put)
+    router = Router(settings)
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(feed.run())
-        publishing = tasks.create_task(outbox.run(feed.fetch))
+        following = [tasks.create_task(each) for each in router.tasks()]
+        publishing = tasks.create_task(router.outbox.run())
         log.info("started: from TWS to %s", ", ".join(settings.streams))
         await stopping.wait()
-        following.cancel()
+        for task in following:
+            task.cancel()
         with suppress(TimeoutError):
-            await asyncio.wait_for(outbox.emptied(), LAST_CHANCE_S)
-        redis_stop.set()
+            await asyncio.wait_for(_wind_up(router), LAST_CHANCE_S)
+        router.stop_redis.set()
         publishing.cancel()
-    if outbox.size:
-        log.warning("%d messages are not published; the next start finds them", outbox.size)
+    if router.outbox.size:
+        log.warning("%d messages are not published; the next start finds them", router.outbox.size)
     log.info("stopped, as told to")
 
 
+async def _wind_up(router: Router) -> None:
+    await router.outbox.emptied()
+    await router.forget_broker()
+
+
 def main() -> None:
-    """Run until told to stop."""
+    """Publish what IBKR reports to the stream, and keep the broker's side, until told to stop."""
     settings = load_settings()
     set_up_logging(settings)
     try:
@@ -163,4 +235,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

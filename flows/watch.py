@@ -11,7 +11,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,9 +34,17 @@ from connectors.redis.overview import (
     StreamState,
     Total,
 )
-from flows.common.overview import Rate, age, flow_words, overview_reader
+from flows.common.overview import (
+    Rate,
+    age,
+    break_words,
+    broker_words,
+    flow_words,
+    overview_reader,
+)
 from flows.common.settings import load_settings
 
+MOST_BREAKS = 6
 MOST_STREAMS = 6
 """Streams listed one by one, those that need attention first."""
 _A_WHILE_MS = 20 * 3_600_000
@@ -72,6 +80,8 @@ class View:
     """Why a later one did not."""
     rate: Rate = field(default_factory=Rate)
     """Of executions booked."""
+    account: bool = False
+    """Whether to show the accounts' own figures."""
 
     def look(self, reader: OverviewReader) -> None:
         """Take a look at Redis."""
@@ -137,7 +147,9 @@ def page(view: View, height: int | None = None) -> RenderableType:
         parts.append(Text(view.problem, style="bold white on red"))
     if view.overview is None:
         return Group(*parts, Text("Nothing to show yet."))
-    parts += [_header(view, view.overview), *_streams(view.overview)]
+    parts += [_header(view, view.overview), *_streams(view.overview), *_breaks(view.overview)]
+    if view.account:
+        parts += _accounts(view.overview)
     totals = _totals(view.overview.totals)
     taken = len(parts) + len(view.overview.totals) + 3
     rows = view.positions()
@@ -157,7 +169,49 @@ def _header(view: View, overview: Overview) -> RenderableType:
     letters = overview.dead_letters
     text = Text(f"lotstream {clock} UTC{rate}  ", style="dim" if view.problem else "")
     text.append(f"dead letters: {letters:,}", style="bold red" if letters else "")
+    words, kind = broker_words(overview.broker)
+    if words:
+        text.append(f"  {words}", style=_BROKER_STYLES[kind])
     return text
+
+
+def _breaks(overview: Overview) -> Iterator[RenderableType]:
+    found = list(overview.broker.breaks.items())
+    for key, about in found[:MOST_BREAKS]:
+        text = shown(f"break: {break_words(key, about)}")
+        text.stylize("bold red")
+        yield text
+    if len(found) > MOST_BREAKS:
+        yield Text(f"and {len(found) - MOST_BREAKS} breaks more", style="bold red")
+
+
+def _accounts(overview: Overview) -> Iterator[RenderableType]:
+    """Show what the broker says of its accounts, as it says it."""
+    if not overview.broker.figures:
+        yield Text("The broker has told nothing of an account yet.", style="dim")
+    for account, about in overview.broker.figures.items():
+        told_at = moment(int(about["as_of"]), overview.at_ms)
+        yield Text.assemble(shown(account), f" at the broker, {told_at} UTC", style="bold")
+        for title, name in _FIGURES.items():
+            amounts = [
+                f"{figure(Decimal(amount), _MONEY_WIDTH, 2)} {currency}"
+                for currency, amount in about[name].items()
+            ]
+            yield shown(f"  {title}: {', '.join(amounts) or 'not told'}")
+        yield from map(_order, about["open_orders"] or ())
+        if about["open_orders"] is None:
+            yield Text("  open orders: not known", style="dim")
+
+
+_FIGURES = {
+    "Net liquidation": "net_liquidation", "Buying power": "buying_power", "Cash": "cash",
+}  # fmt: skip
+
+
+def _order(order: Mapping[str, Any]) -> Text:
+    prices = " ".join(filter(None, (order["limit_price"], order["stop_price"])))
+    words = (order["side"], order["qty"], order["symbol"], order["order_type"], prices)
+    return shown(f"  order {' '.join(filter(None, words))}, {order['status']}")
 
 
 def _streams(overview: Overview) -> Iterator[RenderableType]:
@@ -176,6 +230,7 @@ def _streams(overview: Overview) -> Iterator[RenderableType]:
         yield Text(f"and {len(worst_first) - MOST_STREAMS} streams more")
 
 
+_BROKER_STYLES = {"good": "green", "bad": "bold red", "warn": "yellow"}
 _FLOW_STYLES = {"running": "green", "away": "bold red", "unknown": "yellow"}
 
 
@@ -274,6 +329,7 @@ def as_json(view: View) -> str:
             "at_ms": overview.at_ms,
             "executions_per_s": view.rate.per_second,
             "dead_letters": overview.dead_letters,
+            "broker": overview.broker,
             "streams": [{**state._asdict(), "flow": state.flow} for state in overview.streams],
             "totals": overview.totals,
             "positions": [position for _, position in view.positions()],
@@ -290,10 +346,13 @@ def watch(
     show: Annotated[Show, typer.Option(help="Which positions.")] = Show.OPEN,
     once: Annotated[bool, typer.Option("--once", help="Print one page and end.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one line a look.")] = False,
+    account: Annotated[
+        bool, typer.Option("--account", help="Also what the broker says of the account.")
+    ] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 0.5,
 ) -> None:
     """Show live positions, lag and errors. Exit code 1 if Redis is away (with --once)."""
-    reader, view = overview_reader(load_settings()), View(sort, show)
+    reader, view = overview_reader(load_settings()), View(sort, show, account=account)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with suppress(KeyboardInterrupt):
         if once:

@@ -38,7 +38,10 @@ MAY_IMPORT = {
     "flows.bench": {"state", *_SYSTEMS, "flows.common", "flows.bench", "flows.demo.stage"},
     "flows.board": {"connectors.redis", "flows.common", "flows.board"},
     "flows.demo": {"connectors.redis", "flows.common", "flows.demo"},
-    "flows": {"state", *_SYSTEMS, "connectors.ibkr", "flows.common"},
+    "flows.broker": {
+        "state", "connectors.ibkr", "connectors.redis", "flows.common", "flows.broker",
+    },
+    "flows": {"state", *_SYSTEMS, "connectors.ibkr", "flows.broker", "flows.common"},
     "flows.positions": {"state", *_SYSTEMS, "flows.common", "flows.job"},
     "flows.rescale": {
         "state", *_SYSTEMS, "flows.common", "flows.job.names", "flows.job.recovery",
@@ -99,6 +102,7 @@ BREACHES = [
     ("flows/job/exporter.py", "from connectors.ibkr.feed import Feed"),
     ("flows/bench/rig.py", "from flows.positions import build_flow"),
     ("flows/board/server.py", "from flows import watch"),
+    ("flows/broker/side.py", "from flows.router import Outbox"),
     ("flows/demo/stage.py", "from flows.bench.rig import Flow"),
     ("flows/router.py", "import tests.support.servers"),
     ("flows/router.py", "from flows.reconcile import compare"),

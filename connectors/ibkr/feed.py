@@ -1,535 +1,337 @@
-"""TWS or IB Gateway to stream messages; IBKR's spellings end here.
+"""Which executions and commissions are new.
 
 The one idea: the library's events are not to be trusted, for fills that were fetched
-and fills of orders that this client never saw raise none. So after every packet the
-library's list of fills is compared with what was handed on. Each fetch begins with
-forgetting that: all that TWS lists is handed on again, and the receiver, whose memory
-outlasts connections, knows what is new.
+and fills of orders that this client never saw raise none. So TWS's own messages are
+read, and what each says is compared with what was handed on; a message costs the same
+however many there were before. TWS is asked for its list again and again. The receiver,
+whose memory outlasts this one, knows what is new to it.
 
 Everything here only reads: no order is placed, changed or cancelled.
 """
 
 import asyncio
 import logging
-import math
-import random
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any, NamedTuple
-from zoneinfo import ZoneInfo
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
-from state.keys import position_key
-
-# On import, eventkit takes the thread's event loop: newer Pythons make none by
-# themselves, and the one that older ones make would never be closed.
-_loop = asyncio.new_event_loop()
-asyncio.set_event_loop(_loop)
-if TYPE_CHECKING:
-    from ib_insync import IB, Contract, ExecutionFilter, Fill, Position
-else:
-    try:  # ib_insync's successor, with the same names, serves where it is installed
-        from ib_async import IB, Contract, ExecutionFilter, Fill, Position
-    except ImportError:
-        from ib_insync import IB, Contract, ExecutionFilter, Fill, Position
-asyncio.set_event_loop(None)
-_loop.close()
-
-Message = dict[str, str]
-"""The fields of one stream entry."""
+from connectors.ibkr.account import Accounts, Positions
+from connectors.ibkr.instruments import Instruments, Register
+from connectors.ibkr.messages import (
+    COMBO,
+    COMMISSION,
+    EXECUTION,
+    POSITION,
+    POSITIONS_END,
+    Contract,
+    Cost,
+    Execution,
+    Instrument,
+    Letter,
+    Message,
+    ReadTime,
+    commission_message,
+    execution_key,
+    execution_message,
+    is_live,
+    letter,
+    read_commission,
+    read_execution,
+)
+from connectors.ibkr.session import (
+    CLIENT_ID_TAKEN,
+    LONGEST_WAIT_S,
+    ReadingIB,
+    Tws,
+    TwsError,
+    connect,
+    fetch_executions,
+    waits,
+)
 
 log = logging.getLogger("lotstream.ibkr")
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
-
-_PLACES = Decimal(1).scaleb(-10)
-_LARGEST = 1e300  # TWS says "unset" with the largest float there is
-_WIDE = Context(prec=320, rounding=ROUND_HALF_EVEN)  # has room for any float
-
-
-class TwsError(Exception):
-    """There is no connection to TWS; the text says why, in one line."""
-
-
-class ClientIdTakenError(TwsError):
-    """Another program is connected with this client id."""
-
-
-class Tws(NamedTuple):
-    """Where TWS or Gateway listens, and as whom to connect."""
-
-    host: str
-    port: int
-    client_id: int
-    zone: tzinfo
-    """The zone of times that name none."""
-    answer_s: float = 5.0
-    """How long an answer may take, in seconds."""
-
-
-# --- numbers, times, names --------------------------------------------------------------
-
-
-def decimal_text(value: float | str | Decimal) -> str:
-    """Write a number plainly, rounded half-even to 10 places; unset ones become "".
-
-    A float counts as the shortest decimal that reads back as the same float, so
-    that 0.1 is 0.1. What is no number stays as it is: the flow says so of it.
-    """
-    try:
-        number = Decimal(str(value))
-    except InvalidOperation:
-        return str(value)
-    if not number.is_finite() or abs(number) > _LARGEST:
-        return ""
-    text = f"{number.quantize(_PLACES, context=_WIDE):f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
-
-
-# Short names that mean one offset wherever TWS is used; CST and IST, say, do not.
-_HOURS_OF = {
-    "EDT": -4, "CDT": -5, "MDT": -6, "PDT": -7, "PST": -8,
-    "BST": 1, "CEST": 2, "EEST": 3, "HKT": 8, "SGT": 8, "JST": 9, "KST": 9, "AEST": 10, "AEDT": 11,
-}  # fmt: skip
-_TIME = re.compile(
-    r"(\d{4})-?(\d\d)-?(\d\d)(?P<gap>-| +)(\d\d):(\d\d):(\d\d)(?:\.\d*)?(?: +(?P<zone>\S.*))?"
-)
-
-
-def execution_time(text: str, zone: tzinfo) -> datetime:
-    """Read the time of an execution as TWS writes it.
-
-    zone: that of a time that names none; but `20260706-14:30:05`, TWS's "UTC format",
-    is UTC. An hour that a zone has twice a year counts as the first of the two.
-    Raises ValueError, saying what to do, if the time or its zone cannot be read.
-    """
-    match = _TIME.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"expected a time such as 20260706 10:30:05 US/Eastern, found {text!r}")
-    naive = datetime(*map(int, match.group(1, 2, 3, 5, 6, 7)))  # type: ignore[arg-type]  # noqa: DTZ001
-    if match["zone"]:
-        zone = _named_zone(match["zone"], naive, zone)
-    elif match["gap"] == "-":
-        zone = UTC
-    return naive.replace(tzinfo=zone).astimezone(UTC)
-
-
-def _named_zone(name: str, naive: datetime, zone: tzinfo) -> tzinfo:
-    # A short name such as EDT is no zone to Python, but may be that of the user's zone.
-    for local in (naive.replace(tzinfo=zone), naive.replace(tzinfo=zone, fold=1)):
-        offset = local.utcoffset()
-        if local.tzname() == name and offset is not None:
-            return timezone(offset)
-    if name in _HOURS_OF:
-        return timezone(timedelta(hours=_HOURS_OF[name]))
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise ValueError(
-            f"no time zone is named {name!r}; let TWS send times in UTC format (its API "
-            f"settings), or set IBKR_TIMEZONE to the zone that this is short for"
-        ) from None
-
-
-def instrument(contract: Contract) -> str:
-    """Name the instrument: a stock by its symbol, all else by the broker's local symbol.
-
-    The local symbol tells apart what shares a symbol: the series of a derivative,
-    currency pairs, an issuer's bonds.
-    """
-    if contract.secType == "STK" and contract.symbol:
-        return contract.symbol
-    if contract.localSymbol:
-        return contract.localSymbol
-    if contract.secType == "CASH":
-        return f"{contract.symbol}.{contract.currency}"
-    return f"{contract.symbol}#{contract.conId}"
-
-
-# --- messages ----------------------------------------------------------------------------
-
-
-def execution_message(fill: Fill, ordered: float = 0.0) -> Message | None:
-    """Return the stream message of an execution; None for a combo, whose legs come too.
-
-    ordered: the total quantity of the order, 0 if unknown. What the contract
-    needs and TWS does not give is left out; the flow then says what is missing.
-    """
-    contract, execution = fill.contract, fill.execution
-    if contract.secType == "BAG":
-        return None
-    return _present(
-        symbol=instrument(contract),
-        account=execution.acctNumber,
-        side={"BOT": "BUY", "SLD": "SELL"}.get(execution.side, execution.side),
-        fill_qty=decimal_text(execution.shares),
-        fill_price=decimal_text(execution.price),
-        order_id=str(execution.orderId),
-        exec_id=execution.execId,
-        timestamp=_milliseconds(execution.time),
-        remaining=_remaining(ordered, execution.cumQty),
-        avg_fill_price=decimal_text(execution.avgPrice),
-        sec_type=contract.secType,
-        con_id=str(contract.conId or ""),
-        currency=contract.currency,
-        exchange=execution.exchange or contract.exchange,
-        multiplier=_multiplier(contract),
-        order_ref=execution.orderRef,
-    )
-
-
-def commission_message(fill: Fill) -> Message | None:
-    """Return the stream message of what an execution cost; None if that is not known yet.
-
-    A fill that has no report yet carries a placeholder: no id, or a zero of no
-    currency, or unset figures. None of these is a free trade.
-    """
-    report = fill.commissionReport
-    commission = decimal_text(report.commission)
-    unknown = not report.execId or not commission or (commission == "0" and not report.currency)
-    if unknown or fill.contract.secType == "BAG":
-        return None
-    return _present(
-        type="commission",
-        symbol=instrument(fill.contract),
-        account=fill.execution.acctNumber,
-        exec_id=fill.execution.execId,
-        timestamp=_milliseconds(fill.execution.time),
-        commission=commission,
-        currency=report.currency,
-    )
-
-
-class Held(NamedTuple):
-    """A position that the broker holds; all are texts as in a message, "" for none."""
-
-    account: str
-    symbol: str
-    qty: str
-    """Signed."""
-    avg_price: str
-    """Average cost per unit and point: IBKR's own includes the multiplier."""
-    sec_type: str
-    con_id: str
-    currency: str
-    multiplier: str
-
-
-def held(position: Position) -> Held:
-    """Return a position in the stream's terms."""
-    contract, multiplier = position.contract, _multiplier(position.contract)
-    return Held(
-        account=position.account,
-        symbol=instrument(contract),
-        qty=decimal_text(position.position),
-        avg_price=decimal_text(Decimal(str(position.avgCost)) / Decimal(multiplier or 1)),
-        sec_type=contract.secType,
-        con_id=str(contract.conId or ""),
-        currency=contract.currency,
-        multiplier=multiplier,
-    )
-
-
-def opening_message(position: Held, timestamp: int) -> Message:
-    """Return the message that opens a book with a position that the broker holds.
-
-    timestamp: milliseconds since 1970, UTC; the flow books it first whatever it is.
-    """
-    return _present(type="opening", timestamp=str(timestamp), **position._asdict())
-
-
-def _remaining(ordered: float, filled: float) -> str:
-    if not math.isfinite(ordered) or not 0 <= filled <= ordered > 0:
-        return ""
-    return decimal_text(Decimal(str(ordered)) - Decimal(str(filled)))
-
-
-def _multiplier(contract: Contract) -> str:
-    text = decimal_text(contract.multiplier or "0")
-    return "" if text == "0" else text
-
-
-def _milliseconds(moment: datetime) -> str:
-    return str((moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1))
-
-
-def _present(**fields: str) -> Message:
-    return {name: value for name, value in fields.items() if value}
-
-
-# --- the connection -------------------------------------------------------------------------
-
-
-class ReadingIB(IB):
-    """The library's IB, for reading only, with three of its faults mended.
-
-    It loses executions whose time names a zone unknown to Python, and reads TWS's
-    UTC format as local time: here the decoder gets times as seconds since 1970,
-    which it reads rightly. It reads a commission that is not given as 0: here it
-    does not get it. And its connect fails if TWS does not end the list of
-    executions, as some versions do not: here it does not ask for them.
-    """
-
-    def __init__(self, zone: tzinfo) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        # They log every attempt and every fill; what matters is logged here, once.
-        for part in ("client", "wrapper", "ib"):
-            logging.getLogger(f"{IB.__module__.split('.')[0]}.{part}").setLevel(logging.CRITICAL)
-        self._zone = zone
-        self._unread: set[str] = set()
-        handlers: dict[int, Callable[[list[str]], None]] = self.client.decoder.handlers
-        self._decode_execution = handlers[_EXECUTION]
-        self._decode_commission = handlers[_COMMISSION]
-        handlers[_EXECUTION] = self._on_execution
-        handlers[_COMMISSION] = self._on_commission
-
-    async def reqExecutionsAsync(self, execFilter: Any = None) -> list[Fill]:  # noqa: ARG002, N802, N803
-        """Ask for nothing; see `fetch_executions`."""
-        return []
-
-    def _on_execution(self, fields: list[str]) -> None:
-        try:
-            moment = execution_time(fields[_TIME_FIELD], self._zone)
-        except ValueError as error:
-            exec_id = fields[_TIME_FIELD - 1]
-            if exec_id not in self._unread:
-                log.error("execution %s is not published: %s", exec_id, error)  # noqa: TRY400
-                self._unread.add(exec_id)
-            return
-        seconds = str(int(moment.timestamp()))
-        self._decode_execution([*fields[:_TIME_FIELD], seconds, *fields[_TIME_FIELD + 1 :]])
-
-    def _on_commission(self, fields: list[str]) -> None:
-        if fields[_COMMISSION_FIELD]:
-            self._decode_commission(fields)
-
-    def hang_up(self) -> None:
-        """End the connection now, also one whose other end is gone without a word."""
-        transport = self.client.conn.transport
-        with suppress(OSError):  # of a socket that is no longer connected
-            self.client.disconnect()  # type: ignore[no-untyped-call]
-        if transport is not None:
-            transport.abort()  # a plain close would wait for what is yet to be sent
-
-
-# TWS's messages, and where they have the time and the figure.
-_EXECUTION, _TIME_FIELD = 11, 15
-_COMMISSION, _COMMISSION_FIELD = 59, 3
-
-
-async def connect(ib: ReadingIB, tws: Tws) -> None:
-    """Connect for reading only.
-
-    Raises TwsError as soon as it is clear that TWS will not have us; the library
-    alone would wait for its time-out.
-    """
-    codes: set[int] = set()
-    connecting = asyncio.ensure_future(
-        ib.connectAsync(tws.host, tws.port, tws.client_id, tws.answer_s, readonly=True)
-    )
-
-    def on_error(_request: int, code: int, _text: str, _contract: Any) -> None:
-        codes.add(code)
-
-    def on_hang_up(_text: str) -> None:
-        connecting.cancel()
-
-    ib.errorEvent += on_error
-    ib.client.conn.disconnected += on_hang_up
-    try:
-        await asyncio.wait({connecting})
-    finally:
-        connecting.cancel()
-        ib.errorEvent -= on_error
-        ib.client.conn.disconnected -= on_hang_up
-    if connecting.cancelled() or connecting.exception():
-        error = None if connecting.cancelled() else connecting.exception()
-        if _CLIENT_ID_TAKEN in codes:
-            taken = f"client id {tws.client_id} is in use by another program; set IBKR_CLIENT_ID"
-            raise ClientIdTakenError(taken)
-        raise TwsError(_reason(tws, error)) from error
-
-
-def _reason(tws: Tws, error: BaseException | None) -> str:
-    where = f"{tws.host}:{tws.port}"
-    if isinstance(error, ConnectionRefusedError):
-        return f"nothing listens at {where}; is TWS or Gateway running, with its API enabled?"
-    if isinstance(error, TimeoutError):
-        return f"no answer from {where} within {tws.answer_s:g} s"
-    if error is None or isinstance(error, ConnectionError):
-        return f"{where} closed the connection"
-    return f"{where}: {error}"
-
-
-async def fetch_executions(ib: IB, answer_s: float) -> bool:
-    """Bring all executions that TWS lists into `ib.fills()`.
-
-    Returns whether TWS said that these are all, within `answer_s` seconds; what
-    comes later still arrives. Raises ConnectionError if the connection is lost.
-    """
-    client: Any = ib.client
-    wrapper: Any = ib.wrapper
-    request = client.getReqId()
-    ended = wrapper.startReq(request)
-    client.reqExecutions(request, ExecutionFilter())
-    try:
-        await asyncio.wait_for(ended, answer_s)
-    except TimeoutError:
-        return False
-    finally:
-        # Else the library would keep, for ever, a request that is never answered.
-        wrapper._endReq(request)  # noqa: SLF001
-    return True
-
-
-class Account(NamedTuple):
-    """What the broker says of all accounts."""
-
-    positions: list[Held]
-    traded: set[str]
-    """Keys of which TWS lists executions, that is, of today."""
-
-
-async def ask_account(tws: Tws, spare_ids: int) -> Account:
-    """Read positions, as client `tws.client_id` or the next id that is free.
-
-    spare_ids: how many more ids to try. Raises TwsError.
-    """
-    ib = ReadingIB(tws.zone)
-    try:
-        for client_id in range(tws.client_id, tws.client_id + spare_ids):
-            with suppress(ClientIdTakenError):
-                await connect(ib, tws._replace(client_id=client_id))
-                break
-        else:
-            await connect(ib, tws._replace(client_id=tws.client_id + spare_ids))
-        # Asked again, as the library takes a list that did not come for an empty one.
-        await asyncio.wait_for(ib.reqPositionsAsync(), tws.answer_s)
-        await fetch_executions(ib, tws.answer_s)
-        fills = filter(None, map(execution_message, ib.fills()))
-        traded = {position_key(fill["symbol"], fill.get("account")) for fill in fills}
-        return Account(list(map(held, ib.positions())), traded)
-    except TimeoutError:
-        raise TwsError(f"it did not list its positions within {tws.answer_s:g} s") from None
-    except ConnectionError:
-        raise TwsError("it closed the connection") from None
-    finally:
-        ib.hang_up()
-
-
-_CLIENT_ID_TAKEN = 326
 _CUT = {1100, 2110}  # TWS has lost IBKR's servers,
 _HEALED = {1101, 1102}  # and has them back
 _NOTICES = range(2100, 2170)  # states of data farms and the like
+_READ_ONLY = {200, 321}  # no such contract, and what a TWS set to reading only refuses
+
+_AT_ONCE = 500
+"""Messages handed on at a time, so that a long list keeps nothing else waiting."""
+_LISTS_APART = 50
+"""A list that took long is asked for again after as many times that long, or later."""
+
+
+@dataclass
+class _Known:
+    """An execution that was read, in one account."""
+
+    execution: Execution
+    skipped: bool
+    """Of a combo, or of an account that is not followed: nothing is handed on."""
+    reported: bool = False
+    """Whether a report has come since the execution was last listed."""
+    cost: Cost | None = None
+
+
+class _Item(NamedTuple):
+    """Something to hand on."""
+
+    execution: Execution
+    cost: Cost | None
+    """None for the execution itself, else a report of what it cost."""
+    fields: list[str]
+    """TWS's message of it."""
 
 
 class ExecutionFeed:
     """Follows TWS for ever, and hands on every execution and commission that it lists.
 
     receive: called on the event loop with messages in execution order: by time,
-    equal times as TWS sent them. Messages come again after each fetch, that is
-    after each connect, after IBKR's servers were away, every `pause_s` seconds and
-    after `fetch()`; the receiver is to ignore those it has.
+    equal times as TWS sent them; only a contract whose details are yet to come is behind.
+    refuse: called with an execution that cannot be published. Both may be given the
+    same again, after `offer_again()` and by the next feed; they are to ignore what they
+    have. register: remembers contracts. positions_changed: called when the broker's
+    positions have. pause_s: seconds between lists.
     """
 
     def __init__(
-        self, tws: Tws, receive: Callable[[list[Message]], None], *, pause_s: float = 30.0
+        self,
+        tws: Tws,
+        receive: Callable[[list[Message]], None],
+        refuse: Callable[[Letter], None],
+        register: Register,
+        *,
+        accounts: Accounts | None = None,
+        positions_changed: Callable[[], None] = lambda: None,
+        warn_of_zone: bool = False,
+        pause_s: float = 30.0,
     ) -> None:
-        self._tws = tws
-        self._receive = receive
-        self._pause_s = pause_s
-        self._ib = ReadingIB(tws.zone)
-        self._ib.updateEvent += self._on_update
-        self._ib.errorEvent += self._on_error
-        self._ib.disconnectedEvent += self.fetch
+        self._tws, self._pause_s = tws, pause_s
+        self._receive, self._refuse = receive, refuse
+        self._accounts = accounts or Accounts()
+        self.positions = Positions(self._accounts, positions_changed)
+        instead = {
+            EXECUTION: self._on_execution,
+            COMMISSION: self._on_commission,
+            POSITION: self.positions.read,
+        }
+        self.ib = ReadingIB(instead=instead, before={POSITIONS_END: self.positions.read_end})
+        self.ib.updateEvent += self._on_packet
+        self.ib.errorEvent += self._on_error
+        self.ib.disconnectedEvent += self._on_disconnect
+        self.instruments = Instruments(self.ib, register, tws.answer_s)
+        self._clock = _Clock(warn_of_zone=warn_of_zone)
         self._wake = asyncio.Event()
-        self._taken: dict[str, tuple[float, str]] = {}
-        self._held: list[Message] = []
-        self._holding = self._heard = self._cut = False
+        self._memory = _Memory()
+        self._held: list[_Item] = []
+        self._waiting: dict[int, list[_Item]] = {}
+        """What is to be handed on once its contract is known, by con_id."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._holding = self._cut = False
+        self._packets = 0
         self._said: set[str] = set()
+        self._said_for_good: set[str] = set()
+        self.listed: float | None = None
+        """When, by the loop's clock, TWS had listed all executions for the first time since
+        it was connected; None until then."""
 
     def fetch(self) -> None:
-        """Have TWS list all executions again soon, and hand them on again."""
+        """Have TWS list all executions again soon."""
         self._wake.set()
+
+    def offer_again(self) -> None:
+        """Have all that TWS lists handed on again: the receiver may have lost it."""
+        self._memory.clear()
+        self.instruments.remember_again()
+        self.fetch()
+
+    @property
+    def waiting(self) -> int:
+        """How many contracts' details are waited for."""
+        return len(self._waiting)
 
     async def run(self) -> None:
         """Connect, follow, and connect again, until cancelled."""
         clock = asyncio.get_running_loop().time
-        waits = _waits()
+        pauses = waits()
         while True:
             began = clock()
             self._holding = True
+            self.positions.list_begins()  # connecting has TWS list them
             try:
-                await connect(self._ib, self._tws)
+                await connect(self.ib, self._tws)
                 await self._follow()
             except TwsError as error:
                 self._warn_once(f"no connection to TWS, retrying until there is: {error}")
             except ConnectionError:
                 self._warn_once("TWS closed the connection, connecting again")
             finally:
-                self._ib.hang_up()
-                self._hand_over()
+                self._on_disconnect()
+                self.ib.hang_up()
+                self._hand_on(self._take_held())
             if clock() - began > 2 * LONGEST_WAIT_S:
-                waits = _waits()
-            await asyncio.sleep(next(waits))
+                pauses = waits()
+            await asyncio.sleep(next(pauses))
 
     async def _follow(self) -> None:
         self._note_connected()
+        clock = asyncio.get_running_loop().time
+        list_at = clock()
         while True:
-            self._wake.clear()
-            await self._fetch()
+            if self._wake.is_set() or clock() >= list_at:
+                self._wake.clear()
+                began = clock()
+                complete = await self._fetch()
+                if self.listed is None and not self._cut:
+                    self.listed = clock()
+                # What is live waits in the connection behind the list.
+                took_s = clock() - began if complete else 0.0
+                list_at = clock() + max(self._pause_s, _LISTS_APART * took_s)
+            else:
+                await self._hear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._pause_s)
 
-    async def _fetch(self) -> None:
-        self._taken.clear()
-        self._heard, self._holding = False, True
+    async def _hear(self) -> None:
         try:
-            self._ib.client.reqCurrentTime()  # type: ignore[no-untyped-call]
-            complete = await fetch_executions(self._ib, self._tws.answer_s)
-        finally:
-            self._hand_over()
-        if not self._heard:
+            await asyncio.wait_for(self.ib.reqCurrentTimeAsync(), self._tws.answer_s)
+        except TimeoutError:
+            raise TwsError(f"it has not answered for {self._tws.answer_s:g} s") from None
+
+    async def _fetch(self) -> bool:
+        """Have TWS list all executions; return whether it said that these are all."""
+        before = self._packets
+        self._clock.list_begins()
+        self._memory.list_begins()
+        self.ib.client.reqCurrentTime()  # type: ignore[no-untyped-call]
+        if not self.positions.known and not self._cut:
+            self.positions.list_begins()
+            self.ib.client.reqPositions()  # type: ignore[no-untyped-call]
+        complete = await fetch_executions(self.ib, self._tws.answer_s, lambda: self._packets)
+        if complete:
+            self._memory.list_ends()
+        await self._let_go()
+        if self._packets == before:
             raise TwsError(f"it has not answered for {self._tws.answer_s:g} s")
         if not complete:
             self._warn_once("TWS does not end its list of executions; what it sent is published")
+        return complete
 
-    def _on_update(self) -> None:
-        """Take what is new after a packet: a lost connection would wipe it."""
-        self._heard = True
-        for fill in self._ib.fills():
-            report = fill.commissionReport
-            figure = (report.commission, report.currency)
-            if self._taken.get(fill.execution.execId) != figure:
-                self._take(fill, figure)
-        if not self._holding:
-            self._hand_over()
+    # --- TWS's messages -----------------------------------------------------------------
 
-    def _take(self, fill: Fill, figure: tuple[float, str]) -> None:
-        exec_id = fill.execution.execId
-        is_new = exec_id not in self._taken
-        self._taken[exec_id] = figure
-        try:
-            messages = [execution_message(fill, self._ordered(fill)) if is_new else None]
-            messages.append(commission_message(fill))
-        except Exception:  # the library would swallow it, and stop the other fills
-            log.exception("execution %s is not published: %s", exec_id, fill)
+    def _on_execution(self, fields: list[str]) -> None:
+        account, exec_id = execution_key(fields)
+        known = self._memory.find(account, exec_id)
+        if known is not None:
+            known.reported = False
             return
-        self._held += [message for message in messages if message is not None]
+        try:
+            execution = read_execution(fields, self._tws.zone)
+        except ValueError as error:
+            self._refuse_once(letter(fields, str(error)))
+            return
+        moment = self._clock.decide(execution.time, exec_id, live=is_live(fields))
+        execution = execution._replace(time=ReadTime(moment))
+        skipped = execution.contract.sec_type == COMBO or account not in self._accounts
+        self._note_account(execution)
+        early = self._memory.add(_Known(execution, skipped))
+        if not skipped:
+            self._held.append(_Item(execution, None, fields))
+            if self.instruments.get(execution.contract) is None:
+                self.instruments.find_soon(execution.contract)
+        if early is not None:
+            self._on_commission(early)
 
-    def _ordered(self, fill: Fill) -> float:
-        trade = self._ib.wrapper.permId2Trade.get(fill.execution.permId)
-        # A leg fills another quantity than the combo that was ordered.
-        known = trade is not None and trade.contract.conId == fill.contract.conId
-        return trade.order.totalQuantity if trade and known else 0.0
+    def _on_commission(self, fields: list[str]) -> None:
+        exec_id, cost = read_commission(fields)
+        if cost is None:
+            return
+        known = self._memory.next_to_report(exec_id, fields)
+        if known is None:
+            return
+        known.reported = True
+        if known.cost != cost and not known.skipped:
+            self._held.append(_Item(known.execution, cost, fields))
+        known.cost = cost
 
-    def _hand_over(self) -> None:
+    def _on_packet(self) -> None:
+        self._packets += 1
+        if not self._holding and self._held:
+            self._hand_on(self._take_held())
+
+    # --- handing on ---------------------------------------------------------------------
+
+    async def _let_go(self) -> None:
+        """Hand on what was held while TWS listed, in the order of time."""
+        while self._held:
+            items = self._take_held()
+            for start in range(0, len(items), _AT_ONCE):
+                self._hand_on(items[start : start + _AT_ONCE])
+                await asyncio.sleep(0)
         self._holding = False
-        messages, self._held = self._held, []
+
+    def _take_held(self) -> list[_Item]:
+        items, self._held = self._held, []
+        return sorted(items, key=lambda item: item.execution.time.moment)
+
+    def _hand_on(self, items: Iterable[_Item]) -> None:
+        """Hand on what can be, and have the rest wait for its contract."""
+        messages: list[Message] = []
+        for item in items:
+            contract = item.execution.contract
+            instrument = self.instruments.get(contract)
+            if contract.con_id in self._waiting:
+                self._waiting[contract.con_id].append(item)
+            elif instrument is None:
+                self._waiting[contract.con_id] = [item]
+                task = asyncio.create_task(self._hand_on_later(contract))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                messages += self._messages(item, instrument)
         if messages:
-            self._receive(sorted(messages, key=lambda message: int(message["timestamp"])))
+            self._receive(messages)
+
+    async def _hand_on_later(self, contract: Contract) -> None:
+        instrument = await self.instruments.find(contract)
+        items = self._waiting.pop(contract.con_id)
+        if messages := [each for item in items for each in self._messages(item, instrument)]:
+            self._receive(messages)
+
+    def _messages(self, item: _Item, instrument: Instrument) -> list[Message]:
+        execution = item.execution
+        if item.cost is not None:
+            return [commission_message(execution, instrument, item.cost)]
+        message = execution_message(execution, instrument, self._ordered(execution))
+        if not instrument.doubt:
+            return [message]
+        if self.instruments.get(execution.contract) is None:
+            self._memory.forget(execution)  # its next listing asks for the details again
+        self._refuse_once(letter(item.fields, instrument.doubt, message))
+        return []
+
+    def _ordered(self, execution: Execution) -> float:
+        trade: Any = self.ib.wrapper.permId2Trade.get(execution.perm_id)
+        # A leg fills another quantity than the combo that was ordered.
+        known = trade is not None and trade.contract.conId == execution.contract.con_id
+        return float(trade.order.totalQuantity) if known else 0.0
+
+    def _refuse_once(self, refused: Letter) -> None:
+        text = f"execution {refused.exec_id or '?'} is not published: {refused.reason}"
+        if text not in self._said_for_good:
+            self._said_for_good.add(text)
+            log.error(text)
+        self._refuse(refused)
+
+    # --- what happens to the connection -------------------------------------------------
+
+    def _on_disconnect(self) -> None:
+        self.listed = None
+        self.positions.lost()
+        self.fetch()
 
     def _on_error(self, _request: int, code: int, text: str, _contract: Any) -> None:
         if code in _HEALED:
@@ -539,9 +341,10 @@ class ExecutionFeed:
         elif code in _CUT:
             if not self._cut:
                 log.warning("TWS has lost IBKR's servers (%d): %s", code, text)
-            self._cut = True
-        elif code != _CLIENT_ID_TAKEN:
-            level = logging.DEBUG if code in _NOTICES else logging.WARNING
+            self._cut, self.listed = True, None
+            self.positions.lost()
+        elif code != CLIENT_ID_TAKEN:
+            level = logging.DEBUG if code in _NOTICES or code in _READ_ONLY else logging.WARNING
             log.log(level, "TWS says (%d): %s", code, text)
 
     def _warn_once(self, text: str) -> None:
@@ -552,15 +355,136 @@ class ExecutionFeed:
 
     def _note_connected(self) -> None:
         host, port, client_id, *_ = self._tws
-        accounts = ", ".join(self._ib.managedAccounts())
-        log.info("connected to TWS at %s:%d as client %d: %s", host, port, client_id, accounts)
+        accounts = self.ib.managedAccounts()
+        log.info(
+            "connected to TWS at %s:%d as client %d: %s", host, port, client_id, ", ".join(accounts)
+        )
         self._said.clear()
         self._cut = False
 
+    def _note_account(self, execution: Execution) -> None:
+        if execution.account not in self._accounts:
+            self._say_once(
+                "executions of account %s are not published: it is an FA master, whose "
+                "allocations come by themselves, or IBKR_ACCOUNTS leaves it out", execution.account,
+            )  # fmt: skip
+        elif execution.model_code:
+            self._say_once(
+                "account %s has executions of model %s: a position is the account's, over all "
+                "models", execution.account, execution.model_code,
+            )  # fmt: skip
 
-def _waits() -> Iterator[float]:
-    """Yield the seconds to wait before each further attempt."""
-    wait = FIRST_WAIT_S
-    while True:
-        yield wait + random.uniform(0, FIRST_WAIT_S)  # noqa: S311
-        wait = min(2 * wait, LONGEST_WAIT_S)
+    def _say_once(self, text: str, *about: str) -> None:
+        if (said := text % about) not in self._said_for_good:
+            self._said_for_good.add(said)
+            log.warning(said)
+
+
+class _Memory:
+    """What was handed on, as long as TWS lists it: by execution id, an item per account."""
+
+    def __init__(self) -> None:
+        self._listed: dict[str, list[_Known]] = {}
+        self._before: dict[str, list[_Known]] = {}
+        self._early: dict[str, list[str]] = {}
+        """Reports whose execution has not come."""
+
+    def clear(self) -> None:
+        self._listed, self._before = {}, {}
+
+    def list_begins(self) -> None:
+        self._early.clear()  # they are listed again
+
+    def list_ends(self) -> None:
+        """Forget what neither this list nor the one before had."""
+        self._before, self._listed = self._listed, {}
+
+    def find(self, account: str, exec_id: str) -> _Known | None:
+        """Return what is known of an execution, and remember it longer."""
+        for known in self._of(exec_id):
+            if known.execution.account == account:
+                return known
+        return None
+
+    def add(self, known: _Known) -> list[str] | None:
+        """Take in an execution; return the report that came before it, if one did."""
+        exec_id = known.execution.exec_id
+        self._listed[exec_id] = [*self._of(exec_id), known]
+        return self._early.pop(exec_id, None)
+
+    def forget(self, execution: Execution) -> None:
+        others = [
+            each
+            for each in self._of(execution.exec_id)
+            if each.execution.account != execution.account
+        ]
+        self._listed[execution.exec_id] = others
+
+    def next_to_report(self, exec_id: str, fields: list[str]) -> _Known | None:
+        """Return the execution that a report is for; None if it has not come.
+
+        A report names no account. Where one id stands for executions in several, as
+        an FA's block and its allocations may, the reports come in their order.
+        """
+        candidates = self._of(exec_id)
+        if not candidates:
+            self._early[exec_id] = fields
+            return None
+        if len(candidates) == 1:
+            return candidates[0]
+        # None: one says anew what cannot be told apart; the next list says all in order.
+        return next((each for each in candidates if not each.reported), None)
+
+    def _of(self, exec_id: str) -> list[_Known]:
+        found = self._listed.get(exec_id)
+        if found is None and (found := self._before.pop(exec_id, None)) is not None:
+            self._listed[exec_id] = found
+        return found or []
+
+
+_SLACK = timedelta(seconds=2)
+_AN_HOUR_AND_MORE = timedelta(minutes=90)
+
+
+class _Clock:
+    """Decides between the two readings of a time that comes twice in a night, if it can.
+
+    TWS sends executions in their order. So what comes after one that was later than the
+    first reading is the second; and of what happens now, the clock tells.
+    """
+
+    def __init__(self, *, warn_of_zone: bool) -> None:
+        self._warn_of_zone = warn_of_zone
+        self._latest: datetime | None = None
+        self._in_order = True
+
+    def list_begins(self) -> None:
+        self._latest, self._in_order = None, True
+
+    def decide(self, time: ReadTime, exec_id: str, *, live: bool) -> datetime:
+        """Return the moment, and warn if that is a guess."""
+        if self._warn_of_zone and not time.zone_named:
+            self._warn_of_zone = False
+            log.warning(
+                "TWS sends times without a zone, as of execution %s: they are read as UTC; set "
+                "IBKR_TIMEZONE to the zone that TWS is set to", exec_id,
+            )  # fmt: skip
+        moment = time.moment if time.again is None else self._choose(time, exec_id, live=live)
+        if self._latest is None or moment >= self._latest:
+            self._latest = moment
+        elif moment < self._latest - _SLACK:
+            self._in_order = False
+        return moment
+
+    def _choose(self, time: ReadTime, exec_id: str, *, live: bool) -> datetime:
+        first, second = time.moment, time.again or time.moment
+        age = datetime.now(UTC) - first
+        if live and -_SLACK <= age <= _AN_HOUR_AND_MORE:
+            return first if age < (second - first) / 2 else second
+        if self._in_order and self._latest is not None and first < self._latest - _SLACK:
+            return second
+        log.warning(
+            "execution %s: its time comes twice in that night, and nothing tells which it is: "
+            "taken for %s, may be %s", exec_id, first.isoformat(), second.isoformat(),
+        )  # fmt: skip
+        return first

@@ -1,8 +1,8 @@
 """The sink of rejected entries: another Redis Stream, where they wait for a person.
 
-A dead letter is written under its source entry's own id. Redis takes no id that is
-not above the newest one of a stream, so none can be written twice, however often the
-flow replays. For that they must come in order: they are held until the epoch closes,
+A dead letter is written under its source entry's own id, and none that is not above the
+newest one, so that none is written twice, however often the flow replays (see
+`letters`). For that they must come in order: they are held until the epoch closes,
 when all of it is here, and written by id. A letter that a person has removed is not
 written again either. After an outage the last ones are written once more, since a
 server that crashed may have lost them, but not the entries that they are about.
@@ -16,7 +16,8 @@ import redis
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors import metrics
-from connectors.redis.link import RedisLink, send
+from connectors.redis.letters import add_of_flow
+from connectors.redis.link import RedisLink
 from state.records import Rejected, id_order
 
 log = logging.getLogger("lotstream.dead_letters")
@@ -84,17 +85,9 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, None]):
         """Add what is not there yet and return it."""
         if not letters:
             return []
-        # One transaction: Redis takes all of it or, when out of memory, none.
-        pipe = client.pipeline(transaction=True)
-        for rejected in letters:
-            send(pipe, "XADD", self._stream, rejected.entry.id, *_fields(rejected))
-        written = []
-        for rejected, answer in zip(letters, pipe.execute(raise_on_error=False), strict=True):
-            if not isinstance(answer, Exception):
-                written.append(rejected)
-            elif "equal or smaller" not in str(answer):
-                raise answer
-        return written
+        words = [(rejected.entry.id, _fields(rejected)) for rejected in letters]
+        added = add_of_flow(client, self._stream, words)
+        return [rejected for rejected, new in zip(letters, added, strict=True) if new]
 
 
 def _fields(rejected: Rejected) -> list[bytes]:

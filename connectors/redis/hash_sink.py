@@ -8,6 +8,7 @@ once a second; once it is live, each one at once.
 
 import logging
 import time
+from contextlib import suppress
 from functools import lru_cache, partial
 from hashlib import sha1
 from itertools import chain, starmap
@@ -26,6 +27,9 @@ log = logging.getLogger("lotstream.positions")
 
 WRITE_EVERY_S = 1.0
 """While catching up."""
+
+LOOK_EVERY_S = 2.0
+"""How often to look whether the hash is still there."""
 
 _AT_ONCE = 1000
 
@@ -84,13 +88,16 @@ class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
         self._link, self._name = link, name
         self._held: dict[str, _Shown] = {}
         self._latest: dict[str, _Shown] = {}
-        """Of each key, held or written."""
-        self._write_at = 0.0
+        """Of each key, held or written, the one that has not changed for longest first."""
+        self._write_at = self._look_at = 0.0
         link.after_outage.append(self._write_all_again)
+        link.while_alive.append(self._write_what_was_deleted)
 
     def write_batch(self, values: list[Changes]) -> None:
         by_key = {changes.key: (changes.stream_id, changes.position) for changes in values}
         self._held.update(by_key)
+        for key in by_key:
+            self._latest.pop(key, None)
         self._latest.update(by_key)
         if values[-1].live or time.monotonic() >= self._write_at:
             self._write_held()
@@ -109,6 +116,21 @@ class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
         # time; no lock, since two that wait for each other's would wait for ever, and
         # the server takes what is written twice or late for what it is.
         self._write(list(self._latest.items()))
+
+    def _write_what_was_deleted(self) -> None:
+        """Write all again if the hash was deleted, or evicted."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK_EVERY_S
+        # What has changed since was written since; the one that has not for longest tells.
+        with suppress(RuntimeError):  # another thread changes it at this moment: next time
+            key = next(iter(self._latest), None)
+            if key is not None and key not in self._held and not self._is_there(key):
+                log.warning("the hash %s was deleted or evicted: written again", self._name)
+                self._write_all_again()
+
+    def _is_there(self, key: str) -> bool:
+        return bool(self._link.call(lambda client: client.hexists(self._name, key)))
 
     def _write(self, shown: list[tuple[str, _Shown]]) -> None:
         for start in range(0, len(shown), _AT_ONCE):

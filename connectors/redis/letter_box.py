@@ -94,6 +94,16 @@ class LetterBox:
             for entry_id, fields in self._entries(stream):
                 yield _letter(stream, entry_id, fields)
 
+    def reports(self, stream: str) -> Iterator[list[bytes]]:
+        """Return the fields of all commission reports on a stream, the oldest first."""
+        for _, fields in self._entries(stream):
+            if (b"type", b"commission") in zip(fields[::2], fields[1::2], strict=True):
+                yield fields
+
+    def add(self, stream: str, fields: Sequence[bytes]) -> None:
+        """Add an entry to a stream, at least once."""
+        self._link.call(lambda client: send(client, "XADD", stream, "*", *fields))
+
     def find(self, letter_id: str, stream: str = "") -> list[Letter]:
         """Return the letters of an id: one, none, or one of each of several partitions.
 

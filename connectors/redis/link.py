@@ -69,6 +69,9 @@ class RedisLink:
         """Retries since the process began."""
         self.after_outage: list[Callable[[], None]] = []
         """Called when Redis is back, by the thread that found it so."""
+        self.while_alive: list[Callable[[], None]] = []
+        """Called about once a second by a flow that runs, by the thread of any of its sources.
+        The engine gives a sink that has nothing to write no turn of its own."""
 
     def call(self, command: Callable[[redis.Redis], T]) -> T:
         """Return `command(client)`, retried until Redis takes it.
@@ -120,6 +123,19 @@ class RedisLink:
                 retries = self.retries - self._retries_before_outage
                 log.info("Redis is back after %d retries", retries)
                 self._retries_before_outage = None
+
+
+def warn_of_eviction(link: RedisLink) -> None:
+    """Log a warning if the server may throw away what it holds, to make room."""
+    try:
+        policy = link.call(lambda client: client.info("memory")).get("maxmemory_policy", "")
+    except RedisRefusedError:
+        return  # a user who may not ask
+    if policy.startswith("allkeys"):
+        log.warning(
+            "Redis has maxmemory-policy %s: when it is full it may evict streams and positions, "
+            "which no one can tell from a loss; set it to noeviction", policy,
+        )  # fmt: skip
 
 
 def send(client: redis.Redis, *command: str | int | bytes) -> Any:

@@ -16,6 +16,14 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from connectors.redis.broker_state import (
+    NO_BROKER,
+    STATE,
+    BrokerView,
+    account_key,
+    breaks_key,
+    broker_view,
+)
 from connectors.redis.exact_json import from_json
 from connectors.redis.link import can_pass, explain, send
 from connectors.redis.names import CONSUMER, GROUP
@@ -110,6 +118,7 @@ class Overview(NamedTuple):
     streams: Sequence[StreamState]
     dead_letters: int
     """Those that still wait for a person."""
+    broker: BrokerView = NO_BROKER
 
     @property
     def totals(self) -> list[Total]:
@@ -129,11 +138,17 @@ class OverviewReader:
     """Takes looks; keeps what it has read, so that the next look costs less.
 
     url: as in REDIS_URL. streams: those whose progress is of interest. letters: the
-    dead letter streams. positions_hash: the hash's name.
+    dead letter streams. positions_hash, broker_hash: the hashes' names.
     """
 
     def __init__(
-        self, url: str, *, streams: Sequence[str], letters: Sequence[str], positions_hash: str
+        self,
+        url: str,
+        *,
+        streams: Sequence[str],
+        letters: Sequence[str],
+        positions_hash: str,
+        broker_hash: str = "broker",
     ) -> None:
         self._client = redis.Redis.from_url(
             url,
@@ -145,6 +160,7 @@ class OverviewReader:
         for command in ("XINFO STREAM", "XRANGE"):
             self._client.set_response_callback(command, lambda reply, **_: reply)
         self._streams, self._letters, self._hash = streams, letters, positions_hash
+        self._broker_hash = broker_hash
         self._raw: dict[bytes, bytes] = {}
         self._positions: dict[str, Position] = {}
 
@@ -155,7 +171,7 @@ class OverviewReader:
         the hash is no position.
         """
         try:
-            (seconds, micros), values, lengths, infos = self._ask()
+            (seconds, micros), values, broker, lengths, infos = self._ask()
             now_ms = seconds * 1000 + micros // 1000
             waiting = self._oldest_waiting(infos)
         except redis.RedisError as error:
@@ -165,16 +181,20 @@ class OverviewReader:
             _stream_state(name, info, oldest, now_ms)
             for name, info, oldest in zip(self._streams, infos, waiting, strict=True)
         ]
-        return Overview(now_ms, dict(self._positions), streams, sum(lengths))
+        view = broker_view(broker[0], broker[1], broker[2], now_ms)
+        return Overview(now_ms, dict(self._positions), streams, sum(lengths), view)
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
-    def _ask(self) -> tuple[Any, dict[bytes, bytes], list[int], list["_Info"]]:
+    def _ask(self) -> tuple[Any, dict[bytes, bytes], list[Any], list[int], list["_Info"]]:
         pipe = self._client.pipeline(transaction=False)
         pipe.time()
         pipe.hgetall(self._hash)
+        pipe.hget(self._broker_hash, STATE)
+        pipe.hgetall(breaks_key(self._broker_hash))
+        pipe.hgetall(account_key(self._broker_hash))
         for letters in self._letters:
             pipe.xlen(letters)
         for stream in self._streams:
@@ -182,8 +202,9 @@ class OverviewReader:
             pipe.xinfo_groups(stream)
             pipe.xinfo_consumers(stream, GROUP)
         time, values, *rest = [_answer(answer) for answer in pipe.execute(raise_on_error=False)]
+        broker, rest = rest[:3], rest[3:]
         lengths, infos = rest[: len(self._letters)], rest[len(self._letters) :]
-        return time, values, lengths, list(map(_info, infos[::3], infos[1::3], infos[2::3]))
+        return time, values, broker, lengths, list(map(_info, infos[::3], infos[1::3], infos[2::3]))
 
     def _oldest_waiting(self, infos: Sequence["_Info"]) -> list[str | None]:
         """Return each stream's first entry that is not committed, None where there is none."""
@@ -297,3 +318,16 @@ def _total(currency: str, positions: list[Position]) -> Total:
 def _sum(values: Iterable[Decimal]) -> Decimal:
     # The thread's own context would round.
     return reduce(_EXACT.add, values, Decimal(0))
+
+
+def lags(client: redis.Redis, streams: Sequence[str]) -> list[int | None]:
+    """Count the entries of each stream that are not committed; None if nobody can tell."""
+    pipe = client.pipeline(transaction=False)
+    for stream in streams:
+        send(pipe, "XINFO STREAM", stream)
+        pipe.xinfo_groups(stream)
+    answers = [_answer(answer) for answer in pipe.execute(raise_on_error=False)]
+    return [
+        _info(stream, groups, None).lag
+        for stream, groups in zip(answers[::2], answers[1::2], strict=True)
+    ]

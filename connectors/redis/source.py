@@ -357,7 +357,7 @@ class _StreamReader:
             f"now {first}, its newest id {newest}). Restore the stream; or, to go on without them, "
             + ("" if info else "make it anew (XGROUP CREATE ... MKSTREAM), ")
             + (f"raise its newest id by XSETID to {self._anchor} and then " if lost else "")
-            + f"set ACCEPT_GAP={self.last_id}. See 'Gaps' in the README"
+            + f"set ACCEPT_GAP={self.last_id}. See 'Gaps' in docs/runbook.md"
         )
 
     def _info(self, client: redis.Redis) -> dict[str, Any]:
@@ -396,6 +396,8 @@ class _StreamReader:
     def show_alive(self) -> None:
         """Let the group's consumer read what it has pending: nothing, and nothing moves."""
         self._link.call(self._read_nothing)
+        for act in self._link.while_alive:
+            act()
 
     def _read_nothing(self, client: redis.Redis) -> None:
         group = ("GROUP", GROUP, CONSUMER, "COUNT", 1)

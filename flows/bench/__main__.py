@@ -57,7 +57,7 @@ def main(
     tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print a Markdown table, for the README.")
+        bool, typer.Option("--markdown", help="Print a Markdown table, for docs/speed.md.")
     ] = False,
 ) -> None:
     """Measure speed and memory, and print them as ratios."""

@@ -125,10 +125,11 @@ class _Pass:
         key = position_key(piece.symbol, piece.account)
         if key not in self._books:
             self._books[key] = Book(piece.symbol, piece.account)
-        book, ids = self._books[key], packed_ids(piece.entries)
+        book = self._books[key]
         assert isinstance(piece.messages, Run)  # plain, see above
         update = book.apply_run(piece.messages)
         assert update is not None
+        ids = packed_ids(piece.entries)
         updates = RunUpdates(ids, update)
         return Changes(STREAM, key, last_id(ids), book.snapshot(), updates, live=False)
 

@@ -59,7 +59,7 @@ class Report(NamedTuple):
         return json.dumps({**self._asdict(), "figures": figures}, indent=2, ensure_ascii=False)
 
     def to_markdown(self, titles: dict[str, str]) -> str:
-        """Return it as a table for the README."""
+        """Return it as a table for docs/speed.md."""
         lines = [f"{self._where_and_when}", ""]
         lines += ["| measured | figure | beside | ratio |", "| --- | ---: | :--- | ---: |"]
         for section, rows in self._sections():

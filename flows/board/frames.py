@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import polars as pl
 
 from connectors.redis.overview import Overview, OverviewReader, Position, RedisAwayError
 from flows.board.past import Past, read_past
-from flows.common.overview import Rate, flow_words
+from flows.common.overview import Rate, break_words, broker_words, flow_words
 
 log = logging.getLogger("lotstream.board")
 
@@ -103,6 +103,9 @@ class Board:
             "problem": self._problem,
             "rate": self._rate.per_second,
             "dead_letters": overview.dead_letters if seen else None,
+            "broker": broker_words(overview.broker),
+            "breaks": [break_words(*item) for item in overview.broker.breaks.items()],
+            "accounts": [_account(*item) for item in overview.broker.figures.items()],
             "streams": [
                 {
                     "flow": state.flow,
@@ -160,6 +163,18 @@ def _row(key: str, position: Position) -> list[Any]:
         _text(position.commission),
         position.changed_at,
     ]
+
+
+def _account(account: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the broker says of an account; figures are texts already."""
+    figures = {name: about[name] for name in ("net_liquidation", "buying_power", "cash")}
+    orders = about["open_orders"]
+    if orders is not None:
+        orders = [{name: order[name] for name in _OF_AN_ORDER} for order in orders]
+    return {"account": account, **figures, "open_orders": orders}
+
+
+_OF_AN_ORDER = ("side", "qty", "symbol", "order_type", "limit_price", "stop_price", "status")
 
 
 def _totals(overview: Overview) -> list[list[Any]]:

@@ -2,7 +2,10 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
+from connectors.redis.broker_state import BrokerView
 from connectors.redis.overview import OverviewReader, StreamState
 from flows.common.settings import Settings, partition_names
 
@@ -41,6 +44,7 @@ def overview_reader(settings: Settings) -> OverviewReader:
         streams=settings.own_streams,
         letters=partition_names(settings.dead_letter_stream, settings.stream_partitions),
         positions_hash=settings.positions_hash,
+        broker_hash=settings.broker_hash,
     )
 
 
@@ -52,6 +56,25 @@ def flow_words(state: StreamState, stream: str = "") -> str:
     if state.flow_silent_s is not None:
         return f"{flow} AWAY or stuck, seen {age(state.flow_silent_s)} ago"
     return f"{flow} AWAY or stuck" if state.flow == "away" else f"{flow} not seen yet"
+
+
+def broker_words(broker: BrokerView) -> tuple[str, str]:
+    """Say how our positions agree with the broker's, and whether that is `good` or `bad`.
+
+    "" if no router was ever here; `warn` while the broker's side is not known.
+    """
+    if broker.known is None:
+        return "", ""
+    if not broker.known:
+        return "broker's side unknown", "warn"
+    breaks = len(broker.breaks)
+    return f"{breaks:,} break{'' if breaks == 1 else 's'}", "bad" if breaks else "good"
+
+
+def break_words(key: str, found: Mapping[str, Any]) -> str:
+    """Say what a break is, from its JSON."""
+    about = f" {found['detail']}" if found["detail"] else ""
+    return f"{key}: ours {found['ours']:f}, broker's {found['broker']:f} ({found['kind']}{about})"
 
 
 def age(seconds: float) -> str:

@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     ibkr_port: Port = 7497
     ibkr_client_id: Annotated[int, Field(ge=0)] = 1
     ibkr_timezone: str = "UTC"
+    ibkr_accounts: Annotated[tuple[str, ...], NoDecode] = ()
+    """The accounts that the router follows; all but FA masters if not set."""
+    instruments_hash: Annotated[str, Field(min_length=1)] = "instruments"
+    broker_hash: Annotated[str, Field(min_length=1)] = "broker"
 
     metrics_port: Port | None = None
     log_level: str = "INFO"
@@ -69,6 +73,16 @@ class Settings(BaseSettings):
             return tuple(sorted({int(part) for part in value.split(",")}))
         except ValueError:
             raise ValueError("expected partition numbers such as 0,2") from None
+
+    @field_validator("ibkr_accounts", mode="before")
+    @classmethod
+    def _named_accounts(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        accounts = tuple(part.strip() for part in value.split(","))
+        if not all(accounts) or any(":" in account for account in accounts):
+            raise ValueError("expected account numbers such as U1234567,U7654321")
+        return accounts
 
     @field_validator("ibkr_timezone")
     @classmethod

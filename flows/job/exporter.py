@@ -60,6 +60,10 @@ def _set(overview: Overview) -> None:
             metrics.COMMITTED_AGE_SECONDS.labels(state.stream).set(state.committed_age_s)
         metrics.LAG_SECONDS.labels(state.stream).set(state.lag_s)
     metrics.DEAD_LETTERS_WAITING.set(overview.dead_letters)
+    if overview.broker.known is not None:
+        metrics.BROKER_KNOWN.set(overview.broker.known)
+    if overview.broker.known:
+        metrics.BREAKS.set(len(overview.broker.breaks))
     totals = overview.totals
     metrics.POSITIONS_OPEN.set(sum(total.open for total in totals))
     for total in totals:
@@ -73,5 +77,8 @@ def _forget() -> None:
         metrics.REALIZED_PNL,
     ):  # fmt: skip
         gauge.clear()
-    for gauge in (metrics.DEAD_LETTERS_WAITING, metrics.POSITIONS_OPEN):
+    for gauge in (
+        metrics.DEAD_LETTERS_WAITING, metrics.POSITIONS_OPEN, metrics.BROKER_KNOWN,
+        metrics.BREAKS,
+    ):  # fmt: skip
         gauge.set(float("nan"))

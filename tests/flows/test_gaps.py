@@ -27,7 +27,7 @@ from tests.support.flow_process import (
 
 EXECUTION: dict[Any, Any] = {
     "symbol": "S", "side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1",
-    "timestamp": "1",
+    "timestamp": "1700000000000",
 }  # fmt: skip
 
 

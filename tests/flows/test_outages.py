@@ -18,7 +18,7 @@ from tests.support.servers import RedisServer
 
 EXECUTION = {
     "symbol": "S", "side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1",
-    "timestamp": "1",
+    "timestamp": "1700000000000",
 }  # fmt: skip
 
 

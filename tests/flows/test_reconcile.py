@@ -14,8 +14,10 @@ import pytest
 import redis as redis_py
 
 from connectors.codec import decode
-from connectors.ibkr.feed import Held
+from connectors.ibkr.messages import Held
+from flows.broker.healing import split_ratio
 from flows.reconcile import Book, compare
+from state.breaks import Difference, Kind
 from tests.support.servers import free_port
 from tests.support.tws_double import CHANGES_ORDERS, Fill, Holding, Instrument, TwsDouble
 
@@ -247,3 +249,192 @@ def test_each_account_is_compared_for_itself() -> None:
 def test_contracts_that_share_a_name_are_summed() -> None:
     positions = [their("RY", 10, "U1", con_id="1"), their("RY", 5, "U1", con_id="2")]
     assert verdicts([our("RY", 10, "U1")], positions) == {"U1:RY": (10, 15)}
+
+
+# --- prices and names ----------------------------------------------------------------------
+
+
+def test_prices_that_are_a_hundred_times_apart_are_a_break(
+    tws: TwsDouble, redis: redis_py.Redis, run: Run
+) -> None:
+    wheat = Instrument(
+        532_513, "ZW", "FUT", local_symbol="ZWN6", multiplier="5000", price_magnifier=100
+    )
+    tws.holdings = [Holding("U1", wheat, 1.0, 54425.0)]
+    book(redis, "ZWN6", "1", price="10.885")  # booked with 5000
+    done = run()
+    assert done.returncode == 1
+    assert "U1:ZWN6: a price factor: our average price is about 1/100 times" in done.stdout
+    book(redis, "ZWN6", "1", price="1088.5")
+    assert run().returncode == 0
+
+
+def test_names_are_those_of_the_router(tws: TwsDouble, redis: redis_py.Redis, run: Run) -> None:
+    toronto = Instrument(2, "SHOP", currency="CAD", primary_exchange="TSE")
+    tws.holdings = [
+        Holding("U1", Instrument(1, "SHOP"), 3.0, 10.0), Holding("U1", toronto, 4.0, 10.0),
+        Holding("U1", Instrument(7, "META"), 5.0, 10.0),
+    ]  # fmt: skip
+    redis.hset("instruments", "7", json.dumps({"name": "FB", "multiplier": "1"}))
+    book(redis, "SHOP", "3")
+    book(redis, "SHOP@TSE", "4")
+    book(redis, "FB", "5")
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_split_that_was_not_told_is_named_with_its_message(
+    tws: TwsDouble, redis: redis_py.Redis, run: Run
+) -> None:
+    tws.holdings = [Holding("U1", AAPL, 400.0, 10.0)]
+    book(redis, "AAPL", "100", price="40")
+    done = run("--adopt")
+    assert (done.returncode, openings(redis)) == (1, [])
+    assert "type split symbol AAPL account U1 ratio 4:1" in done.stdout
+    assert "not adopted, as it looks like a split" in done.stderr
+
+
+def test_a_contract_that_got_a_new_number_is_named_with_how_to_move_it(
+    tws: TwsDouble, redis: redis_py.Redis, run: Run
+) -> None:
+    redis.hset("instruments", "1", json.dumps({"name": "AMTD", "multiplier": "1"}))
+    redis.hset("{instruments}:names", mapping={"AMTD": "1", ":1": "AMTD"})
+    tws.holdings = [Holding("U1", Instrument(2, "AMTD"), 333.0, 3.0)]
+    book(redis, "AMTD", "333", price="3")
+    done = run()
+    assert done.returncode == 1
+    for key in ("U1:AMTD", "U1:AMTD@NASDAQ"):
+        assert f"{key}: U1:AMTD under a new contract number" in done.stdout
+
+
+def test_what_is_not_known_to_be_linear_is_not_adopted(
+    tws: TwsDouble, redis: redis_py.Redis, run: Run
+) -> None:
+    tws.holdings = [Holding("U1", Instrument(7, "US-T", "BOND"), 10.0, 995.0)]
+    done = run("--adopt")
+    assert (done.returncode, openings(redis)) == (1, [])
+    assert "U1:US-T: not adopted, as what a point is worth is not known" in done.stderr
+
+
+def test_a_master_and_the_accounts_that_are_left_out_are_not_compared(
+    redis: redis_py.Redis, run: Run, tws: TwsDouble
+) -> None:
+    tws.holdings = [Holding(account, AAPL, 3.0, 10.0) for account in ("U1", "F2", "U3")]
+    book(redis, "AAPL", "3")
+    assert run(IBKR_ACCOUNTS="U1").returncode == 0
+    done = run()
+    assert (done.returncode, done.stdout.count("BREAK")) == (1, 1)  # U3's
+
+
+# --- adopting beside a book ------------------------------------------------------------------
+
+
+def execution(redis: redis_py.Redis, number: int, side: str, qty: str, price: str) -> None:
+    """Put an execution on the stream, as one that the flow has booked."""
+    fields: dict[Any, Any] = {
+        "symbol": "AAPL", "account": "U1", "side": side, "fill_qty": qty, "fill_price": price,
+        "order_id": "1", "exec_id": f"0000e0d5.{number:08x}.01.01", "timestamp": "1700000000000",
+    }  # fmt: skip
+    redis.xadd("executions", fields)
+    if redis.exists("executions") and not redis.xinfo_groups("executions"):
+        redis.xgroup_create("executions", "positions", "$")
+    redis.execute_command("XGROUP", "SETID", "executions", "positions", "$")  # type: ignore[no-untyped-call]
+
+
+def adopted(redis: redis_py.Redis) -> list[dict[str, str]]:
+    return [entry for entry in openings(redis) if entry.get("type") == "opening"]
+
+
+@pytest.mark.parametrize(
+    ("executions", "booked", "held", "qty", "price"),
+    [
+        # Short before, partly bought back today: what is left is the opening's.
+        ([("BUY", "4", "9")], "4", (-1.0, 12.0), "-5", "12"),
+        # Long before, more bought: both are open, the average is over both.
+        ([("BUY", "10", "20")], "10", (30.0, 15.0), "20", "12.5"),
+        # Long before, some sold since: the opening's were sold first.
+        ([("BUY", "10", "20"), ("SELL", "5", "30")], "5", (25.0, 16.0), "20", "13.3333333333"),
+        ([("SELL", "25", "30")], "-25", (5.0, 7.0), "30", "7"),
+    ],
+)
+def test_an_opening_for_a_key_that_has_a_book_makes_the_broker_s_figures_come_out(
+    tws: TwsDouble,
+    redis: redis_py.Redis,
+    run: Run,
+    executions: list[tuple[str, str, str]],
+    booked: str,
+    held: tuple[float, float],
+    qty: str,
+    price: str,
+) -> None:
+    for number, each in enumerate(executions):
+        execution(redis, number, *each)
+        tws.fill(Fill(f"0000e0d5.{number:08x}.01.01", AAPL))
+    tws.holdings = [Holding("U1", AAPL, *held)]
+    book(redis, "AAPL", booked)
+    done = run("--adopt")
+    assert done.returncode == 0, done.stderr
+    [opening] = adopted(redis)
+    assert (opening["qty"], opening["avg_price"]) == (qty, price)
+    assert opening["exec_id"].startswith("adopted-")
+    assert run("--adopt").returncode == 1  # not booked yet, so not again
+    assert len(adopted(redis)) == 1
+
+
+def test_a_price_that_no_longer_shows_in_the_broker_s_average_has_to_be_given(
+    tws: TwsDouble, redis: redis_py.Redis, run: Run
+) -> None:
+    execution(redis, 1, "SELL", "25", "30")
+    book(redis, "AAPL", "-25")
+    done = run("--adopt")
+    assert (done.returncode, adopted(redis)) == (1, [])
+    assert "give it: --price U1:AAPL=" in done.stderr
+    assert run("--adopt", "--price", "U1:AAPL=12.5").returncode == 0
+    [opening] = adopted(redis)
+    assert (opening["qty"], opening["avg_price"]) == ("25", "12.5")
+    assert run("--price", "cheap").returncode == 2
+
+
+def test_a_fill_that_is_not_on_the_stream_is_never_made_up_for(
+    tws: TwsDouble, redis: redis_py.Redis, run: Run
+) -> None:
+    execution(redis, 1, "BUY", "4", "9")
+    tws.fill(Fill("0000e0d5.00000009.01.01", AAPL))
+    tws.holdings = [Holding("U1", AAPL, 104.0, 10.0)]
+    book(redis, "AAPL", "4")
+    done = run("--adopt")
+    assert (done.returncode, adopted(redis)) == (1, [])
+    assert "a fill is missing: TWS lists execution 0000e0d5.00000009.01.01" in done.stderr
+
+
+def test_what_is_not_booked_yet_is_waited_for_and_never_made_up_for(
+    tws: TwsDouble, redis: redis_py.Redis, run: Run
+) -> None:
+    execution(redis, 1, "BUY", "4", "9")
+    redis.execute_command("XGROUP", "SETID", "executions", "positions", "0-0")  # type: ignore[no-untyped-call]
+    tws.holdings = [Holding("U1", AAPL, 9.0, 10.0)]
+    book(redis, "AAPL", "4")
+    done = run("--adopt")
+    assert (done.returncode, adopted(redis)) == (1, [])
+    assert "1 entries are not booked yet" in done.stderr
+
+
+# --- which ratio is a split ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "our_price", "their_price", "ratio"),
+    [
+        ("100", "400", "40", "10", "4:1"), ("1000", "100", "1", "10", "1:10"),
+        ("1000", "333.3333", "1", "3.0000003", "1:3"), ("2", "3", "30", "20", "3:2"),
+        ("-100", "-200", "10", "5", "2:1"), ("100", "101", "10", "9.9", None),
+        ("100", "400", "40", "40", None), ("100", "-400", "40", "10", None),
+        ("100", "200", None, "5", None),
+    ],
+)  # fmt: skip
+def test_only_what_keeps_the_cost_looks_like_a_split(
+    ours: str, theirs: str, our_price: str | None, their_price: str, ratio: str | None
+) -> None:
+    difference = Difference(Kind.QUANTITY, Decimal(ours), Decimal(theirs))
+    price = None if our_price is None else Decimal(our_price)
+    assert split_ratio(difference, price, Decimal(their_price)) == ratio

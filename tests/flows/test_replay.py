@@ -275,3 +275,44 @@ def test_the_flow_books_what_is_put_back_and_writes_the_letter_no_second_time(
     until(lambda: redis.xlen(DEAD) == 0, "no dead letter")
     assert replay("put-back", letter, "--set", "fill_qty=10").exit_code == 0
     assert redis.xlen("executions") == 3
+
+
+# --- the reports of an execution that gets another key ---------------------------------------
+
+REPORT: dict[Any, Any] = {
+    "type": "commission", "symbol": "SHOP", "account": "U1", "exec_id": "e1",
+    "timestamp": "1700000000001", "commission": "1.5", "currency": "CAD",
+}  # fmt: skip
+SHOP = {**GOOD, "symbol": "SHOP", "account": "U1"}
+
+
+def test_an_execution_that_gets_another_symbol_takes_its_reports_along(
+    redis: redis_py.Redis,
+) -> None:
+    redis.xadd("executions", REPORT)
+    redis.xadd("executions", {**REPORT, "exec_id": "e2"})
+    redis.xadd("executions", {**REPORT, "account": "U2"})
+    letter = add_letter(redis, SHOP, "currency: expected 'USD', found 'CAD'")
+    dead_report = add_letter(redis, {**REPORT, "commission": "x"}, "commission: found 'x'")
+    result = replay("put-back", letter, "--set", "symbol=SHOP@TSE")
+    assert result.exit_code == 1, result.output  # the report that is still wrong
+    assert f"{dead_report}: not put back" in result.output
+    report, execution = entries(redis, "executions")[3:]
+    assert report == {**REPORT, "symbol": "SHOP@TSE", "replayed_from": letter}
+    assert execution == {**SHOP, "symbol": "SHOP@TSE", "replayed_from": letter}
+
+
+def test_a_report_that_is_a_dead_letter_too_goes_with_its_execution(redis: redis_py.Redis) -> None:
+    letter = add_letter(redis, SHOP, "currency: expected 'USD', found 'CAD'")
+    add_letter(redis, REPORT, "currency: expected 'USD', found 'CAD'")
+    assert replay("put-back", letter, "--set", "symbol=SHOP@TSE").exit_code == 0
+    assert [each["symbol"] for each in entries(redis, "executions")] == ["SHOP@TSE", "SHOP@TSE"]
+    assert redis.xlen(DEAD) == 0
+
+
+def test_reports_stay_where_they_are_if_the_key_does(redis: redis_py.Redis) -> None:
+    redis.xadd("executions", {**REPORT, "symbol": "AAPL"})
+    letter = add_letter(redis, {**GOOD, "account": "U1", "side": "B"})
+    replay("put-back", letter, "--set", "side=BUY", "--dry-run")
+    assert replay("put-back", letter, "--set", "side=BUY").exit_code == 0
+    assert redis.xlen("executions") == 2

@@ -8,8 +8,6 @@ import itertools
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -18,19 +16,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import redis as redis_py
 
 from tests.conftest import OwnServer
-from tests.support.servers import RedisServer, free_port, tied
+from tests.support.router_process import START_S, Router
+from tests.support.servers import RedisServer, free_port
 from tests.support.tws_double import CHANGES_ORDERS, Fill, Instrument, TwsDouble, wait_until
 
-ROOT = Path(__file__).parents[2]
 STOP_S = 5.0  # it takes 1 to 2; a hang takes 10
-START_S = 30.0
 
 AAPL = Instrument(265598, "AAPL")
 CALL = Instrument(
@@ -49,66 +45,6 @@ def fill(number: int, instrument: Instrument = AAPL, **more: Any) -> Fill:
     clock = f"{14 + number // 3600 % 8:02}:{number // 60 % 60:02}:{number % 60:02}"
     figures = {"price": 100 + number / 8, "commission": f"{1 + number / 100}"}
     return Fill(exec_id(number), instrument, time=f"20260706-{clock}", **{**figures, **more})
-
-
-class Router:
-    """`python -m flows.router`, running from `start()` or `with` on."""
-
-    def __init__(self, tws: TwsDouble, redis_url: str, log: Path, **settings: str) -> None:
-        self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
-        self._environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "REDIS_URL": redis_url,
-            "IBKR_PORT": str(tws.port),
-            **settings,
-        }
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def start(self) -> Self:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                tied([sys.executable, "-m", "flows.router"]),
-                env=self._environment, cwd=ROOT, stdout=log, stderr=log,
-            )  # fmt: skip
-        return self
-
-    def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def terminate(self, number: int = signal.SIGTERM) -> tuple[int, float]:
-        """Return the exit code and how many seconds it took."""
-        began = time.monotonic()
-        return self._end(number), time.monotonic() - began
-
-    def wait(self) -> int:
-        assert self._process is not None
-        return self._process.wait(START_S)
-
-    def saw(self, text: str, count: int = 1) -> Callable[[], bool]:
-        return lambda: self.log.count(text) >= count
-
-    def _end(self, number: int) -> int:
-        process, self._process = self._process, None
-        if process is None:
-            return 0
-        process.send_signal(number)
-        return process.wait(START_S)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from itertools import permutations
 
 import pytest
 
+from state.book import Book
+from state.keys import parse_exec_id
 from state.messages import RejectedError
 from tests.support.notation import (
     average,
@@ -11,6 +13,7 @@ from tests.support.notation import (
     closed,
     exec_id,
     execution,
+    fees,
     gross,
     lots,
     message,
@@ -59,10 +62,21 @@ def test_the_last_execution_is_the_one_last_in_booking_order() -> None:
 
 
 def test_the_same_execution_again_changes_nothing() -> None:
-    lines = ("BUY 10 @ 100 fee 1 at 1", "SELL 4 @ 110 at 2", "SPLIT 2:1 at 3", "#2 COST 1 at 2")
+    lines = (
+        "BUY 10 @ 100 fee 1 adj 3 at 1",
+        "SELL 4 @ 110 at 2",
+        "SPLIT 2:1 at 3",
+        "#2 REPORT 1 at 2",
+        "COST 1 at 3",
+        "#9 OUT 1 at 3",
+        "#8 IN 3 @ 5 of 1 at 4",
+        "OPENING 5 @ 2 at 1",
+        "#7 OPENING 0 at 1",
+        "NUMBER 4",
+    )
     book = book_of(*lines)
     state = book.to_state()
-    assert [book.apply(again) for again in messages(*lines)] == [None] * 4
+    assert [book.apply(again) for again in messages(*lines)] == [None] * len(lines)
     assert book.to_state() == state
 
 
@@ -74,17 +88,46 @@ def test_the_same_execution_again_changes_nothing() -> None:
         ("BUY 10 @ 100.5 fee 1 at 1", "expected price 100, as '{id}' had before, found 100.5"),
         ("BUY 10 @ 100 fee 1 at 2", "expected timestamp 1000, as '{id}' had before, found 2000"),
         ("BUY 10 @ 100 fee 2 at 1", "expected commission 1, as '{id}' had before, found 2"),
+        ("BUY 10 @ 100 fee 1 adj 3 at 1", "expected adjustment -2, as '{id}' had before, found 3"),
     ],
 )
 def test_the_same_id_with_other_figures_is_refused_and_leaves_no_trace(
     again: str, reason: str
 ) -> None:
-    book = book_of("BUY 10 @ 100 fee 1 at 1", "SELL 4 @ 110 at 2")
+    book = book_of("BUY 10 @ 100 fee 1 adj -2 at 1", "SELL 4 @ 110 at 2")
     state = book.to_state()
     with pytest.raises(RejectedError) as refused:
         book.apply(message(again, 1))
     assert str(refused.value) == f"exec_id: {reason.format(id=exec_id(1))}"
     assert book.to_state() == state
+
+
+def test_another_commission_under_the_id_of_a_bust_is_refused_too() -> None:
+    book = book_of("#1.2 BUST fee 1 at 1")
+    with pytest.raises(RejectedError, match=r"expected commission 1, .* found 2"):
+        book.apply(message("#1.2 BUST fee 2 at 1"))
+
+
+def test_what_a_superseded_revision_says_contradicts_nothing() -> None:
+    book = book_of("#1.2 BUY 10 @ 100 fee 1 at 1")
+    assert book.apply(message("#1 BUY 10 @ 100 at 1")) is None
+    assert book.apply(message("#1 SELL 3 @ 7 fee 9 at 5")) is None
+    assert lots(book) == "10 @ 100"
+
+
+def test_the_same_again_completes_what_the_first_left_out() -> None:
+    lines = ("#1 BUY 4 @ 1 at 1", "#1 BUY 4 @ 1 fee 1 at 1", "#1 BUY 4 @ 1 adj 2 at 1")
+    for order in permutations(lines):
+        book = book_of(*order)
+        assert fees(book) == "3"
+        assert [book.apply(each) for each in messages(*order)] == [None] * 3
+
+
+def test_what_completes_an_execution_makes_a_row_also_where_no_figure_changes() -> None:
+    _, did = played("#1 BUY 4 @ 1 at 1", "#1 REPORT 1 at 2", "#1 BUY 4 @ 1 fee 9 at 1")
+    assert did[2] == ([], 0, 0)
+    _, did = played("#1 BUY 4 @ 1 at 1", "#1 BUY 4 @ 1 fee 0 at 1")
+    assert did[1] == ([], 0, 0)
 
 
 def test_the_other_side_of_a_busted_execution_is_no_other_figure() -> None:
@@ -146,6 +189,23 @@ def test_a_correction_keeps_the_place_of_the_first_arrival_among_equal_times() -
     assert lots(book_of(*moved_there)) == "1 @ 11, 1 @ 20"
 
 
+def test_a_correction_takes_over_neither_commission_nor_adjustment() -> None:
+    book = book_of("#1 BUY 10 @ 100 fee 1 adj 2 at 1", "#1.2 BUY 10 @ 100 at 1")
+    told = book.snapshot()
+    assert (fees(book), told.commission, told.basis_adjustment) == ("0", 0, 0)
+
+
+def test_an_id_such_as_a_small_currency_trade_has_is_corrected_like_any_other() -> None:
+    # One that is not of hexadecimal digits.
+    book = Book("EUR.USD")
+    for line, name in (("BUY 7 @ 1.1 at 1", "01"), ("BUY 5 @ 1.1 at 1", "02")):
+        identity, revision = parse_exec_id(f"FXSMLCUS.6596b0d2.01.{name}")
+        assert revision is not None
+        fill = execution(line)._replace(identity=identity, revision=revision)
+        book.apply(fill)
+    assert lots(book) == "5 @ 1.1"
+
+
 # --- busts -----------------------------------------------------------------------------------
 
 
@@ -185,7 +245,7 @@ def test_a_correction_of_a_bust_brings_the_execution_back() -> None:
 SETS = {
     "a late sale and a correction that moves it": (
         "#1 BUY 10 @ 10 fee 1 at 1", "#2 SELL 15 @ 12 fee 3 at 3", "#2.2 SELL 15 @ 12 fee 3 at 2",
-        "#3 BUY 7 @ 11 at 4", "#1 COST 0.7 at 1",
+        "#3 BUY 7 @ 11 at 4", "#1 REPORT 0.7 at 1",
     ),
     "a bust in the middle of a flip": (
         "#1 BUY 5 @ 10 at 1", "#2 SELL 9 @ 11 fee 0.9 at 2", "#2.2 BUST at 2",
@@ -197,7 +257,7 @@ SETS = {
     ),
     "a short side that is corrected to long": (
         "#1 SELL 6 @ 10 at 1", "#1.2 BUY 6 @ 10 at 1", "#2 BUY 2 @ 9 fee 1 at 2",
-        "#3 SELL 9 @ 11 at 3", "#2.2 COST 2 at 2", "#2 COST 1 at 9",
+        "#3 SELL 9 @ 11 at 3", "#2.2 REPORT 2 at 2", "#2 REPORT 1 at 9",
     ),
 }  # fmt: skip
 

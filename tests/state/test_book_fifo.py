@@ -9,9 +9,19 @@ from decimal import Decimal
 import pytest
 
 from state.book import Book
-from state.exact import from_text, to_text
-from state.messages import RejectedError
-from tests.support.notation import average, book_of, closed, gross, lots, message, money, played
+from state.exact import ONE, from_text, to_text
+from state.messages import Instrument, RejectedError
+from tests.support.notation import (
+    average,
+    book_of,
+    closed,
+    execution,
+    gross,
+    lots,
+    message,
+    money,
+    played,
+)
 
 LONG = ("BUY 100 @ 10", "BUY 50 @ 11", "BUY 25 @ 12")
 SHORT = ("SELL 100 @ 10", "SELL 50 @ 9", "SELL 25 @ 8")
@@ -90,14 +100,17 @@ def test_a_flip_there_and_back_realizes_each_side_once() -> None:
 
 def test_a_snapshot_of_a_position_tells_all_its_figures() -> None:
     book = Book("ESZ5", "U1234567")
-    for number, line in enumerate(["SELL 2 @ 5000.25 x50 fee 4", "BUY 1 @ 4990.25 x50 fee 2"], 1):
-        book.apply(message(line, number))
+    said = Instrument("USD", 50 * ONE, 495512563, "FUT")
+    for number, line in enumerate(["SELL 2 @ 5000.25 fee 4", "BUY 1 @ 4990.25 fee 2 adj 0.5"], 1):
+        book.apply(execution(line, number)._replace(instrument=said))
     told = book.snapshot()
     assert (told.account, told.symbol, told.currency) == ("U1234567", "ESZ5", "USD")
     assert [to_text(v) for v in (told.multiplier, told.qty, told.commission)] == ["50", "-1", "6"]
+    assert (told.sec_type, told.con_id) == ("FUT", 495512563)
+    assert (told.other_commissions, to_text(told.basis_adjustment)) == ((), "0.5")
     assert average(book) == "5000.25"
     assert money(told.cost_basis) == "-250012.5"
-    assert (money(told.realized_pnl), money(told.net_realized_pnl)) == ("500", "496")
+    assert (money(told.realized_pnl), money(told.net_realized_pnl)) == ("500", "495.5")
     assert (told.open_lots, told.executions) == (1, 2)
     assert (told.last_exec_id, told.timestamp) == ("00000002.00000002.01.01", 2000)
     assert told.last_price == from_text("4990.25")
@@ -108,6 +121,7 @@ def test_a_book_without_executions_tells_that_there_is_none() -> None:
     assert (told.qty, told.cost_basis, told.realized_pnl, told.executions) == (0, 0, 0, 0)
     assert (told.avg_price, told.last_exec_id, told.last_price, told.timestamp) == (None,) * 4
     assert (told.account, told.currency, to_text(told.multiplier)) == (None, "USD", "1")
+    assert (told.sec_type, told.con_id, told.other_commissions) == (None, None, ())
 
 
 def test_only_the_average_price_is_rounded_half_even_to_ten_places() -> None:
@@ -198,7 +212,7 @@ def test_what_takes_a_figure_to_the_limit_is_refused_and_leaves_no_trace(
 
 
 @pytest.mark.parametrize(
-    "line", ["#2 COST 999999999", "#2.2 BUY 100000000 @ 999999999 fee 200000000"]
+    "line", ["#2 REPORT 999999999", "#2.2 BUY 100000000 @ 999999999 fee 200000000"]
 )
 def test_a_commission_that_takes_the_net_figure_to_the_limit_is_refused_and_leaves_no_trace(
     line: str,
@@ -211,23 +225,38 @@ def test_a_commission_that_takes_the_net_figure_to_the_limit_is_refused_and_leav
     assert book.apply(message("BUY 1 @ 1 fee 999999999", 3)), "an open lot's is not due yet"
 
 
+TINY = ("BUY 1 @ 1 x0.000001 at 0", "SELL 1 @ 1 x0.000001 at 0")
+"""They make the key's multiplier one of six places."""
+
+
+def test_an_execution_of_more_than_twenty_places_is_refused_and_leaves_no_trace() -> None:
+    book = book_of(*TINY)
+    state = book.to_state()
+    with pytest.raises(RejectedError, match=r"^fill_price: expected .* at most 20 decimal places"):
+        book.apply(message("BUY 0.00001 @ 1.0000000001", 10))
+    assert book.to_state() == state
+    assert book.apply(message("BUY 0.0001 @ 1.0000000001", 10))
+
+
 @pytest.mark.parametrize(
-    ("before", "too_fine"),
+    "before",
     [
         # The whole quantity at that price has 16 places, the part of the first lot 21.
-        (("BUY 0.00001 @ 1", "BUY 1 @ 1"), "SELL 1 @ 1.0000000001"),
+        ("BUY 0.00001 @ 1 at 1", "BUY 1 @ 1 at 2"),
         # What is left for the new lot has 21.
-        (("BUY 0.00001 @ 1",), "SELL 1 @ 1.0000000001"),
-        ((), "BUY 0.00001 @ 1.0000000001"),
+        ("BUY 0.00001 @ 1 at 1",),
+        # What of it meets the rest of a split has 22.
+        ("BUY 1 @ 1 at 1", "SPLIT 1:3 to 6 at 2"),
     ],
 )
-def test_a_match_of_more_than_twenty_places_is_refused_and_leaves_no_trace(
-    before: tuple[str, ...], too_fine: str
+def test_a_match_that_does_not_divide_is_rounded_and_the_parts_add_up(
+    before: tuple[str, ...],
 ) -> None:
-    book = book_of("BUY 1 @ 1 x0.000001 at 0", "SELL 1 @ 1 x0.000001 at 0")
-    for number, line in enumerate(before, 3):
-        book.apply(message(line, number))
-    state = book.to_state()
-    with pytest.raises(RejectedError, match=r"at most 20 decimal places, found -?0.* x 0.000001$"):
-        book.apply(message(too_fine, 10))
-    assert book.to_state() == state
+    lines = (*before, "SELL 1 @ 1.0000000001 at 9", "BUY 2 @ 3 at 10")
+    book, did = played(*TINY, *lines)
+    fills = [execution(line) for line in lines if not line.startswith("SPLIT")]
+    cash = -sum(fill.qty * fill.price for fill in fills) // 10**6  # times the multiplier
+    assert gross(book) == money(cash + book.snapshot().cost_basis)
+    assert gross(book) == money(
+        sum(lot.realized_pnl for each in did if each for lot in each.closed)
+    )

@@ -1,4 +1,4 @@
-"""What belongs to the key: currency, multiplier and contract number."""
+"""What belongs to the key: currency, multiplier and contract numbers; and what is shown of it."""
 
 from itertools import permutations
 from typing import Any
@@ -7,7 +7,19 @@ import pytest
 
 from state.book import Book
 from state.exact import ONE, from_text
-from state.messages import CommissionReport, Execution, Instrument, Message, RejectedError, Split
+from state.messages import (
+    CommissionReport,
+    ContractNumber,
+    Cost,
+    Execution,
+    Instrument,
+    Message,
+    Opening,
+    RejectedError,
+    Split,
+    TransferIn,
+    TransferOut,
+)
 from tests.support.notation import exec_id, execution
 
 
@@ -15,41 +27,55 @@ def buy(number: int, **says: Any) -> Execution:
     return execution("BUY 1 @ 10", number)._replace(instrument=instrument(**says))
 
 
-def cost(number: int, **says: Any) -> CommissionReport:
+def held(name: str = "opening", **says: Any) -> Opening:
+    return Opening(name, 1000, ONE, 10 * ONE, None, instrument(**says))
+
+
+def report(number: int, currency: str | None = None) -> CommissionReport:
     name = exec_id(number)
-    return CommissionReport(name, name, 1, 1000 * number, ONE, instrument(**says))
+    return CommissionReport(name, name, 1, 1000 * number, ONE, currency)
 
 
 def instrument(
-    currency: str | None = None, multiplier: str | None = None, con_id: int | None = None
+    currency: str | None = None,
+    multiplier: str | None = None,
+    con_id: int | None = None,
+    sec_type: str | None = None,
 ) -> Instrument:
-    return Instrument(currency, from_text(multiplier) if multiplier else None, con_id)
+    return Instrument(currency, from_text(multiplier) if multiplier else None, con_id, sec_type)
+
+
+def book_of(*taken: Message) -> Book:
+    book = Book("XYZ")
+    for each in taken:
+        book.apply(each)
+    return book
+
+
+def shown(book: Book) -> tuple[str, int, int | None, str | None]:
+    told = book.snapshot()
+    return told.currency, told.multiplier // ONE, told.con_id, told.sec_type
+
+
+OTHERS: list[Message] = [
+    report(1, "GBP"), Split("a", 1, 2, 1), Cost("a", 1, ONE), TransferOut("a", 1),
+    TransferIn("b", 1, ONE, ONE, None, 1), ContractNumber(1, 9), Opening("x", 1, 0, None),
+]  # fmt: skip
+"""Messages that say nothing of currency and multiplier."""
 
 
 def test_what_no_message_says_is_usd_and_one() -> None:
-    book = Book("XYZ")
-    book.apply(buy(1))
-    assert book.instrument == instrument("USD", "1")
+    assert shown(book_of()) == ("USD", 1, None, None)
+    assert shown(book_of(buy(1))) == ("USD", 1, None, None)
 
 
 def test_what_a_message_leaves_out_is_what_the_key_has() -> None:
-    book = Book("XYZ")
-    book.apply(buy(1, currency="EUR", multiplier="50", con_id=7))
-    book.apply(buy(2))
-    book.apply(buy(3, con_id=7))
-    assert book.instrument == instrument("EUR", "50", 7)
+    book = book_of(buy(1, currency="EUR", multiplier="50", con_id=7), buy(2), buy(3, con_id=7))
+    assert shown(book) == ("EUR", 50, 7, None)
     assert book.snapshot().cost_basis == 3 * 10 * 50 * 10**20
 
 
-def test_a_contract_number_may_become_known_later() -> None:
-    book = Book("XYZ")
-    book.apply(buy(1))
-    book.apply(buy(2, con_id=7))
-    assert book.instrument.con_id == 7
-    with pytest.raises(RejectedError, match=r"^con_id: expected 7, as before, found 8$"):
-        book.apply(buy(3, con_id=8))
-
-
+@pytest.mark.parametrize("first", [buy(1), held()], ids=["execution", "opening"])
 @pytest.mark.parametrize(
     ("says", "reason"),
     [
@@ -59,15 +85,15 @@ def test_a_contract_number_may_become_known_later() -> None:
     ],
 )
 def test_another_currency_or_multiplier_is_refused_and_leaves_no_trace(
-    says: dict[str, str], reason: str
+    says: dict[str, str], reason: str, first: Message
 ) -> None:
-    book = Book("XYZ")
-    book.apply(buy(1))
+    book = book_of(first)
     state = book.to_state()
     others: list[Message] = [
-        buy(2, con_id=7, **says), buy(1, con_id=7, **says), cost(1, con_id=7, **says),
-        Split(9, 2, 1, instrument(con_id=7, **says)),
-    ]  # fmt: skip
+        buy(2, con_id=7, **says),
+        buy(1, con_id=7, **says),
+        held("other", con_id=7, **says),
+    ]
     for other in others:
         with pytest.raises(RejectedError) as refused:
             book.apply(other)
@@ -76,47 +102,104 @@ def test_another_currency_or_multiplier_is_refused_and_leaves_no_trace(
     assert book.apply(buy(2, con_id=8)), "the contract number of a refused message is not taken"
 
 
+@pytest.mark.parametrize("other", OTHERS, ids=lambda other: type(other).__name__)
+def test_only_executions_and_openings_settle_what_belongs_to_the_key(other: Message) -> None:
+    book = book_of(other, buy(1, currency="EUR", multiplier="100", con_id=7))
+    assert shown(book)[:3] == ("EUR", 100, 7)
+
+
+@pytest.mark.parametrize("first", [buy(1), held(), execution("#1.2 BUST at 1")])
+def test_the_first_that_is_taken_settles_what_it_leaves_out(first: Message) -> None:
+    for late in ({"currency": "EUR"}, {"multiplier": "100"}):
+        with pytest.raises(RejectedError):
+            book_of(first).apply(buy(9, **late))
+
+
+def test_a_message_that_was_refused_settles_nothing() -> None:
+    book = book_of()
+    # No cost basis may reach 1e17.
+    huge = execution("BUY 900000000 @ 900000000")._replace(instrument=instrument("GBP", "100", 3))
+    with pytest.raises(RejectedError):
+        book.apply(huge)
+    assert book.apply(buy(1, currency="EUR", multiplier="50", con_id=7))
+    assert shown(book) == ("EUR", 50, 7, None)
+
+
 def test_a_message_refused_for_another_reason_says_nothing_of_the_instrument() -> None:
-    book = Book("XYZ")
-    book.apply(buy(1))
+    book = book_of(buy(1))
     with pytest.raises(RejectedError, match="price"):
         book.apply(buy(1, con_id=7)._replace(price=1))
     assert book.apply(buy(2, con_id=8))
 
 
-def test_a_report_that_comes_first_tells_the_currency_and_leaves_the_rest_open() -> None:
-    book = Book("XYZ")
-    assert book.apply(cost(1, currency="EUR")) is None
-    book.apply(buy(1, multiplier="100"))
-    assert book.instrument == instrument("EUR", "100")
-    with pytest.raises(RejectedError, match=r"^currency: expected 'EUR', as before, found 'USD'$"):
-        book.apply(buy(2, currency="USD"))
+# --- contract numbers -----------------------------------------------------------------------
 
 
-def test_what_a_report_says_of_the_instrument_is_heard_in_any_order() -> None:
-    says: dict[str, Any] = {"currency": "EUR", "multiplier": "100", "con_id": 7}
-    messages: list[Message] = [
-        buy(1, **says),
-        cost(1, **says),
-        buy(2, con_id=7),
-        buy(3, multiplier="100"),
-    ]
-    for order in permutations(messages):
-        if order[0] not in messages[:2]:
-            continue  # the others alone would make the key's currency USD
-        book = Book("XYZ")
-        for each in order:
-            book.apply(each)
-        assert book.instrument == instrument("EUR", "100", 7)
+def test_a_contract_number_may_become_known_later() -> None:
+    book = book_of(buy(1), buy(2, con_id=7))
+    assert book.snapshot().con_id == 7
+    with pytest.raises(RejectedError, match=r"^con_id: expected 7, as before, found 8$"):
+        book.apply(buy(3, con_id=8))
+    with pytest.raises(RejectedError, match=r"^con_id: expected 7"):
+        book.apply(held(con_id=8))
 
 
-def test_a_book_read_back_from_its_state_hears_the_same() -> None:
-    # A contract number first named by a report, then by an execution.
-    messages: list[Message] = [buy(1), cost(1, con_id=7), buy(2, con_id=7)]
+def test_a_key_may_get_another_contract_number_and_keeps_the_first() -> None:
+    book = book_of(buy(1, con_id=7))
+    assert book.apply(ContractNumber(9000, 8)) is None, "it makes no row"
+    assert book.apply(buy(3, con_id=8)), "whatever the time of the one or the other"
+    assert book.apply(buy(2, con_id=7))
+    assert book.snapshot().con_id == 8
+    with pytest.raises(RejectedError, match=r"^con_id: expected 7.* found 9$"):
+        book.apply(buy(4, con_id=9))
+
+
+def test_an_instrument_message_that_comes_first_leaves_the_first_number_open() -> None:
+    book = book_of(ContractNumber(1000, 8), buy(1, con_id=7), buy(2, con_id=8))
+    with pytest.raises(RejectedError, match=r"^con_id"):
+        book.apply(buy(3, con_id=9))
+
+
+def test_a_number_that_is_known_already_is_the_first_one_when_it_is_named_first() -> None:
+    book = book_of(ContractNumber(1000, 8), buy(1, con_id=8))
+    with pytest.raises(RejectedError, match=r"^con_id: expected 8, as before, found 9"):
+        book.apply(buy(3, con_id=9))
+
+
+def test_a_book_read_back_from_its_state_knows_the_same_numbers() -> None:
+    messages: list[Message] = [buy(1), ContractNumber(1, 8), buy(2, con_id=7), buy(3, con_id=8)]
     straight, cut = Book("XYZ"), Book("XYZ")
     for each in messages:
         straight.apply(each)
         cut.apply(each)
         cut = Book.from_state(cut.to_state())
     assert straight.to_state() == cut.to_state()
-    assert straight.instrument.con_id == 7
+    with pytest.raises(RejectedError):
+        cut.apply(buy(4, con_id=9))
+
+
+# --- what is shown --------------------------------------------------------------------------
+
+
+def test_the_type_and_the_number_shown_are_those_named_last_in_booking_order() -> None:
+    messages: list[Message] = [
+        buy(1, con_id=7, sec_type="STK"), buy(2, sec_type="CFD"), buy(3),
+        held(con_id=7, sec_type="OPT"),
+    ]  # fmt: skip
+    for order in permutations(messages):
+        assert shown(book_of(*order)) == ("USD", 1, 7, "CFD")
+
+
+def test_an_opening_tells_the_type_and_the_number_while_nothing_later_does() -> None:
+    assert shown(book_of(held(con_id=7, sec_type="STK"))) == ("USD", 1, 7, "STK")
+    assert shown(book_of(buy(1), held(con_id=7, sec_type="STK"))) == ("USD", 1, 7, "STK")
+    removal = Opening("opening", 5, 0, None)
+    assert shown(book_of(held(con_id=7, sec_type="STK"), removal)) == ("USD", 1, None, None)
+
+
+def test_what_a_busted_or_corrected_execution_said_is_not_shown() -> None:
+    first = buy(1, con_id=7, sec_type="STK")
+    bust = execution("#1.2 BUST at 1")._replace(instrument=instrument(sec_type="OPT"))
+    assert shown(book_of(first, bust)) == ("USD", 1, None, None)
+    again = execution("#1.2 BUY 2 @ 3 at 1")._replace(instrument=instrument(sec_type="FUT"))
+    assert shown(book_of(first, again)) == ("USD", 1, None, "FUT")

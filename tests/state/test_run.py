@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from state import book as book_module
 from state.book import Book
-from state.exact import ONE
+from state.exact import LIMIT, MONEY, ONE
 from state.keys import parse_exec_id
 from state.messages import CommissionReport, Execution, Instrument, Message, RejectedError
 from state.run import LOT_WIDTH, Run, RunUpdate, run_of, unpack_rows, unpack_texts
@@ -276,6 +276,14 @@ def test_a_run_that_closes_what_has_an_id_of_two_lines_is_refused() -> None:
     assert book.apply_run(run_of([message("SELL 1 @ 6", 2)])) is None  # it could not name it
     assert book.apply(message("SELL 1 @ 6", 2))
     assert book.apply_run(run_of([message("BUY 1 @ 6", 3)]))
+
+
+def test_runs_take_no_figure_to_the_limit() -> None:
+    book, taken = Book("XYZ"), 0
+    for number in range(1, 21):
+        taken += book.apply_run(run_of([message("BUY 10000000 @ 900000000", number)])) is not None
+    assert 0 < taken < 20
+    assert book.snapshot().cost_basis < LIMIT * MONEY
 
 
 def test_a_run_does_not_take_a_net_figure_to_the_limit_by_commissions_that_waited() -> None:

@@ -42,84 +42,205 @@ def new_seed() -> int:
     return seed
 
 
-_MIDNIGHT_MS = 1_784_073_600_000
+_MIDNIGHT_MS = 1_700_006_400_000
 """The feed trades around this midnight, so that there are two dates."""
 
 _SPOILT: list[Fields] = [
     {"symbol": ""}, {"side": "HOLD"}, {"fill_qty": "0"}, {"fill_qty": "NaN"},
-    {"fill_price": "1e999999999"}, {"fill_price": "-1"}, {"timestamp": "soon"},
-    {"exec_id": "x" * 65}, {"type": "dividend"}, {"account": "a:b"}, {"order_id": "1.5"},
+    {"fill_price": "1e999999999"}, {"fill_price": "-1", "sec_type": "STK"}, {"timestamp": "soon"},
+    {"timestamp": "1700006400"}, {"timestamp": "250000000000000"}, {"exec_id": "x" * 65},
+    {"type": "dividend"}, {"account": "a:b"}, {"order_id": "1.5"}, {"basis_adjustment": "some"},
 ]  # fmt: skip
+
+_INSTRUMENTS: list[Fields] = [{}, {"currency": "EUR"}, {"multiplier": "100"}]
+"""What the keys' executions say of the instrument, one key after the other."""
+
+_PLAIN, _ROUTERS, _ABROAD, _BARE = range(4)
+"""Shapes of an execution: with its commission; as the router writes it; with an
+adjustment, and a commission in whatever currency; with nothing that is not needed."""
 
 
 class Trader:
     """Makes up entries: executions, duplicates, bad ones and, if wild, all the rest.
 
-    Between, for tens to thousands of entries, plain executions alone, all of the same
-    fields: the flow has a fast path for those.
-    wild: also late executions, corrections, busts, commission reports and splits.
+    Between, for tens to thousands of entries, plain executions alone, of one shape or a
+    few: the flow has a fast path for those. If wild, some are followed by reports.
+    wild: also late executions, corrections, busts, and every other type of message.
     """
 
     def __init__(self, rng: random.Random, keys: int = 6, *, wild: bool = True) -> None:
         self._rng, self._wild = rng, wild
         self._names = [{"symbol": f"S{n}", "account": f"U{n % 2}"} for n in range(keys)]
-        self._plain, self._left = True, 0
+        self._numbers = {name["symbol"]: [str(n)] for n, name in enumerate(self._names)}
+        self._plain, self._left, self._shapes = True, 0, [_PLAIN]
         self._now = _MIDNIGHT_MS - 60_000
         self._made: list[Fields] = []
+        self._others: list[Fields] = []
+        """What was made of other types."""
+        self._next: list[Fields] = []
         self._revisions: dict[str, int] = {}
 
     def next(self) -> tuple[Fields, bool]:
         """Return an entry's fields, and whether the flow can use it for certain."""
         if not self._left:
-            self._plain = not self._plain
-            self._left = self._rng.choice((30, 300, 2500) if self._plain else (100, 700))
+            self._begin_stretch()
         self._left -= 1
+        if self._next:
+            return self._next.pop(), True
         choice = 1.0 if self._plain else self._rng.random()
         self._now += self._rng.choice((0, 0, 7, 1000))
         if choice < 0.04:
             return {**self._execution(), **self._rng.choice(_SPOILT)}, False
         if choice < 0.12 and self._made:
             return dict(self._rng.choice(self._made)), True
-        if choice < 0.25 and self._made and self._wild:
+        if choice < 0.30 and self._made and self._wild:
             return self._unusual(), True
         self._made.append(self._execution())
         self._made = self._made[-300:]
+        if self._wild and "commission" not in self._made[-1] and self._rng.random() < 0.8:
+            self._next.append(self._report(self._made[-1]))
         return self._made[-1], True
 
+    def _begin_stretch(self) -> None:
+        self._plain = not self._plain
+        self._left = self._rng.choice((30, 300, 2500) if self._plain else (100, 700))
+        shapes = [_PLAIN, _ROUTERS, _ABROAD, _BARE]
+        self._shapes = self._rng.sample(shapes, self._rng.choice((1, 1, 2, 3, 4)))
+
     def _execution(self) -> Fields:
-        qty = self._rng.randint(1, 50)
+        number = self._rng.randrange(len(self._names))
         self._revisions[base := f"{len(self._revisions):08x}.{self._now % 2**32:08x}.01"] = 1
-        return {
-            **self._rng.choice(self._names), "side": self._rng.choice(("BUY", "SELL")),
-            "fill_qty": str(qty), "fill_price": f"{self._rng.randint(900, 1100) / 100:.2f}",
+        fields = {
+            **self._names[number], "side": self._rng.choice(("BUY", "SELL")),
+            "fill_qty": self._qty(),
+            "fill_price": f"{self._rng.randint(900, 1100) / 100:.2f}",
             "order_id": str(len(self._revisions)), "exec_id": f"{base}.01",
-            "timestamp": str(self._now), "commission": f"{qty / 100:.2f}",
+            "timestamp": str(self._now), **_INSTRUMENTS[number % 3],
         }  # fmt: skip
+        return self._in_shape(fields, self._rng.choice(self._shapes))
+
+    def _in_shape(self, fields: Fields, shape: int) -> Fields:
+        match shape:
+            case 0:
+                return {**fields, "commission": self._fee()}
+            case 1:
+                # The order of its fields is the router's own too.
+                router = {
+                    "con_id": self._rng.choice(self._numbers[fields["symbol"]]), "sec_type": "FUT",
+                    "currency": "USD", "exchange": "CME", "order_ref": self._rng.choice("ab"),
+                    "multiplier": "1",
+                }  # fmt: skip
+                price = self._rng.choice((fields["fill_price"], fields["fill_price"], "0", "-0.5"))
+                return {**router, **fields, "fill_price": price}
+            case 2:
+                abroad = {"commission": self._fee(), "basis_adjustment": self._signed(self._fee())}
+                currency = self._rng.choice(("USD", "EUR", "GBP"))
+                return {**fields, **abroad, "commission_currency": currency}
+            case _:
+                return fields
+
+    def _qty(self) -> str:
+        qty = self._rng.randint(1, 50)
+        return self._rng.choice((str(qty), str(qty), f"{qty / 8:.3f}"))
+
+    def _fee(self) -> str:
+        return f"{self._rng.randrange(1, 300) / 100:.2f}"
+
+    def _signed(self, number: str) -> str:
+        return self._rng.choice(("", "-")) + number
+
+    # --- what only a wild one makes ---------------------------------------------------------
 
     def _unusual(self) -> Fields:
         made = self._rng.choice(self._made)
+        if self._rng.random() < 0.5:
+            return self._again(made)
+        if self._others and self._rng.random() < 0.3:
+            again = self._rng.choice(self._others)
+            return self._rng.choice([again, {**again, "timestamp": str(self._now)}])
         name = {"symbol": made["symbol"], "account": made["account"]}
-        match self._rng.randrange(5):
+        kinds = (self._opening, self._split, self._cost, self._leaves, self._comes, self._number)
+        self._others.append({**name, **self._rng.choice(kinds)(name["symbol"])})
+        self._others = self._others[-50:]
+        return self._others[-1]
+
+    def _again(self, made: Fields) -> Fields:
+        """Say something more of an execution, or make up one that is late."""
+        match self._rng.randrange(6):
             case 0:
-                late = self._now - self._rng.randrange(60_000)
-                return {**self._execution(), "timestamp": str(late)}
+                return {**self._execution(), "timestamp": self._earlier()}
             case 1:
-                return {**self._revised(made), "fill_qty": str(self._rng.randint(1, 50))}
+                return {**self._revised(made), "fill_qty": self._qty()}
             case 2:
                 return {**self._revised(made), "fill_qty": "0"}
             case 3:
-                return {
-                    **name, "type": "commission", "exec_id": made["exec_id"], "currency": "USD",
-                    "commission": f"{self._rng.random():.4f}", "timestamp": str(self._now),
-                }  # fmt: skip
+                return {**made, "commission": self._fee(), "basis_adjustment": self._fee()}
+            case 4:
+                self._made.append(late := self._execution())
+                self._next.append(late)
+                return self._report(late)
             case _:
-                ratio = self._rng.choice(("2:1", "1:2", "1:3"))
-                return {**name, "type": "split", "ratio": ratio, "timestamp": str(self._now)}
+                return self._report(made)
 
     def _revised(self, made: Fields) -> Fields:
         base = made["exec_id"].rpartition(".")[0]
         self._revisions[base] = min(self._revisions[base] + 1, 99)
         return {**made, "exec_id": f"{base}.{self._revisions[base]:02d}"}
+
+    def _report(self, of: Fields) -> Fields:
+        said = {
+            "type": "commission", "symbol": of["symbol"], "account": of["account"],
+            "exec_id": of["exec_id"], "commission": f"{self._rng.random():.4f}",
+            "timestamp": str(self._now),
+        }  # fmt: skip
+        currency = self._rng.choice(("", of.get("currency", "USD"), "EUR"))
+        return {**said, "currency": currency} if currency else said
+
+    def _earlier(self) -> str:
+        return str(self._now - self._rng.randrange(60_000))
+
+    def _opening(self, symbol: str) -> Fields:
+        exec_id = self._rng.choice(("", "opening", "bought", "moved"))
+        qty = self._rng.choice(("0", self._qty(), self._qty()))
+        sign = "" if symbol < "S3" or qty == "0" else "-"
+        return {
+            "type": "opening", "exec_id": exec_id, "qty": sign + qty, "timestamp": self._earlier(),
+            **self._worth(sign), **_INSTRUMENTS[int(symbol[1:]) % 3],
+        }  # fmt: skip
+
+    def _worth(self, sign: str) -> Fields:
+        """Say what a lot cost: each unit, or all of it."""
+        return self._rng.choice(
+            ({"avg_price": self._fee()}, {"cost_basis": f"{sign}{self._rng.random():.15f}"})
+        )
+
+    def _split(self, _: str) -> Fields:
+        ratio = self._rng.choice(("2:1", "1:2", "3:2", "2:3", "1:3"))
+        places = self._rng.choice(("", "0", "2", "4"))
+        return {
+            "type": "split", "ratio": ratio, "places": places, "timestamp": self._earlier(),
+            "exec_id": self._rng.choice(("", f"split {self._now}")),
+        }  # fmt: skip
+
+    def _cost(self, _: str) -> Fields:
+        return {"type": "cost", "per_unit": self._signed(self._fee()), "timestamp": self._earlier()}
+
+    def _leaves(self, _: str) -> Fields:
+        said = {"type": "transfer", "exec_id": f"out {self._now}", "timestamp": self._earlier()}
+        return self._rng.choice((said, {**said, "direction": "OUT", "qty": self._qty()}))
+
+    def _comes(self, _: str) -> Fields:
+        qty = self._signed(self._qty())
+        return {
+            "type": "transfer", "direction": "IN", "exec_id": f"in {self._now}", "qty": qty,
+            **self._worth(qty[: qty.startswith("-")]), "opened": str(_MIDNIGHT_MS - 10**9),
+            "timestamp": self._earlier(),
+        }  # fmt: skip
+
+    def _number(self, symbol: str) -> Fields:
+        numbers = self._numbers[symbol]
+        numbers.append(f"{numbers[0]}{len(numbers):03d}")
+        return {"type": "instrument", "con_id": numbers[-1], "timestamp": str(self._now)}
 
 
 class Feed:

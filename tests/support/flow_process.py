@@ -164,18 +164,24 @@ def read_hash(client: redis.Redis, name: str = "positions") -> dict[str, Row]:
     return {key.decode(): parse(value) for key, value in found.items()}
 
 
-def parse(value: bytes) -> Row:
-    """Read a value of the hash; all its numbers become decimals."""
+def parse(value: bytes | str) -> Row:
+    """Read a JSON object, such as a value of the hash; all its numbers become decimals."""
     row: Row = from_json(value)
     return row
 
 
 def read_rows(data_dir: Path, data_set: str) -> list[Row]:
-    """Return the rows of a data set, each with the `date` that it stands under."""
-    rows = []
+    """Return the rows of a data set, each with the `date` that it stands under.
+
+    Commissions in other currencies, a text there, are a dict, as in the hash.
+    """
+    rows: list[Row] = []
     for path in parts(data_dir, data_set):
         day = date.fromisoformat(path.parent.name.removeprefix("date="))
         rows += [{**row, "date": day} for row in pq.ParquetFile(path).read().to_pylist()]
+    for row in rows:
+        if others := row.get("other_commissions"):
+            row["other_commissions"] = parse(others)
     return sorted(rows, key=lambda row: (order(row["stream_id"]), row["date"]))
 
 

@@ -11,13 +11,17 @@ from connectors.redis.names import CONSUMER, GROUP
 def position(symbol: str, **members: Any) -> str:
     """Return a value of the positions hash; numbers may be given as text, to be exact."""
     value = {
-        "account": None, "symbol": symbol, "currency": "USD", "multiplier": 1, "qty": 10,
-        "avg_price": "150.25", "cost_basis": "1502.5", "realized_pnl": 0, "commission": 1,
+        "account": None, "symbol": symbol, "currency": "USD", "multiplier": 1, "sec_type": None,
+        "con_id": None, "qty": 10, "avg_price": "150.25", "cost_basis": "1502.5",
+        "realized_pnl": 0, "commission": 1, "other_commissions": None, "basis_adjustment": 0,
         "net_realized_pnl": -1, "open_lots": 1, "executions": 1, "last_exec_id": "e1",
         "last_price": "150.25", "timestamp": 1700000000000, "stream_id": "1700000000500-0",
         **members,
     }  # fmt: skip
-    texts = {"account", "symbol", "currency", "last_exec_id", "stream_id"}
+    texts = {
+        "account", "symbol", "currency", "sec_type", "other_commissions", "last_exec_id",
+        "stream_id",
+    }  # fmt: skip
     return (
         "{"
         + ", ".join(

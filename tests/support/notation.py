@@ -24,9 +24,10 @@ revision 02. Splits and costs without an id are known by their time, as on the s
 
 import re
 from collections.abc import Iterable
+from fractions import Fraction
 
 from state.book import Applied, Book
-from state.exact import MONEY_PLACES, ONE, from_text, to_text
+from state.exact import MONEY, MONEY_PLACES, from_text, to_text
 from state.keys import parse_exec_id
 from state.messages import (
     CommissionReport,
@@ -46,7 +47,7 @@ _LINE = re.compile(
     r"(?:#(?P<id>\d+)(?:\.(?P<revision>\d+))? )?"
     r"(?P<verb>BUY|SELL|BUST|REPORT|OPENING|SPLIT|COST|OUT|IN|NUMBER)"
     r"(?: (?P<figure>[-\d.:]+))?(?: (?P<currency>[A-Z]{3}))?"
-    r"(?: @ (?P<price>[-\d.]+))?(?: cost (?P<cost>[-\d.]+))?(?: x(?P<multiplier>[\d.]+))?"
+    r"(?: @ (?P<price>[-\d.]+))?(?: cost (?P<cost>[-\de.]+))?(?: x(?P<multiplier>[\d.]+))?"
     r"(?: fee (?P<fee>[-\d.]+)(?: (?P<fee_currency>[A-Z]{3}))?)?(?: adj (?P<adj>[-\d.]+))?"
     r"(?: to (?P<places>\d+))?(?: of (?P<opened>[\d.]+))?(?: at (?P<time>[\d.]+))?"
 )
@@ -93,8 +94,7 @@ def _of_execution(given: dict[str, str], time: int, number: int) -> Execution | 
 
 def _of_position(given: dict[str, str], time: int, number: int) -> Message:
     figure, price = given["figure"], _decimal(given["price"])
-    cost = _decimal(given["cost"])
-    cost = cost if cost is None else cost * ONE
+    cost = round(Fraction(given["cost"]) * MONEY) if given["cost"] else None
     match given["verb"]:
         case "OPENING":
             instrument = Instrument(multiplier=_decimal(given["multiplier"]))

@@ -205,8 +205,7 @@ class _Heard:
         before = self.commission_of(execution)
         self.reports[new.identity] = new
         after = self.commission_of(execution)
-        same = before == after or before.amount == after.amount == 0
-        return Verdict.NOTHING if same else Verdict.ROW
+        return Verdict.NOTHING if before == after else Verdict.ROW
 
     def _opening(self, new: Opening) -> Verdict:
         if not self._agrees(new.instrument):
@@ -437,14 +436,9 @@ class _Books:
     def come(self, new: TransferIn) -> None:
         lot = self.bought(new, new.opened)
         if self.lots and self.lots[0].sign != lot.sign:
-            met = self.leave(abs(lot.units))
-            lot.take(met)
+            lot.take(self.leave(abs(lot.units)))
             if not lot.left:
                 return
-            lot = _Lot(
-                lot.exec_id, lot.opened, lot.price, lot.sign * lot.left, lot.cost_left,
-                Fraction(0), lot.left,
-            )  # fmt: skip
         later = [n for n, other in enumerate(self.lots) if other.opened > lot.opened]
         self.lots.insert(later[0] if later else len(self.lots), lot)
 

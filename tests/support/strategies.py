@@ -7,7 +7,7 @@ has to refuse.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -108,7 +108,9 @@ def reports(draw: st.DrawFn, number: int) -> CommissionReport:
     revision = draw(st.integers(1, 3))
     currency = draw(st.sampled_from([None, None, "USD", "EUR"]))
     name = exec_id(number)
-    return CommissionReport(exec_id(number, revision), name, revision, draw(times), draw(fees), currency)
+    return CommissionReport(
+        exec_id(number, revision), name, revision, draw(times), draw(fees), currency
+    )
 
 
 @st.composite
@@ -195,7 +197,7 @@ def arrivals(draw: st.DrawFn, of: st.SearchStrategy[list[Message]] | None = None
 def plain_arrivals(draw: st.DrawFn) -> Arrivals:
     """Draw executions, reports and openings only: what never lets anything leave."""
     arrived = draw(arrivals())
-    kept = [each for each in arrived.messages if not isinstance(each, LEAVES)]
+    kept: list[Message] = [each for each in arrived.messages if not isinstance(each, LEAVES)]
     return arrived._replace(messages=kept)
 
 

@@ -41,12 +41,34 @@ class Instrument:
     right: str = ""
     multiplier: str = ""
     exchange: str = "SMART"
+    primary_exchange: str = "NASDAQ"
+    price_magnifier: int = 1
+    ev_rule: str = ""
 
     def fields(self, exchange: str | None = None) -> list[Field]:
         place = self.exchange if exchange is None else exchange
         return [
             self.con_id, self.symbol, self.sec_type, self.expiry, self.strike, self.right,
             self.multiplier, place, self.currency, self.local_symbol or self.symbol, self.symbol,
+        ]  # fmt: skip
+
+    def details(self, request: str) -> list[Field]:
+        def empty(count: int) -> list[Field]:
+            return [""] * count
+
+        if self.sec_type == "BOND":
+            # cusip to descAppend, then marketName to suggestedSizeIncrement
+            return [
+                18, request, self.symbol, self.sec_type, *empty(11), self.exchange, self.currency,
+                "", self.symbol, self.con_id, 0.01, *empty(6), "A bond", self.ev_rule, 0, 0,
+                "", "", 1, 1, 1,
+            ]  # fmt: skip
+        # marketName; minTick to validExchanges; contractMonth to liquidHours; aggGroup on
+        return [
+            10, request, self.symbol, self.sec_type, self.expiry, self.strike, self.right,
+            self.exchange, self.currency, self.local_symbol or self.symbol, "", self.symbol,
+            self.con_id, 0.01, self.multiplier, "", "", self.price_magnifier, 0, "A contract",
+            self.primary_exchange, *empty(7), self.ev_rule, 0, 0, *empty(6), 1, 1, 1,
         ]  # fmt: skip
 
 
@@ -68,12 +90,15 @@ class Fill:
     order_ref: str = ""
     commission: str | None = "1.0"
     commission_currency: str = "USD"
+    ev_rule: str = ""
+    model_code: str = ""
 
     def fields(self, request: int) -> list[Field]:
         return [
             11, request, self.order_id, *self.instrument.fields("ISLAND"), self.exec_id,
             self.time, self.account, "ISLAND", self.side, self.shares, self.price, self.perm_id,
-            0, 0, self.cum_qty, self.avg_price, self.order_ref, "", "", "", 2,
+            0, 0, self.cum_qty, self.avg_price, self.order_ref, self.ev_rule, "",
+            self.model_code, 2,
         ]  # fmt: skip
 
     def commission_fields(self) -> list[Field]:
@@ -121,6 +146,10 @@ class Holding:
     quantity: float
     average_cost: float
 
+    def fields(self) -> list[Field]:
+        contract = self.instrument.fields("")
+        return [61, 3, self.account, *contract, self.quantity, self.average_cost]
+
 
 @dataclass
 class _Session:
@@ -145,8 +174,19 @@ class TwsDouble:
     """Reads, but answers nothing, as a machine that hangs."""
     closes_at_once: bool = False
     """Closes each connection before the handshake, as a Gateway that is restarting."""
-    listed: dict[str, Fill] = field(default_factory=dict)
+    listed: dict[tuple[str, str], Fill] = field(default_factory=dict)
     holdings: list[Holding] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
+    """Those that wait, of all clients."""
+    figures: list[tuple[str, str, str, str]] = field(default_factory=list)
+    """Account, tag, value, currency."""
+    silent_details: set[int] = field(default_factory=set)
+    """The con_ids whose details are never answered."""
+    unknown_details: set[int] = field(default_factory=set)
+    """The con_ids that TWS says it does not know."""
+    asked_details: list[int] = field(default_factory=list)
+    instruments: dict[int, Instrument] = field(default_factory=dict)
+    """All that were ever filled or held, by con_id."""
     requests: list[int] = field(default_factory=list)
     """The kinds of all requests so far."""
     port: int = field(default_factory=free_port)
@@ -222,10 +262,27 @@ class TwsDouble:
 
         def happen() -> None:
             for fill in fills:
-                self.listed[fill.exec_id] = fill
+                self.listed[fill.account, fill.exec_id] = fill
+                self.instruments[fill.instrument.con_id] = fill.instrument
                 if live:
                     self._send_now(*fill.fields(-1))
                     self._send_commission(fill)
+
+        self._do(happen)
+
+    def hold(self, *holdings: Holding, live: bool = True) -> None:
+        """Let positions become these; quantity 0: no more held."""
+
+        def happen() -> None:
+            for new in holdings:
+                place = (new.account, new.instrument.con_id)
+                self.holdings = [
+                    old for old in self.holdings if (old.account, old.instrument.con_id) != place
+                ]
+                if new.quantity:
+                    self.holdings.append(new)
+                if live:
+                    self._send_now(*new.fields())
 
         self._do(happen)
 
@@ -233,11 +290,16 @@ class TwsDouble:
         """Report what an execution cost."""
 
         def report() -> None:
-            self.listed[exec_id] = replace(self.listed[exec_id], commission=figure)
+            place = next(place for place in self.listed if place[1] == exec_id)
+            self.listed[place] = replace(self.listed[place], commission=figure)
             if live:
-                self._send_commission(self.listed[exec_id])
+                self._send_commission(self.listed[place])
 
         self._do(report)
+
+    def report(self, fill: Fill) -> None:
+        """Report what an execution costs that is yet to come."""
+        self._send_all(*fill.commission_fields())
 
     def order(self, order: Order) -> None:
         """Tell of an order, as TWS tells the master client."""
@@ -310,18 +372,41 @@ class TwsDouble:
 
     def _positions(self, _session: _Session, _details: list[str]) -> Rows:
         for held in self.holdings:
-            contract = held.instrument.fields("")
-            yield [61, 3, held.account, *contract, held.quantity, held.average_cost]
+            yield held.fields()
         if self.ends_positions:
             yield [62, 1]
 
     def _account(self, _session: _Session, details: list[str]) -> Rows:
-        yield [6, 2, "NetLiquidation", "1000000", "USD", details[2]]
+        for account, tag, value, currency in self._figures(details[2]):
+            yield [6, 2, tag, value, currency, account]
         yield [54, 1, details[2]]
 
     def _account_by_model(self, _session: _Session, details: list[str]) -> Rows:
-        yield [73, 1, details[1], details[2], "", "NetLiquidation", "1000000", "USD"]
+        for account, tag, value, currency in self._figures(details[2]):
+            yield [73, 1, details[1], account, "", tag, value, currency]
         yield [74, 1, details[1]]
+
+    def _figures(self, account: str) -> list[tuple[str, str, str, str]]:
+        own = [figure for figure in self.figures if figure[0] == account]
+        return own or [(account, "NetLiquidation", "1000000", "USD")]
+
+    def _open_orders(self, _session: _Session, _details: list[str]) -> Rows:
+        for order in self.orders:
+            yield order.fields()
+        yield [53, 1]
+
+    def _contract_details(self, _session: _Session, details: list[str]) -> Rows:
+        request, con_id = details[1], int(details[2])
+        self.asked_details.append(con_id)
+        if con_id in self.silent_details:
+            return
+        self.instruments |= {held.instrument.con_id: held.instrument for held in self.holdings}
+        found = self.instruments.get(con_id)
+        if found is None or con_id in self.unknown_details:
+            yield [4, 2, request, 200, "No security definition has been found", ""]
+            return
+        yield found.details(request)
+        yield [52, 1, request]
 
     def _executions(self, _session: _Session, details: list[str]) -> Rows:
         for fill in self.listed.values():
@@ -343,6 +428,8 @@ class TwsDouble:
         "6": _account,
         "76": _account_by_model,
         "7": _executions,
+        "9": _contract_details,
+        "16": _open_orders,
         "62": _account_summary,
         "49": _clock,
     }

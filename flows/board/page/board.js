@@ -328,6 +328,8 @@ function showState(state) {
   if (letters !== null) {
     badges.push([letters ? "bad" : "good", `${asCount(letters)} dead letter${letters === 1 ? "" : "s"}`]);
   }
+  const [broker, kind] = state.broker;
+  if (broker) badges.push([kind, broker]);
   if (state.rate !== null) badges.push(["", `${asRate(state.rate)} executions/s`]);
   const list = byId("badges");
   while (list.children.length < badges.length) list.append(document.createElement("li"));
@@ -336,6 +338,8 @@ function showState(state) {
     list.children[n].className = `badge ${kind}`;
     if (list.children[n].textContent !== text) list.children[n].textContent = text;
   });
+  showList(byId("breaks"), state.breaks.map((words) => `Break: ${words}`));
+  showAccounts(state.accounts);
   showProblem(state.problem);
   byId("clock").textContent = state.at ? timeOf.format(state.at) : "";
   tell(state);
@@ -359,6 +363,49 @@ function asSpan(seconds) {
   const [size, unit] = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]]
     .find(([size]) => seconds >= size) ?? [1, "s"];
   return `${asCount(Math.floor(seconds / size))} ${unit}`;
+}
+
+function showList(list, lines) {
+  list.hidden = !lines.length;
+  const texts = [...list.children].map((line) => line.textContent);
+  if (texts.join("\n") === lines.join("\n")) return;
+  list.replaceChildren(...lines.map((text) => {
+    const line = document.createElement("li");
+    line.textContent = text;
+    return line;
+  }));
+}
+
+// What the broker says of its accounts, as it says it: nothing is worked out here.
+function showAccounts(accounts) {
+  const section = byId("accounts");
+  section.hidden = !accounts.length;
+  while (section.children.length > accounts.length) section.lastChild.remove();
+  accounts.forEach((about, n) => {
+    const card = section.children[n] ?? section.appendChild(newAccount());
+    const [title, list] = card.children;
+    if (title.textContent !== about.account) title.textContent = about.account;
+    showList(list, accountLines(about));
+  });
+}
+
+function newAccount() {
+  const card = document.createElement("div");
+  card.append(document.createElement("h3"), document.createElement("ul"));
+  return card;
+}
+
+function accountLines(about) {
+  const amounts = (figures) =>
+    Object.entries(figures).map(([currency, amount]) => `${asMoney(amount)} ${currency}`).join(", ") || "–";
+  const lines = [
+    `Net liquidation ${amounts(about.net_liquidation)}`,
+    `Buying power ${amounts(about.buying_power)}`,
+    `Cash ${amounts(about.cash)}`,
+  ];
+  if (about.open_orders === null) return [...lines, "Open orders not known"];
+  return [...lines, ...about.open_orders.map(({ side, qty, symbol, order_type, limit_price, stop_price, status }) =>
+    [`Order ${side} ${qty} ${symbol}`, order_type, limit_price, stop_price, status].filter(Boolean).join(" "))];
 }
 
 function showProblem(problem) {

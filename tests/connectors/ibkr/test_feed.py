@@ -1,39 +1,30 @@
-"""IBKR's objects as messages, and the feed against a TWS double through the real library."""
+"""The feed, and what it asks, against a TWS double through the real library."""
 
 import asyncio
 import logging
-import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
-from decimal import Decimal
+from datetime import UTC
 from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from ib_insync import CommissionReport, Contract, Execution, Position
-from ib_insync import Fill as LibraryFill
 
 from connectors.ibkr import feed as ibkr
-from connectors.ibkr.feed import (
+from connectors.ibkr.account import Accounts, ask_account
+from connectors.ibkr.feed import ExecutionFeed
+from connectors.ibkr.instruments import Record
+from connectors.ibkr.messages import Letter, Message
+from connectors.ibkr.session import (
     ClientIdTakenError,
-    ExecutionFeed,
-    Message,
     ReadingIB,
     Tws,
     TwsError,
-    ask_account,
-    commission_message,
     connect,
-    decimal_text,
-    execution_message,
-    execution_time,
-    held,
-    instrument,
-    opening_message,
+    waits,
 )
 from tests.support.tws_double import (
     CHANGES_ORDERS,
@@ -45,7 +36,6 @@ from tests.support.tws_double import (
     TwsDouble,
 )
 
-UNSET = 1.7976931348623157e308
 NEW_YORK = ZoneInfo("America/New_York")
 AAPL = Instrument(265598, "AAPL")
 CALL = Instrument(
@@ -59,192 +49,23 @@ def exec_id(number: int, leg: int = 1, revision: int = 1) -> str:
     return f"0000e0d5.{number:08x}.{leg:02}.{revision:02}"
 
 
-def library_fill(
-    contract: Contract | None = None, report: CommissionReport | None = None, **execution: Any
-) -> LibraryFill:
-    figures: dict[str, Any] = {
-        "execId": exec_id(1), "time": datetime(2026, 7, 6, 14, 30, 5, tzinfo=UTC),
-        "acctNumber": "U1", "exchange": "ISLAND", "side": "BOT", "shares": 100.0, "price": 187.25,
-        "permId": 5, "orderId": 7, "cumQty": 100.0, "avgPrice": 187.25,
-    } | execution  # fmt: skip
-    contract = contract or Contract(conId=265598, symbol="AAPL", secType="STK", currency="USD")
-    done = Execution(**figures)
-    return LibraryFill(contract, done, report or CommissionReport(), done.time)
+class MemoryRegister:
+    """Remembers contracts as the one in Redis does, for as long as the test."""
 
+    def __init__(self) -> None:
+        self.records: dict[int, Record] = {}
+        self.names: dict[str, int] = {}
 
-# --- numbers ---------------------------------------------------------------------------
+    async def known(self) -> dict[int, Record]:
+        return dict(self.records)
 
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (100.0, "100"), (0.1, "0.1"), (0.1 + 0.2, "0.3"), (187.25, "187.25"), (-37.63, "-37.63"),
-        (1e-7, "0.0000001"), (1e-11, "0"), (-1e-11, "0"), (0.0, "0"), (-0.0, "0"),
-        (1e15, "1000000000000000"),
-        (1e22, "10000000000000000000000"), (150.33333333333334, "150.3333333333"),
-        (0.00000000005, "0"), (0.00000000015, "0.0000000002"), (0.00000000025, "0.0000000002"),
-        (123456789.01234567, "123456789.01234567"), ("100", "100"), ("0.10", "0.1"),
-        (Decimal("2.50"), "2.5"), (UNSET, ""), (-UNSET, ""), (math.inf, ""), (math.nan, ""),
-        ("ten", "ten"),
-    ],
-)  # fmt: skip
-def test_a_number_is_written_plainly_to_ten_places(value: float | str, text: str) -> None:
-    assert decimal_text(value) == text
-
-
-# --- times -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "zone", "utc"),
-    [
-        ("20260706 10:30:05 US/Eastern", "UTC", "2026-07-06T14:30:05"),
-        ("20260106 10:30:05 US/Eastern", "UTC", "2026-01-06T15:30:05"),
-        ("20260706 16:30:05 MET", "UTC", "2026-07-06T14:30:05"),
-        ("20260706 14:30:05 UTC", "America/New_York", "2026-07-06T14:30:05"),
-        ("20260706  10:30:05", "America/New_York", "2026-07-06T14:30:05"),
-        ("20260706 10:30:05", "America/New_York", "2026-07-06T14:30:05"),
-        ("20260706  14:30:05", "UTC", "2026-07-06T14:30:05"),
-        ("20260706-14:30:05", "America/New_York", "2026-07-06T14:30:05"),
-        ("20260706-14:30:05", "UTC", "2026-07-06T14:30:05"),
-        ("20260706-10:30:05 US/Eastern", "UTC", "2026-07-06T14:30:05"),
-        ("2026-07-06 14:30:05.0", "UTC", "2026-07-06T14:30:05"),
-        ("20260706 10:30:05 EDT", "UTC", "2026-07-06T14:30:05"),
-        ("20260106 10:30:05 EST", "UTC", "2026-01-06T15:30:05"),
-        ("20260706 16:30:05 CEST", "UTC", "2026-07-06T14:30:05"),
-        ("20260706 15:30:05 BST", "UTC", "2026-07-06T14:30:05"),
-        ("20260706 23:30:05 JST", "UTC", "2026-07-06T14:30:05"),
-        # Clear only with the user's zone:
-        ("20260106 08:30:05 CST", "America/Chicago", "2026-01-06T14:30:05"),
-        ("20260106 22:30:05 CST", "Asia/Shanghai", "2026-01-06T14:30:05"),
-        # The hour that comes twice: a short name tells which, a zone does not.
-        ("20261101 01:30:00 EDT", "America/New_York", "2026-11-01T05:30:00"),
-        ("20261101 01:30:00 EST", "America/New_York", "2026-11-01T06:30:00"),
-        ("20261101 01:30:00 US/Eastern", "UTC", "2026-11-01T05:30:00"),
-    ],
-)
-def test_a_time_is_read_as_tws_means_it(text: str, zone: str, utc: str) -> None:
-    assert execution_time(text, ZoneInfo(zone)) == datetime.fromisoformat(f"{utc}+00:00")
-
-
-@pytest.mark.parametrize(
-    "zone", ["CST", "Eastern Standard Time", "Nowhere/Else", "US", "../../etc/passwd"]
-)
-def test_a_zone_that_nobody_can_tell_is_refused_with_what_to_do(zone: str) -> None:
-    with pytest.raises(ValueError, match=r"UTC format.*IBKR_TIMEZONE"):
-        execution_time(f"20260706 10:30:05 {zone}", UTC)
-
-
-@pytest.mark.parametrize("text", ["", "20260706", "10:30:05", "20261306 10:30:05 UTC", "soon"])
-def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  # the calendar's own text will do
-        execution_time(text, UTC)
-
-
-# --- messages --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("contract", "name"),
-    [
-        (Contract(symbol="AAPL", localSymbol="AAPL", secType="STK"), "AAPL"),
-        (Contract(symbol="BRK B", secType="STK"), "BRK B"),
-        (Contract(symbol="ES", localSymbol="ESU6", secType="FUT"), "ESU6"),
-        (Contract(symbol="SPY", localSymbol="SPY  260717P00500000", secType="OPT"),
-         "SPY  260717P00500000"),
-        (Contract(symbol="EUR", localSymbol="EUR.USD", secType="CASH", currency="USD"), "EUR.USD"),
-        (Contract(symbol="EUR", secType="CASH", currency="USD"), "EUR.USD"),
-        (Contract(symbol="ES", conId=495512563, secType="FUT"), "ES#495512563"),
-        (Contract(conId=495512563, secType="STK"), "#495512563"),
-    ],
-)  # fmt: skip
-def test_an_instrument_has_a_name_of_its_own(contract: Contract, name: str) -> None:
-    assert instrument(contract) == name
-
-
-def test_a_stock_execution_becomes_a_message() -> None:
-    assert execution_message(library_fill(orderRef="grid-1", cumQty=150.0), ordered=200.0) == {
-        "symbol": "AAPL", "account": "U1", "side": "BUY", "fill_qty": "100",
-        "fill_price": "187.25", "order_id": "7", "exec_id": exec_id(1),
-        "timestamp": "1783348205000", "remaining": "50", "avg_fill_price": "187.25",
-        "sec_type": "STK", "con_id": "265598", "currency": "USD", "exchange": "ISLAND",
-        "order_ref": "grid-1",
-    }  # fmt: skip
-
-
-def test_a_derivative_has_its_multiplier_and_local_symbol() -> None:
-    option = Contract(
-        conId=9, symbol="AAPL", localSymbol="AAPL  260717C00200000", secType="OPT",
-        currency="USD", multiplier="100", exchange="SMART",
-    )  # fmt: skip
-    message = execution_message(library_fill(option, side="SLD", price=-0.05))
-    assert message is not None
-    assert message["symbol"] == "AAPL  260717C00200000"
-    assert (message["multiplier"], message["side"], message["fill_price"]) == (
-        "100", "SELL", "-0.05",
-    )  # fmt: skip
-
-
-def test_what_the_order_has_left_is_told_only_if_the_total_is_known() -> None:
-    for ordered in (0.0, 99.0, UNSET, math.nan):  # unknown, or of another unit
-        message = execution_message(library_fill(cumQty=100.0), ordered)
-        assert message is not None
-        assert "remaining" not in message
-
-
-def test_unset_figures_are_left_out() -> None:
-    message = execution_message(library_fill(price=UNSET, avgPrice=UNSET))
-    assert message is not None
-    assert not {"fill_price", "avg_fill_price"} & set(message)
-
-
-def test_a_combo_becomes_no_message() -> None:
-    fill = library_fill(
-        Contract(conId=28812380, symbol="AAPL", secType="BAG"),
-        CommissionReport(execId=exec_id(1), commission=1.0, currency="USD"),
-    )
-    assert execution_message(fill) is None
-    assert commission_message(fill) is None
-
-
-def test_a_bust_is_a_message_of_quantity_0() -> None:
-    message = execution_message(library_fill(execId=exec_id(1, revision=2), shares=0.0))
-    assert message is not None
-    assert message["fill_qty"] == "0"
-
-
-@pytest.mark.parametrize(("figure", "text"), [(1.0, "1"), (-0.25, "-0.25"), (0.0, "0")])
-def test_a_commission_report_becomes_a_message(figure: float, text: str) -> None:
-    report = CommissionReport(execId=exec_id(1), commission=figure, currency="USD")
-    assert commission_message(library_fill(report=report)) == {
-        "type": "commission", "symbol": "AAPL", "account": "U1", "exec_id": exec_id(1),
-        "timestamp": "1783348205000", "commission": text, "currency": "USD",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "report",
-    [
-        CommissionReport(),
-        CommissionReport(execId="", commission=1.0, currency="USD"),
-        CommissionReport(execId=exec_id(1), commission=UNSET, currency="USD"),
-        CommissionReport(execId=exec_id(1), commission=0.0, currency=""),
-        CommissionReport(execId=exec_id(1), commission=math.nan, currency="USD"),
-    ],
-)
-def test_a_placeholder_is_no_free_trade(report: CommissionReport) -> None:
-    assert commission_message(library_fill(report=report)) is None
-
-
-def test_an_opening_has_the_price_without_the_multiplier() -> None:
-    option = Contract(
-        conId=9, symbol="AAPL", localSymbol="AAPL C", secType="OPT", currency="USD", multiplier="3",
-    )  # fmt: skip
-    assert opening_message(held(Position("U1", option, -2.0, 100.0)), 1783348205000) == {
-        "type": "opening", "symbol": "AAPL C", "account": "U1", "timestamp": "1783348205000",
-        "qty": "-2", "avg_price": "33.3333333333", "sec_type": "OPT", "con_id": "9",
-        "currency": "USD", "multiplier": "3",
-    }  # fmt: skip
+    async def claim(self, con_id: int, names: Sequence[str], record: Record | None) -> Record:
+        own = [name for name, owner in self.names.items() if owner == con_id]
+        name = (own or [name for name in names if name not in self.names])[0]
+        self.names[name] = con_id
+        if record is None:
+            return {"name": name}
+        return self.records.setdefault(con_id, {**record, "name": name})
 
 
 # --- the feed --------------------------------------------------------------------------
@@ -259,17 +80,32 @@ def tws() -> Iterator[TwsDouble]:
 class Received(list[Message]):
     """What a feed has handed on."""
 
+    feed: ExecutionFeed
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: list[Letter] = []
+
     def ids(self, kind: str = "execution") -> list[str]:
         return [each["exec_id"] for each in self if each.get("type", "execution") == kind]
 
 
 @asynccontextmanager
 async def following(
-    double: TwsDouble, *, zone: str = "UTC", answer_s: float = 5.0, pause_s: float = 60.0
+    double: TwsDouble,
+    *,
+    zone: str = "UTC",
+    answer_s: float = 5.0,
+    pause_s: float = 60.0,
+    accounts: Sequence[str] = (),
 ) -> AsyncIterator[Received]:
     received = Received()
     address = Tws("127.0.0.1", double.port, 1, ZoneInfo(zone), answer_s)
-    feed = ExecutionFeed(address, received.extend, pause_s=pause_s)
+    feed = ExecutionFeed(
+        address, received.extend, received.refused.append, MemoryRegister(),
+        accounts=Accounts(accounts), pause_s=pause_s,
+    )  # fmt: skip
+    received.feed = feed
     running = asyncio.create_task(feed.run())
     try:
         yield received
@@ -280,8 +116,8 @@ async def following(
         await asyncio.sleep(0)  # lets the socket close
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
+async def until(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+    async with asyncio.timeout(deadline_s):
         while not condition():  # noqa: ASYNC110  # conditions of many kinds
             await asyncio.sleep(0.01)
 
@@ -415,7 +251,7 @@ def test_a_list_that_never_ends_holds_nothing_back(
         async with following(tws, answer_s=0.3, pause_s=0.1) as received:
             await until(lambda: exec_id(1) in received.ids())
             await happen(tws.fill, Fill(exec_id(2), AAPL))
-            await until(lambda: received.ids().count(exec_id(2)) > 3)
+            await until(lambda: exec_id(2) in received.ids() and tws.requests.count(7) > 3)
 
     asyncio.run(scenario())
     assert caplog.text.count("does not end its list") == 1
@@ -461,8 +297,12 @@ def test_an_execution_whose_zone_is_unknown_is_told_once_and_stops_no_other(
 
     async def scenario() -> None:
         async with following(tws, pause_s=0.05) as received:
-            await until(lambda: received.ids().count(exec_id(2)) > 2)
+            await until(lambda: exec_id(2) in received.ids() and tws.requests.count(7) > 2)
         assert exec_id(1) not in received.ids()
+        assert {each.exec_id for each in received.refused} == {exec_id(1)}
+        refused = received.refused[0]
+        assert "Eastern Standard Time" in refused.fields["tws_time"]
+        assert (refused.fields["fill_qty"], refused.account) == ("100.0", "U1")
 
     asyncio.run(scenario())
     told = [record for record in caplog.records if exec_id(1) in record.getMessage()]
@@ -470,36 +310,314 @@ def test_an_execution_whose_zone_is_unknown_is_told_once_and_stops_no_other(
     assert "IBKR_TIMEZONE" in told[0].getMessage()
 
 
-def test_a_fill_that_makes_no_message_is_told_and_stops_no_other(
-    tws: TwsDouble, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tws.fill(Fill(exec_id(1), AAPL), Fill(exec_id(2), AAPL))
-    real = ibkr.execution_message
-
-    def fails_on_the_first(fill: LibraryFill, ordered: float) -> Message | None:
-        if fill.execution.execId == exec_id(1):
-            raise ArithmeticError("unheard of")
-        return real(fill, ordered)
-
-    monkeypatch.setattr(ibkr, "execution_message", fails_on_the_first)
+def test_an_execution_without_an_id_is_refused_and_stops_no_other(tws: TwsDouble) -> None:
+    tws.fill(Fill("", AAPL, commission=None), Fill(exec_id(2), AAPL))
 
     async def scenario() -> None:
         async with following(tws) as received:
             await until(lambda: exec_id(2) in received.ids())
+        assert [each.reason for each in received.refused] == [
+            "exec_id: expected a value, found none"
+        ]
 
     asyncio.run(scenario())
-    assert f"execution {exec_id(1)} is not published" in caplog.text
+
+
+# --- what a contract is called, and what its points are worth ---------------------------
+
+
+WHEAT = Instrument(
+    532_513, "ZW", "FUT", local_symbol="ZWN6", multiplier="5000", price_magnifier=100,
+    primary_exchange="CBOT",
+)  # fmt: skip
+
+
+def test_money_per_point_is_the_multiplier_over_the_magnifier(tws: TwsDouble) -> None:
+    tws.fill(Fill(exec_id(1), WHEAT, price=1088.5))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: len(received) == 2)
+        assert (received[0]["symbol"], received[0]["multiplier"]) == ("ZWN6", "50")
+
+    asyncio.run(scenario())
+    assert tws.asked_details == [WHEAT.con_id]
+
+
+@pytest.mark.parametrize(
+    "instrument",
+    [
+        Instrument(7, "US-T", "BOND", local_symbol="US-T 4 1/4 2035"),
+        Instrument(8, "YT", "FUT", local_symbol="YTU6", ev_rule="aussieBond:YearsToExpiration=3"),
+    ],
+    ids=["bond", "evRule"],
+)
+def test_what_is_not_known_to_be_linear_is_refused_with_all_that_is_known(
+    tws: TwsDouble, instrument: Instrument, caplog: pytest.LogCaptureFixture
+) -> None:
+    tws.fill(Fill(exec_id(1), instrument, price=99.5))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.refused)
+        [refused] = received.refused
+        assert refused.reason.startswith("multiplier: expected")
+        assert refused.fields["fill_price"] == "99.5"
+        assert refused.fields["timestamp"] == "1783348205000"
+        assert not received.ids()
+
+    asyncio.run(scenario())
+    assert "its executions become dead letters" in caplog.text
+
+
+def test_a_rule_that_only_the_execution_names_counts(tws: TwsDouble) -> None:
+    tws.fill(Fill(exec_id(1), WHEAT, ev_rule="aussieBond"))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.refused)
+        assert "'aussieBond'" in received.refused[0].reason
+
+    asyncio.run(scenario())
+
+
+def test_an_execution_whose_details_do_not_come_is_refused_and_published_when_they_do(
+    tws: TwsDouble,
+) -> None:
+    tws.silent_details = {AAPL.con_id}
+    tws.fill(Fill(exec_id(1), AAPL), Fill(exec_id(2), WHEAT))
+
+    async def scenario() -> None:
+        async with following(tws, answer_s=0.3, pause_s=0.2) as received:
+            await until(lambda: received.refused and exec_id(2) in received.ids())
+            assert "details" in received.refused[0].reason
+            assert exec_id(1) not in received.ids()
+            tws.silent_details = set()
+            await until(lambda: exec_id(1) in received.ids())
+            lists = tws.requests.count(7)
+            await until(lambda: tws.requests.count(7) > lists + 1)
+        assert received.ids().count(exec_id(1)) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_contract_that_tws_does_not_know_is_refused(tws: TwsDouble) -> None:
+    tws.unknown_details = {AAPL.con_id}
+    tws.fill(Fill(exec_id(1), AAPL))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.refused)
+
+    asyncio.run(scenario())
+
+
+def test_the_executions_of_a_contract_wait_for_its_details_in_order(tws: TwsDouble) -> None:
+    tws.silent_details = {AAPL.con_id}
+
+    async def scenario() -> None:
+        async with following(tws, answer_s=1.0, pause_s=60.0) as received:
+            await connected(tws)
+            for number in range(5):
+                await happen(tws.fill, Fill(exec_id(number), AAPL, time="20260706-14:30:05"))
+            await happen(tws.fill, Fill(exec_id(9), CALL))  # another contract does not wait
+            await until(lambda: exec_id(9) in received.ids())
+            assert received.ids() == [exec_id(9)]
+            tws.silent_details = set()
+            received.feed.fetch()
+            await until(lambda: len(received.ids()) + len(received.refused) >= 6)
+            received.feed.fetch()
+            await until(lambda: len(received.ids()) == 6)
+        assert received.ids()[1:] == [exec_id(number) for number in range(5)]
+
+    asyncio.run(scenario())
+
+
+def test_a_share_that_is_listed_twice_has_two_names_and_a_new_ticker_none(tws: TwsDouble) -> None:
+    tws.fill(
+        Fill(exec_id(1), Instrument(1, "SHOP", primary_exchange="NYSE")),
+        Fill(exec_id(2), Instrument(2, "SHOP", currency="CAD", primary_exchange="TSE")),
+        Fill(exec_id(3), Instrument(3, "SHOP", currency="EUR", primary_exchange="TSE")),
+    )
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: len(received.ids()) == 3)
+            await happen(tws.fill, Fill(exec_id(4), Instrument(1, "SHPY")))
+            await until(lambda: len(received.ids()) == 4)
+        names = [each["symbol"] for each in received if "type" not in each]
+        assert names == ["SHOP", "SHOP@TSE", "SHOP#3", "SHOP"]
+
+    asyncio.run(scenario())
+
+
+# --- accounts ------------------------------------------------------------------------------
+
+
+def test_the_block_of_an_fa_master_is_not_handed_on_its_allocations_are(
+    tws: TwsDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    block = Fill(exec_id(1), AAPL, account="DF1000000", shares=300.0, commission="3.0")
+    parts = [
+        replace(block, account=account, shares=shares, commission=commission)
+        for account, shares, commission in (("DU1", 100.0, "1.0"), ("DU2", 200.0, "2.0"))
+    ]
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await connected(tws)
+            await happen(tws.fill, block, *parts)
+            await until(lambda: len(received) == 4)
+        figures = [(e["account"], e.get("fill_qty"), e.get("commission")) for e in received]
+        assert sorted(figures, key=str) == [
+            ("DU1", "100", None), ("DU1", None, "1"), ("DU2", "200", None), ("DU2", None, "2"),
+        ]  # fmt: skip
+
+    asyncio.run(scenario())
+    assert caplog.text.count("account DF1000000 are not published") == 1
+
+
+def test_the_accounts_that_are_chosen_are_followed_and_no_others(tws: TwsDouble) -> None:
+    tws.fill(*(Fill(exec_id(n), AAPL, account=a) for n, a in enumerate(("U1", "U2", "F3"))))
+
+    async def scenario() -> None:
+        async with following(tws, accounts=("U2", "F3")) as received:
+            await until(lambda: len(received) == 4)
+        assert {each["account"] for each in received} == {"U2", "F3"}
+
+    asyncio.run(scenario())
+
+
+# --- times that are not plain --------------------------------------------------------------
+
+
+def test_in_the_hour_that_comes_twice_the_order_of_arrival_decides(
+    tws: TwsDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    clocks = ["00:59:00", "01:50:00", "01:10:00", "01:20:00", "02:01:00"]
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await connected(tws)
+            for number, clock in enumerate(clocks):
+                time = f"20261101 {clock} US/Eastern"
+                await happen(tws.fill, Fill(exec_id(number), AAPL, time=time, commission=None))
+            await until(lambda: len(received) == 5)
+        minutes = [
+            (int(e["timestamp"]) - int(received[0]["timestamp"])) // 60_000 for e in received
+        ]
+        assert minutes == [0, 51, 71, 81, 122]
+
+    asyncio.run(scenario())
+    assert caplog.text.count("its time comes twice") == 1
+    assert f"execution {exec_id(1)}: its time comes twice" in caplog.text
+
+
+def test_a_time_without_zone_is_warned_of_once_if_nobody_said_which(
+    tws: TwsDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    tws.fill(*(Fill(exec_id(n), AAPL, time="20260706  10:30:05") for n in range(3)))
+
+    async def scenario() -> None:
+        feed = ExecutionFeed(
+            Tws("127.0.0.1", tws.port, 1, UTC), lambda _: done.set(), lambda _: None,
+            MemoryRegister(), warn_of_zone=True,
+        )  # fmt: skip
+        done = asyncio.Event()
+        running = asyncio.create_task(feed.run())
+        async with asyncio.timeout(DEADLINE_S):
+            await done.wait()
+        running.cancel()
+
+    asyncio.run(scenario())
+    assert caplog.text.count("times without a zone") == 1
+
+
+# --- large days ------------------------------------------------------------------------------
+
+
+class Counted:
+    """A function, and how often it was called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.calls = 0
+        self._real: Any = getattr(ibkr, name)
+        monkeypatch.setattr(ibkr, name, self)
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.calls += 1
+        return self._real(*arguments)
+
+
+def test_work_for_a_packet_does_not_grow_with_what_is_listed(
+    tws: TwsDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted, not timed: how many executions are looked at for one that is live."""
+    count = 50_000
+    tws.fill(*(Fill(exec_id(n), AAPL, commission=None) for n in range(count)), live=False)
+    read = Counted(monkeypatch, "read_execution")
+    made = Counted(monkeypatch, "execution_message")
+
+    async def scenario() -> None:
+        async with following(tws, answer_s=30.0) as received:
+            await until(lambda: len(received) == count, deadline_s=120)
+            for number in range(count, count + 20):
+                await happen(tws.fill, Fill(exec_id(number), AAPL, commission=None))
+            await until(lambda: len(received) == count + 20)
+            assert read.calls == made.calls == count + 20
+            asked = tws.requests.count(7)
+            received.feed.fetch()  # and the whole list again brings nothing new
+            await until(lambda: tws.requests.count(7) > asked, deadline_s=120)
+            await happen(tws.fill, Fill(exec_id(count + 20), AAPL, commission=None))
+            await until(lambda: len(received) == count + 21, deadline_s=120)
+            assert read.calls == made.calls == count + 21
+
+    asyncio.run(scenario())
+
+
+# --- the broker's side -----------------------------------------------------------------------
+
+
+def test_positions_are_known_from_the_end_of_the_list_until_the_connection_is_lost(
+    tws: TwsDouble,
+) -> None:
+    tws.holdings = [Holding("U1", AAPL, 3.0, 10.0)]
+
+    async def scenario() -> None:
+        async with following(tws, pause_s=0.1) as received:
+            positions = received.feed.positions
+            assert not positions.known
+            await until(lambda: positions.known)
+            assert [each.qty for each in positions.held] == ["3"]
+            await happen(tws.hold, Holding("U1", CALL, -1.0, 5.0), Holding("U1", AAPL, 0.0, 0.0))
+            await until(lambda: [each.qty for each in positions.held] == ["-1"])
+            await happen(tws.error, 1100, "lost")
+            await until(lambda: not positions.known)
+            await asyncio.sleep(0.3)  # lists are asked for meanwhile, and say nothing
+            assert not positions.known
+            await happen(tws.error, 1102, "restored")
+            await until(lambda: positions.known)
+            tws.ends_positions = False
+            await happen(tws.drop)
+            await until(lambda: not positions.known)
+            await until(lambda: tws.requests.count(71) >= 2)
+            assert not positions.known
+            assert [each.qty for each in positions.held] == ["-1"]
+
+    asyncio.run(scenario())
 
 
 def test_positions_come_with_the_keys_that_were_traded_today(tws: TwsDouble) -> None:
     tws.holdings = [Holding("U1", CALL, -2.0, 255.0)]
     tws.fill(Fill(exec_id(1), SPREAD), Fill(exec_id(1, leg=2), CALL))
     tws.taken_client_ids = {1, 2}
-    account = asyncio.run(ask_account(Tws("127.0.0.1", tws.port, 1, UTC), spare_ids=2))
+    account = asyncio.run(
+        ask_account(Tws("127.0.0.1", tws.port, 1, UTC), 2, MemoryRegister(), Accounts())
+    )
     assert [(each.account, each.symbol, each.qty) for each in account.positions] == [
         ("U1", CALL.local_symbol, "-2")
     ]
-    assert account.traded == {f"U1:{CALL.local_symbol}"}
+    assert account.traded == {f"U1:{CALL.local_symbol}": [exec_id(1, leg=2)]}
 
 
 def test_nothing_is_ever_asked_that_changes_an_order(tws: TwsDouble) -> None:
@@ -509,7 +627,7 @@ def test_nothing_is_ever_asked_that_changes_an_order(tws: TwsDouble) -> None:
             await happen(tws.order, Order(8, 1002, AAPL, 300.0))
             await happen(tws.fill, Fill(exec_id(1), AAPL, order_id=8, perm_id=1002))
             await happen(tws.error, 1102, "restored")
-            await until(lambda: received.ids().count(exec_id(1)) > 3)
+            await until(lambda: exec_id(1) in received.ids() and tws.requests.count(7) > 3)
 
     asyncio.run(scenario())
     assert not CHANGES_ORDERS & set(tws.requests)
@@ -520,7 +638,7 @@ def test_nothing_is_ever_asked_that_changes_an_order(tws: TwsDouble) -> None:
 
 def refusal(double: TwsDouble, answer_s: float = 5.0) -> TwsError:
     async def attempt() -> None:
-        ib = ReadingIB(UTC)
+        ib = ReadingIB(instead={})
         try:
             await connect(ib, Tws("127.0.0.1", double.port, 1, UTC, answer_s))
         finally:
@@ -560,13 +678,14 @@ def test_a_tws_that_does_not_answer_is_told(tws: TwsDouble) -> None:
 
 def test_positions_that_do_not_come_are_not_taken_for_none(tws: TwsDouble) -> None:
     tws.ends_positions = False
+    address = Tws("127.0.0.1", tws.port, 1, UTC, answer_s=0.2)
     with pytest.raises(TwsError, match="did not list its positions"):
-        asyncio.run(ask_account(Tws("127.0.0.1", tws.port, 1, UTC, answer_s=0.2), 0))
+        asyncio.run(ask_account(address, 0, MemoryRegister(), Accounts()))
 
 
 def test_waits_grow_from_a_tenth_of_a_second_to_five() -> None:
-    waits = [wait for wait, _ in zip(ibkr._waits(), range(12), strict=False)]
-    assert 0.1 <= waits[0] <= 0.2
-    assert 0.4 <= waits[2] <= 0.5
-    assert all(5.0 <= wait <= 5.1 for wait in waits[6:])
-    assert len(set(waits[6:])) > 1
+    first = [wait for wait, _ in zip(waits(), range(12), strict=False)]
+    assert 0.1 <= first[0] <= 0.2
+    assert 0.4 <= first[2] <= 0.5
+    assert all(5.0 <= wait <= 5.1 for wait in first[6:])
+    assert len(set(first[6:])) > 1

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.parquet.tables import DATA_SETS, tables
+from connectors.parquet.tables import DATA_SETS, _on_one_line, other_commissions_json, tables
 from state.book import Book
 from state.exact import ONE
 from state.messages import (
@@ -227,6 +227,29 @@ def test_runs_with_more_units_together_than_64_bits_count_are_exact() -> None:
     check_same(by_runs, single)
 
 
+def test_runs_are_divided_where_their_units_do_not_fit_on_one_line() -> None:
+    updates = []
+    for number in range(5):
+        [change] = in_a_run(Book(f"S{number}"), messages("BUY 200000000 @ 1"), number) or []
+        assert isinstance(change.updates, RunUpdates)
+        updates.append(change.updates)
+    divided = list(_on_one_line(updates))
+    assert [run for some in divided for run in some] == updates
+    assert [len(some) for some in divided] == [2, 2, 1]
+    assert 2 * 200_000_000 * ONE < 2**63
+
+
+def test_runs_of_reports_alone_make_their_rows() -> None:
+    bought = messages("BUY 3 @ 5", "BUY 1 @ 6", "SELL 2 @ 7")
+    reports = messages("#1 REPORT 1", "#3 REPORT 2.5 at 2")
+    single, runs = Book("XYZ"), Book("XYZ")
+    expected = one_by_one(single, bought, 0) + one_by_one(single, reports, 3)
+    found = (in_a_run(runs, bought, 0) or []) + (in_a_run(runs, reports, 3) or [])
+    assert len(found) == 2
+    check_same(found, expected)
+    check_same(found[1:], expected[1:])
+
+
 # --- what a row holds -----------------------------------------------------------------------
 
 
@@ -296,3 +319,10 @@ def test_a_match_that_is_undone_is_taken_back_under_its_own_date() -> None:
     assert [(row["day"], row["qty"], row["realized_pnl"]) for row in found] == [
         (1, 5, 10), (1, -5, -10), (2, 4, 8),
     ]  # fmt: skip
+
+
+def test_commissions_in_other_currencies_are_written_exactly() -> None:
+    assert other_commissions_json(()) is None
+    assert other_commissions_json((("CHF", -ONE // 2), ('"E', 3))) == (
+        '{"CHF": -0.5, "\\"E": 0.0000000003}'
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis as redis_py
 
+from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess, add, read_hash
 from tests.support.servers import RedisServer
 
@@ -90,3 +91,30 @@ def test_a_position_that_is_kept_under_another_name_can_be_shown_there(
             flow.until_committed(redis)
             assert flow.stop() == 0
     assert read_hash(redis, "other") == read_hash(redis)
+
+
+def test_a_hash_that_is_deleted_under_a_running_flow_is_written_again_and_told(
+    redis_url: str, redis: redis_py.Redis, tmp_path: Path
+) -> None:
+    for number, symbol in enumerate(("A", "B", "C"), 1):
+        add(redis, {**EXECUTION, "symbol": symbol, "exec_id": f"e{number}"})
+    with FlowProcess(tmp_path, redis_url) as flow:
+        flow.until(lambda: len(read_hash(redis)) == 3, "the positions")
+        before = read_hash(redis)
+        redis.delete("positions")
+        flow.until(lambda: read_hash(redis) == before, "the positions again")
+        assert flow.log.count("was deleted or evicted: written again") == 1
+        redis.delete("positions")
+        # Also if a key is written before anyone has looked.
+        add(redis, {**EXECUTION, "symbol": "A", "exec_id": "e4"})
+        flow.until(lambda: len(read_hash(redis)) == 3, "all positions again")
+        assert read_hash(redis)["A"]["executions"] == 2
+        assert flow.stop() == 0
+
+
+def test_a_server_that_may_evict_is_warned_of_at_the_start(
+    own_server: OwnServer, tmp_path: Path
+) -> None:
+    server = own_server(maxmemory_policy="allkeys-lru")
+    with FlowProcess(tmp_path, server.url) as flow:
+        flow.until(lambda: "maxmemory-policy allkeys-lru" in flow.log, "the warning")

@@ -29,7 +29,9 @@ from state.messages import Execution
 ROOT = Path(__file__).parents[3]
 
 FIGURES = {
-    "catchup.flow", "catchup.handler", "catchup.over_handler", "catchup.cpu", "catchup.memory",
+    "catchup.flow", "catchup.router", "catchup.mixed", "catchup.over_one_shape",
+    "catchup.handler", "catchup.over_handler", "catchup.cpu", "catchup.router_cpu",
+    "catchup.memory",
     "live.idle", "live.recovery",
     *(f"live.{what}_{rate}" for rate in (200, 2000)
       for what in ("median", "p99", "worst", "typical_worst", "pause", "longest_pause")),

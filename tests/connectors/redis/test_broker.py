@@ -1,0 +1,105 @@
+"""The hash of the broker's side, and both sides read together."""
+
+import json
+from decimal import Decimal
+from threading import Event
+from typing import Any
+
+import pytest
+import redis as redis_py
+
+from connectors.redis.broker import (
+    BothSidesReader,
+    BrokerHash,
+    BrokerPosition,
+    difference_json,
+)
+from connectors.redis.broker_state import known_accounts
+from connectors.redis.link import RedisLink
+from state.breaks import Difference, Kind
+
+
+@pytest.fixture
+def link(redis_url: str) -> RedisLink:
+    return RedisLink(redis_url, Event())
+
+
+def row(account: str, symbol: str, qty: str = "1", price: str = "10") -> BrokerPosition:
+    return BrokerPosition(account, symbol, qty, price, "7", 1)
+
+
+def test_positions_that_are_no_longer_held_go_those_of_other_accounts_stay(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    broker = BrokerHash(link, "broker")
+    broker.write([row("U1", "A"), row("U1", "B")], ["U1"])
+    broker.write([row("U2", "A")], ["U2"])
+    broker.show(["U1", "U2"], known=True)
+    broker.write([row("U1", "B", "2.5", "")], ["U1"])
+    assert {*redis.hkeys("broker")} == {b"U1:B", b"U2:A", b":state"}
+    value: Any = redis.hget("broker", "U1:B")
+    assert json.loads(value) == {"qty": 2.5, "avg_price": None, "con_id": 7, "as_of": 1}
+
+
+def test_two_routers_know_each_their_own_accounts(link: RedisLink, redis: redis_py.Redis) -> None:
+    broker = BrokerHash(link, "broker")
+    broker.show(["U1"], known=True)
+    broker.show(["U2"], known=True)
+    broker.show(["U1"], known=False)
+    value: Any = redis.hget("broker", ":state")
+    state = json.loads(value)
+    assert (state["known"], [*state["accounts"]]) == (True, ["U2"])
+    broker.show(["U2"], known=False)
+    value = redis.hget("broker", ":state")
+    assert json.loads(value)["known"] is False
+
+
+def test_what_nobody_has_said_for_a_while_is_not_known() -> None:
+    state = json.dumps({"known": True, "as_of": 5_000, "accounts": {"U1": 5_000, "U2": 1}}).encode()
+    assert known_accounts(state, 15_000) == ["U1"]
+    assert known_accounts(state, 15_001) == []
+    assert known_accounts(None, 1) == []
+
+
+def test_both_sides_are_read_with_what_is_known_and_booked(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    broker = BrokerHash(link, "broker")
+    broker.write([row("U1", "A", "3", "10.25")], ["U1"])
+    ours = {"account": "U1", "symbol": "A", "qty": 2, "avg_price": None, "con_id": 7}
+    redis.hset("positions", "U1:A", json.dumps(ours))
+    reader = BothSidesReader(
+        link, positions_hash="positions", broker_hash="broker", streams=["executions"]
+    )
+    sides = reader.read()
+    assert (sides.accounts, sides.booked) == ([], True)
+    broker.show(["U1"], known=True)
+    redis.xadd("executions", {"a": "b"})
+    sides = reader.read()
+    assert (sides.accounts, sides.booked) == (["U1"], False)
+    assert sides.ours["U1:A"].qty == 2
+    assert sides.broker["U1:A"].avg_price == Decimal("10.25")
+    assert sides.ours["U1:A"].con_id == sides.broker["U1:A"].con_id == "7"
+    redis.xgroup_create("executions", "positions", "$")
+    assert reader.read().booked
+
+
+def test_a_value_that_is_no_position_is_told_with_its_key(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    redis.hset("positions", "U1:A", "{}")
+    reader = BothSidesReader(link, positions_hash="positions", broker_hash="broker", streams=["e"])
+    with pytest.raises(ValueError, match="position 'U1:A': expected a JSON object"):
+        reader.read()
+
+
+def test_breaks_are_kept_until_they_end(link: RedisLink, redis: redis_py.Redis) -> None:
+    broker = BrokerHash(link, "broker")
+    text = difference_json(Difference(Kind.QUANTITY, Decimal(2), Decimal("3.5")), 9)
+    broker.write_breaks({"U1:A": text, "U1:B": text}, [])
+    broker.write_breaks({}, ["U1:B"])
+    assert broker.breaks() == ["U1:A"]
+    value: Any = redis.hget("broker:breaks", "U1:A")
+    assert json.loads(value) == {
+        "kind": "quantity", "ours": 2, "broker": 3.5, "detail": "", "since": 9,
+    }  # fmt: skip

@@ -1,0 +1,80 @@
+"""The hash of instruments: no two contracts share a name, and each keeps its own."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
+
+import pytest
+import redis as redis_py
+
+from connectors.redis.instruments import InstrumentHash, names_key
+from connectors.redis.link import RedisLink
+
+RECORD: dict[str, str | None] = {"symbol": "SHOP", "multiplier": "1"}
+
+
+@pytest.fixture
+def instruments(redis_url: str) -> InstrumentHash:
+    return InstrumentHash(RedisLink(redis_url, Event()), "instruments", "positions")
+
+
+def test_the_first_of_the_names_that_no_other_has_is_given(instruments: InstrumentHash) -> None:
+    names = ["SHOP", "SHOP@TSE", "SHOP#{}"]
+    given = [
+        instruments.claim(n, [name.format(n) for name in names], RECORD)["name"] for n in range(4)
+    ]
+    assert given == ["SHOP", "SHOP@TSE", "SHOP#2", "SHOP#3"]
+
+
+def test_what_is_remembered_comes_back_whatever_is_asked_for_then(
+    instruments: InstrumentHash, redis: redis_py.Redis
+) -> None:
+    first = instruments.claim(1, ["FB"], RECORD)
+    assert first == {**RECORD, "name": "FB"}
+    assert instruments.claim(1, ["META"], {"symbol": "META"}) == first
+    assert instruments.known() == {1: first}
+    stored: Any = redis.hget("instruments", "1")
+    assert json.loads(stored) == first
+
+
+def test_a_name_that_was_given_without_details_is_kept_when_they_come(
+    instruments: InstrumentHash,
+) -> None:
+    assert instruments.claim(1, ["A"], RECORD)["name"] == "A"
+    assert instruments.claim(2, ["A", "A#2"], None) == {"name": "A#2"}
+    assert instruments.claim(2, ["A", "A@X", "A#2"], RECORD)["name"] == "A#2"
+
+
+def test_a_contract_that_is_booked_keeps_the_name_it_is_booked_under(
+    instruments: InstrumentHash, redis: redis_py.Redis
+) -> None:
+    redis.hset("positions", "U1:FB", json.dumps({"symbol": "FB", "con_id": 7}))
+    redis.hset("positions", "U1:OLD", json.dumps({"symbol": "OLD"}))
+    assert instruments.known() == {}
+    assert instruments.claim(8, ["FB", "FB#8"], RECORD)["name"] == "FB#8"
+    assert instruments.claim(7, ["META"], RECORD)["name"] == "FB"
+
+
+def test_of_many_that_name_contracts_at_once_no_two_get_one_name(
+    redis: redis_py.Redis, redis_url: str
+) -> None:
+    def claim(con_id: int) -> str | None:
+        link = RedisLink(redis_url, Event())
+        found = InstrumentHash(link, "instruments", "positions").claim(
+            con_id, ["A", f"A#{con_id}"], RECORD
+        )
+        link.client.close()
+        return found["name"]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(claim, range(16)))) == 16
+    assert redis.hlen(names_key("instruments")) == 32
+
+
+def test_what_is_no_record_is_told_with_the_contract(
+    instruments: InstrumentHash, redis: redis_py.Redis
+) -> None:
+    redis.hset("instruments", "7", "FB")
+    with pytest.raises(ValueError, match="instrument 7: expected a JSON object"):
+        instruments.known()

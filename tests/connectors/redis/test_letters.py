@@ -1,0 +1,106 @@
+"""Dead letters of the flow and of others on one stream: none is lost, none comes twice."""
+
+from threading import Event
+from typing import Any
+
+import pytest
+import redis as redis_py
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from connectors.redis.letters import OtherLetters, add_of_flow, keys_beside
+from connectors.redis.link import RedisLink
+
+DEAD = "executions:dead"
+WORDS = [b"symbol", b"A"]
+
+
+@pytest.fixture
+def others(redis_url: str) -> OtherLetters:
+    return OtherLetters(RedisLink(redis_url, Event()), {"executions": DEAD})
+
+
+def ids(redis: redis_py.Redis) -> list[str]:
+    found: Any = redis.xrange(DEAD)
+    return [entry_id.decode() for entry_id, _ in found]
+
+
+def test_a_letter_from_elsewhere_comes_once_behind_the_newest(
+    redis: redis_py.Redis, others: OtherLetters
+) -> None:
+    add_of_flow(redis, DEAD, [("5-3", WORDS)])
+    fields = {"symbol": "AAPL", "tws": "{}"}
+    assert others.add_once("U1:e1", "executions", fields, "time: expected …")
+    assert not others.add_once("U1:e1", "executions", fields, "time: expected …")
+    found: Any = redis.xrange(DEAD)
+    assert found[1] == (
+        b"5-4",
+        {
+            b"symbol": b"AAPL", b"tws": b"{}", b"error": "time: expected …".encode(),
+            b"source_stream": b"executions", b"source_id": b"0-0",
+        },
+    )  # fmt: skip
+
+
+def test_a_letter_of_the_flow_whose_id_is_taken_is_written_all_the_same(
+    redis: redis_py.Redis, others: OtherLetters
+) -> None:
+    add_of_flow(redis, DEAD, [("5-3", WORDS)])
+    for number in range(2):
+        others.add_once(str(number), "executions", {"symbol": "A"}, "no")
+    assert add_of_flow(redis, DEAD, [("5-4", WORDS), ("5-5", WORDS), ("6-0", WORDS)]) == [True] * 3
+    assert ids(redis) == ["5-3", "5-4", "5-5", "5-6", "5-7", "6-0"]
+    assert add_of_flow(redis, DEAD, [("5-4", WORDS), ("5-5", WORDS), ("6-0", WORDS)]) == [False] * 3
+
+
+def test_without_others_a_letter_has_its_entry_s_id_and_nothing_stands_beside(
+    redis: redis_py.Redis,
+) -> None:
+    assert add_of_flow(redis, DEAD, [("9-9", WORDS), ("10-0", WORDS)]) == [True, True]
+    assert ids(redis) == ["9-9", "10-0"]
+    assert not redis.exists(*keys_beside(DEAD))
+
+
+def test_a_sequence_that_ends_in_nines_goes_on(redis: redis_py.Redis, others: OtherLetters) -> None:
+    add_of_flow(redis, DEAD, [("5-199", WORDS)])
+    others.add_once("1", "executions", {}, "no")
+    add_of_flow(redis, DEAD, [("7-9999", WORDS)])
+    others.add_once("2", "executions", {}, "no")
+    assert ids(redis) == ["5-199", "5-200", "7-9999", "7-10000"]
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.one_of(st.integers(1, 3), st.just("other"), st.just("replay")), max_size=30))
+def test_whatever_the_order_each_letter_is_there_once(
+    redis: redis_py.Redis, others: OtherLetters, steps: list[int | str]
+) -> None:
+    redis.flushall()
+    written: list[str] = []
+    other = 0
+    for step in steps:
+        if step == "other":
+            other += 1
+            assert others.add_once(str(other), "executions", {"symbol": "B"}, "no")
+        elif step == "replay":
+            again = [(entry_id, [b"source_id", entry_id.encode()]) for entry_id in written]
+            assert not again or not any(add_of_flow(redis, DEAD, again))
+        else:
+            new = [f"{1 + len(written) // 3}-{len(written) % 3 + n}" for n in range(int(step))]
+            new = [entry_id for entry_id in new if entry_id not in written]
+            new.sort(key=lambda entry_id: tuple(map(int, entry_id.split("-"))))
+            last = written[-1] if written else "0-0"
+            new = [n for n in new if _order(n) > _order(last)]
+            if new:
+                letters = [(entry_id, [b"source_id", entry_id.encode()]) for entry_id in new]
+                assert all(add_of_flow(redis, DEAD, letters))
+                written += new
+    found: Any = redis.xrange(DEAD)
+    sources = [fields[b"source_id"].decode() for _, fields in found if b"error" not in fields]
+    assert sources == written
+    assert len(found) == len(written) + other
+
+
+def _order(entry_id: str) -> tuple[int, ...]:
+    return tuple(map(int, entry_id.split("-")))
