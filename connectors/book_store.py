@@ -53,8 +53,11 @@ _Row = tuple[int, int, int, bytes]
 That is the state of a whole book; else batches of messages, one behind the other.
 """
 
-_Batch = tuple[int, bytes, tuple[Any, ...] | list[tuple[Any, ...]]]
-"""Version, entry ids, packed, and as many messages: a run, or a list, as plain values."""
+_Taken = tuple[Any, ...] | list[tuple[Any, ...]]
+"""Messages as plain values: a run, or a list."""
+
+_Batch = tuple[int, bytes, _Taken]
+"""Version, entry ids, packed, and as many messages."""
 
 _BATCH_VERSION = 1
 
@@ -175,18 +178,12 @@ class BookStore:
         if start is None:
             book, last = Book(symbol, account), id_order(FIRST_ID)
         else:
-            book, last = self._book(next(self._loads(rows[start][3]))), rows[start][:2]
+            book, last = self._book(rows[start][3]), rows[start][:2]
             rows = rows[start + 1 :]
         self._since_whole[key] = 0
         for row in rows:
-            for version, ids, taken in self._loads(row[3]):
-                if version != _BATCH_VERSION:
-                    raise BookStoreError(
-                        f"{self._directory}: expected messages of version {_BATCH_VERSION}, found "
-                        f"{version}; {_REBUILD}"
-                    )
+            for listed, taken in self._batches(row[3]):
                 # Rows overlap where a run wrote some, died, and its successor replayed.
-                listed = unpack_texts(ids)
                 start = bisect_right(listed, last, key=id_order)
                 if start < len(listed):
                     _apply(book, taken, start)
@@ -195,29 +192,30 @@ class BookStore:
         if last != upto:
             raise BookStoreError(
                 f"{self._directory}: expected the book of {key!r} up to entry {entry_id}, found "
-                f"it up to {last[0]}-{last[1]}; start with an empty recovery directory to "
-                f"rebuild it from the stream"
+                f"it up to {last[0]}-{last[1]}; {_REBUILD}"
             )
         self._committed[key] = upto
         return book
 
-    def _book(self, state: tuple[Any, ...]) -> Book:
+    def _book(self, data: bytes) -> Book:
         try:
-            return Book.from_state(state)
-        except ValueError as error:
-            raise BookStoreError(f"{self._directory}: {error}; {_REBUILD}") from error
+            return Book.from_state(next(_loads(data)))
+        except Exception as error:
+            raise self._unreadable(error) from error
 
-    def _loads(self, data: bytes) -> Iterator[Any]:
-        """Return the values that were written one behind the other."""
-        file = BytesIO(data)
-        while file.tell() < len(data):
-            try:
-                yield _Unpickler(file).load()
-            except (pickle.UnpicklingError, EOFError, ValueError, IndexError) as error:
-                raise BookStoreError(
-                    f"{self._directory}: expected a book or messages as this version of lotstream "
-                    f"keeps them, found what cannot be read: {error}; {_REBUILD}"
-                ) from error
+    def _batches(self, data: bytes) -> list[tuple[list[str], _Taken]]:
+        """Return the entry ids and the messages of each batch."""
+        try:
+            return list(map(_batch, _loads(data)))
+        except Exception as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> BookStoreError:
+        # Another version's data, taken for this one's, may fail in any way.
+        return BookStoreError(
+            f"{self._directory}: expected a book or messages as this version of lotstream keeps "
+            f"them, found what cannot be read: {error}; {_REBUILD}"
+        )
 
     def _rows(self, key: str, upto: tuple[int, int]) -> list[_Row]:
         """Return what any process has written of a book, as far as an entry."""
@@ -268,7 +266,7 @@ class BookStore:
             )
 
 
-def _apply(book: Book, taken: tuple[Any, ...] | list[tuple[Any, ...]], start: int) -> None:
+def _apply(book: Book, taken: _Taken, start: int) -> None:
     """Let a book take in again what it took in before, from one message on."""
     messages: Sequence[Message]
     if isinstance(taken, tuple):
@@ -299,6 +297,20 @@ def copy_books(directories: Iterable[Path], target: Path, wanted: Callable[[str]
 
 
 _PROTOCOL = 5
+
+
+def _loads(data: bytes) -> Iterator[Any]:
+    """Return the values that were written one behind the other."""
+    file = BytesIO(data)
+    while file.tell() < len(data):
+        yield _Unpickler(file).load()
+
+
+def _batch(kept: Any) -> tuple[list[str], _Taken]:
+    version, ids, taken = kept
+    if version != _BATCH_VERSION:
+        raise ValueError(f"expected messages of version {_BATCH_VERSION}, found {version}")
+    return unpack_texts(ids), taken
 
 
 class _Unpickler(pickle.Unpickler):

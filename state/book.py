@@ -12,7 +12,6 @@ remembered of what booking a message did.
 This is the definition of a position. It knows nothing of streams, files or clocks.
 """
 
-from array import array
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
@@ -410,7 +409,7 @@ class Book:
         ids = []
         for at in rows:
             fill, _, qty, value, charge = stretch.rows[at]
-            if value != qty * fill.price * factor:
+            if value != qty * fill.price * factor or "\n" in fill.exec_id:
                 return None
             begin, end = stretch.opened[at - 1] - closed, stretch.opened[at] - closed
             numbers += (fill.timestamp, fill.price, qty, begin, end, charge)
@@ -424,7 +423,9 @@ class Book:
 
         Returns None if there is anything unusual in them.
         """
-        if run.currency not in {None, self.currency}:
+        arrivals, _, commissions = unpack_rows(run.reports, REPORT_WIDTH)
+        # A report of nothing changes nothing, and so makes no row.
+        if run.currency not in {None, self.currency} or 0 in commissions:
             return None
         in_run = dict(zip(columns.exec_ids, count(), strict=False))
         identities = unpack_texts(run.report_ids)
@@ -434,7 +435,7 @@ class Book:
             return None
         found: list[tuple[int, int | None]] = []
         for number, identity in enumerate(identities):
-            arrived = array("q", run.reports)[number * REPORT_WIDTH] - number
+            arrived = arrivals[number] - number
             of_run, at = in_run.get(identity), None
             if of_run is not None:
                 fill, behind = columns.fills[of_run], arrived - of_run

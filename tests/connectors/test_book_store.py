@@ -1,23 +1,32 @@
 """The book store over real files: a book as of an entry, whatever was written since."""
 
+import marshal
+import pickle
 import sqlite3
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from connectors.book_store import BookStore, BookStoreError, BookStores
+from connectors.book_store import BookStore, BookStoreError, BookStores, copy_books
 from state.book import Book
 from state.exact import ONE
-from state.messages import Execution
+from state.messages import Execution, Message
+from state.run import run_of
+from tests.support.notation import messages
+from tests.support.strategies import SETTINGS
 
 
 def execution(number: int) -> Execution:
     return Execution(f"e{number}", f"e{number}", 1, number, (-1) ** number * ONE, number * ONE)
 
 
-class Run:
+class Session:
     """A run of the flow for one key: entries `n-0` with execution n, in epochs."""
 
     def __init__(self, store: BookStore, since: int = 0) -> None:
@@ -52,7 +61,7 @@ def rows(directory: Path) -> list[tuple[int, int]]:
 
 
 def test_a_book_comes_back_as_it_was(tmp_path: Path) -> None:
-    run = Run(BookStore(tmp_path))
+    run = Session(BookStore(tmp_path))
     run.epoch(3)
     run.epoch(7)
     loaded = BookStore(tmp_path).load("S", "S", None, "7-0")
@@ -60,14 +69,14 @@ def test_a_book_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_book_is_loaded_as_of_an_entry_without_what_came_later(tmp_path: Path) -> None:
-    run = Run(BookStore(tmp_path))
+    run = Session(BookStore(tmp_path))
     run.epoch(3)
     run.epoch(7)
     assert BookStore(tmp_path).load("S", "S", None, "3-0").to_state() == book_upto(3).to_state()
 
 
 def test_what_was_not_committed_is_not_there(tmp_path: Path) -> None:
-    run = Run(BookStore(tmp_path))
+    run = Session(BookStore(tmp_path))
     run.epoch(3)
     run.epoch(5, commit=False)
     with pytest.raises(BookStoreError, match=r"'S' up to entry 5-0, found it up to 3-0"):
@@ -75,10 +84,10 @@ def test_what_was_not_committed_is_not_there(tmp_path: Path) -> None:
 
 
 def test_epochs_that_a_crash_cut_off_and_others_replaced_do_no_harm(tmp_path: Path) -> None:
-    first = Run(BookStore(tmp_path))
+    first = Session(BookStore(tmp_path))
     first.epoch(3)
     first.epoch(9)
-    second = Run(BookStore(tmp_path), since=3)
+    second = Session(BookStore(tmp_path), since=3)
     second.epoch(5)
     second.epoch(7)
     for upto in (3, 5, 7, 9):
@@ -87,16 +96,16 @@ def test_epochs_that_a_crash_cut_off_and_others_replaced_do_no_harm(tmp_path: Pa
 
 
 def test_a_book_that_began_with_another_worker_is_found(tmp_path: Path) -> None:
-    Run(BookStore(tmp_path, process=1)).epoch(4)
-    with_another = Run(BookStore(tmp_path, worker=1), since=4)
+    Session(BookStore(tmp_path, process=1)).epoch(4)
+    with_another = Session(BookStore(tmp_path, worker=1), since=4)
     with_another.epoch(6)
-    Run(BookStore(tmp_path), since=6).epoch(8)
+    Session(BookStore(tmp_path), since=6).epoch(8)
     loaded = BookStore(tmp_path).load("S", "S", None, "8-0")
     assert loaded.to_state() == book_upto(8).to_state()
 
 
 def test_a_long_history_takes_little_room_and_loads_from_a_whole_book(tmp_path: Path) -> None:
-    run = Run(BookStore(tmp_path))
+    run = Session(BookStore(tmp_path))
     for upto in range(100, 12_001, 100):
         run.epoch(upto)
     kept = rows(tmp_path)
@@ -114,7 +123,7 @@ def test_a_long_history_takes_little_room_and_loads_from_a_whole_book(tmp_path: 
 def test_what_the_last_durable_epoch_needs_is_kept_when_a_whole_book_is_written(
     tmp_path: Path,
 ) -> None:
-    run = Run(BookStore(tmp_path))
+    run = Session(BookStore(tmp_path))
     durable = book_upto(300)
     run.epoch(300)
     for before in range(300, 6_000, 300):
@@ -131,3 +140,188 @@ def test_each_worker_has_a_store_of_its_own(tmp_path: Path) -> None:
         first, second = one.submit(stores.mine).result(), other.submit(stores.mine).result()
         assert first is not second
         assert one.submit(stores.mine).result() is first
+
+
+# --- what is kept -----------------------------------------------------------------------------
+
+EVERY_TYPE = messages(
+    "#1 OPENING 5 cost 7.5 at 1", "BUY 3 @ 5 fee 1.5 EUR adj 2", "#2 REPORT 2 at 3",
+    "SPLIT 1:3 to 4 at 4", "COST -0.5 at 5", "#9 OUT 1 at 6", "#8 IN 1 cost 3 of 2 at 7",
+    "NUMBER 8 at 8", "#2.2 BUY 2 @ 5 at 2", "SELL 1 @ 2", "#99 REPORT 4 EUR at 11", "SELL 9 @ 3",
+    "#10.2 BUST", "#1 OPENING 0 at 1", "BUY 2 @ 2",
+)  # fmt: skip
+PLAIN = messages(
+    "BUY 3 @ 5", "#1 REPORT 1.5 at 2", "SELL 4 @ 6", "BUY 2 @ 7 fee 1", "#3 REPORT -1 USD",
+    "SELL 2 @ 8",
+)  # fmt: skip
+
+
+def packed(first: int, count: int) -> bytes:
+    return b"".join(b"%d-0\n" % number for number in range(first, first + count))
+
+
+def kept(directory: Path, taken: Sequence[Message], cuts: Sequence[int], *, runs: bool) -> Book:
+    """Book messages, n with entry n-0, in batches that end at the cuts, each an epoch."""
+    store, book, start = BookStore(directory), Book("S", "U1"), 0
+    for stop in [*cuts, len(taken)]:
+        batch = taken[start:stop]
+        if runs:
+            assert book.apply_run(run_of(batch)) is not None
+            store.remember("U1:S", book, packed(start + 1, len(batch)), run_of(batch))
+        else:
+            for each in batch:
+                book.apply(each)
+            store.remember("U1:S", book, packed(start + 1, len(batch)), batch)
+        store.commit()
+        start = stop
+    return book
+
+
+def loaded(directory: Path, upto: int) -> Book:
+    return BookStore(directory).load("U1:S", "S", "U1", f"{upto}-0")
+
+
+@pytest.mark.parametrize("cut", range(1, len(EVERY_TYPE)))
+def test_messages_of_every_type_are_kept(tmp_path: Path, cut: int) -> None:
+    book = kept(tmp_path, EVERY_TYPE, [cut], runs=False)
+    assert loaded(tmp_path, len(EVERY_TYPE)).to_state() == book.to_state()
+    before = Book("S", "U1")
+    for each in EVERY_TYPE[:cut]:
+        before.apply(each)
+    assert loaded(tmp_path, cut).to_state() == before.to_state()
+
+
+@pytest.mark.parametrize("cut", range(1, len(PLAIN)))
+def test_runs_are_kept_with_their_reports(tmp_path: Path, cut: int) -> None:
+    book = kept(tmp_path, PLAIN, [cut], runs=True)
+    assert loaded(tmp_path, len(PLAIN)).to_state() == book.to_state()
+
+
+@pytest.mark.parametrize("first", range(1, len(PLAIN)))
+def test_runs_that_overlap_are_taken_once(tmp_path: Path, first: int) -> None:
+    # A flow that died had committed as far as `first`; the next one reads other batches.
+    kept(tmp_path, PLAIN[: first + 1], [first], runs=True)
+    store = BookStore(tmp_path, process=1)
+    book = store.load("U1:S", "S", "U1", f"{first}-0")
+    rest = PLAIN[first:]
+    assert book.apply_run(run_of(rest)) is not None
+    store.remember("U1:S", book, packed(first + 1, len(rest)), run_of(rest))
+    store.commit()
+    assert loaded(tmp_path, len(PLAIN)).to_state() == book.to_state()
+
+
+def test_a_whole_book_holds_all_that_the_book_knows(tmp_path: Path) -> None:
+    book = Book("S", "U1")
+    for each in EVERY_TYPE:
+        book.apply(each)
+    put(tmp_path, pickle.dumps(book.to_state(), 5), whole=True)
+    found = loaded(tmp_path, 5)
+    assert found.to_state() == book.to_state()
+    assert found.snapshot() == book.snapshot()
+    assert found.open_lots() == book.open_lots()
+
+
+def test_copied_books_are_whole(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for directory in (old, new):
+        directory.mkdir()
+    book = kept(old, PLAIN, [2, 4], runs=True)
+    copy_books([old], new, lambda key: key == "U1:S")
+    assert loaded(new, len(PLAIN)).to_state() == book.to_state()
+    copy_books([old], tmp_path, lambda key: key != "U1:S")
+    with pytest.raises(BookStoreError):
+        loaded(tmp_path, len(PLAIN))
+
+
+# --- what cannot be read ------------------------------------------------------------------------
+
+
+def put(directory: Path, data: bytes, *, whole: bool) -> None:
+    """Write a row for entry 5-0."""
+    BookStore(directory)
+    with closing(sqlite3.connect(directory / "books-0.db")) as db, db:
+        db.execute("DELETE FROM books")
+        db.execute("INSERT INTO books VALUES ('U1:S', 5, 0, ?, ?)", (whole, data))
+
+
+def refused(directory: Path, data: bytes, *, whole: bool) -> str:
+    put(directory, data, whole=whole)
+    with pytest.raises(BookStoreError) as error:
+        loaded(directory, 5)
+    text = str(error.value)
+    assert text.startswith(f"{directory}: expected ")
+    assert ", found " in text
+    assert text.endswith("start with an empty recovery directory: it is rebuilt from the stream")
+    return text
+
+
+class OfAClass:
+    """Of which nothing may be made."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        OfAClass.made += 1
+
+    def __reduce__(self) -> tuple[Callable[[], "OfAClass"], tuple[()]]:
+        return (OfAClass, ())
+
+
+OLD_BATCH = (
+    b"5-0\n",
+    [("Execution", "e", "e", 1, 5, ONE, ONE, None, 5, "BUY", (None, None, None))],
+)
+OLD_BOOK: tuple[Any, ...] = (
+    2, ("S", "U1", ("USD", ONE, None)), [], (0, 0, 0, 0, 0, 0), [], [], (0, (-1, -1), []), None, [],
+)  # fmt: skip
+"""As version 0.1.0 marshalled them."""
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("old", [OLD_BATCH, OLD_BOOK])
+def test_what_the_first_release_kept_is_refused_with_what_to_do(
+    tmp_path: Path, old: tuple[Any, ...], whole: bool
+) -> None:
+    for version in (2, 4):
+        refused(tmp_path, marshal.dumps(old, version), whole=whole)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(
+    "value", [None, 5, "text", [], (), {}, (1,), (7, b"5-0\n", []), (1, "5-0", []), (0, 1, 2, 3)]
+)
+def test_values_of_another_form_or_version_are_refused(
+    tmp_path: Path, value: object, whole: bool
+) -> None:
+    refused(tmp_path, pickle.dumps(value), whole=whole)
+
+
+def test_a_book_of_another_version_is_refused_by_its_version(tmp_path: Path) -> None:
+    state = Book("S").to_state()
+    text = refused(tmp_path, pickle.dumps((state[0] + 1, *state[1:])), whole=True)
+    assert f"a book of version {state[0]}, found {state[0] + 1}" in text
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_pickle_that_names_a_class_is_refused(tmp_path: Path, whole: bool) -> None:
+    for value in (OfAClass(), (1, b"5-0\n", [OfAClass()]), (1, b"5-0\n", [Execution])):
+        made = OfAClass.made
+        assert "expected plain values, found " in refused(
+            tmp_path, pickle.dumps(value), whole=whole
+        )
+        assert OfAClass.made == made
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_was_cut_short_is_refused(tmp_path: Path, whole: bool) -> None:
+    data = pickle.dumps(Book("S").to_state() if whole else (1, b"5-0\n", []), 5)
+    for length in range(1, len(data)):
+        refused(tmp_path, data[:length], whole=whole)
+
+
+@SETTINGS
+@given(data=st.binary(min_size=1, max_size=40), whole=st.booleans())
+def test_any_other_bytes_are_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, whole: bool
+) -> None:
+    refused(tmp_path_factory.getbasetemp(), data, whole=whole)

@@ -1,186 +1,340 @@
-"""Messages booked in runs come to what they come to one by one."""
+"""Runs come to what `Book.apply` does with their messages one by one."""
 
+import pickle
+import random
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
-from state.book import FORGET_AT_ONCE, REMEMBERED, Book
-from state.exact import LIMIT, ONE
-from state.messages import CommissionReport, Cost, Execution, Instrument, Message, Opening, Split
-from state.run import Run, run_of
-from tests.support.strategies import SETTINGS
+from state import book as book_module
+from state.book import Book
+from state.exact import LIMIT, MONEY, ONE
+from state.keys import parse_exec_id
+from state.messages import CommissionReport, Execution, Instrument, Message, RejectedError
+from state.run import LOT_WIDTH, Run, RunUpdate, run_of, unpack_rows, unpack_texts
+from tests.support.notation import exec_id, message, messages
+from tests.support.runs import fit_together, plain_sessions, reads
+from tests.support.strategies import SETTINGS, sessions
 
-TIME = 1_700_000_000_000
-USD = Instrument("USD", ONE, None, "STK")
+
+def one_by_one(book: Book, taken: Sequence[Message]) -> None:
+    for each in taken:
+        try:
+            book.apply(each)
+        except RejectedError:
+            continue
 
 
-def fill(number: int, qty: int = 1, price: int = 100, **says: Any) -> Execution:
-    name = f"{number:08x}.6596b0d2.01.01"
-    side = "BUY" if qty > 0 else "SELL"
-    made = Execution(
-        name, name, 1, TIME + 1000 * number, qty * ONE, price * ONE, None, number, side, USD
+def check_update(update: RunUpdate, run: Run) -> None:
+    """Hold the targets of a run's reports against what they name."""
+    lot_ids, in_run = unpack_texts(update.lot_ids), unpack_texts(run.exec_ids)
+    assert len(unpack_rows(update.lots, LOT_WIDTH)[0]) == len(lot_ids)
+    for target, named in zip(update.targets, unpack_texts(run.report_ids), strict=True):
+        assert parse_exec_id((in_run if target >= 0 else lot_ids)[target]).identity == named
+
+
+def in_runs(book: Book, taken: Sequence[Message]) -> bool:
+    """Apply messages as a run if the book takes them so, else singly; tell which."""
+    if not fit_together(taken):
+        one_by_one(book, taken)
+        return False
+    run, before, state = run_of(taken), book.snapshot(), book.to_state()
+    assert run.messages() == list(taken)
+    update = book.apply_run(run)
+    if update is None:
+        assert book.to_state() == state
+        assert book.snapshot() == before
+        one_by_one(book, taken)
+        return False
+    assert update.run == run
+    # The first of all settles these.
+    assert update.before == before._replace(currency=book.currency, multiplier=book.multiplier)
+    check_update(update, run)
+    return True
+
+
+def check_same(fast: Book, slow: Book) -> None:
+    assert fast.snapshot() == slow.snapshot()
+    assert fast.to_state() == slow.to_state()
+    assert fast.size == slow.size
+
+
+def again(book: Book) -> Book:
+    """Return a book as it comes back from where it was kept."""
+    return Book.from_state(pickle.loads(pickle.dumps(book.to_state())))  # noqa: S301  # our own
+
+
+# --- any messages -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remembered", [book_module.REMEMBERED, 6, 3])
+@SETTINGS
+@given(taken=sessions(), data=st.data())
+def test_runs_do_what_single_messages_do(
+    taken: list[Message], data: st.DataObject, remembered: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(book_module, "REMEMBERED", remembered)
+        patch.setattr(book_module, "FORGET_AT_ONCE", max(1, remembered // 2))
+        fast, slow = Book("XYZ", "U1"), Book("XYZ", "U1")
+        for read in reads(data, taken):
+            event("run taken" if in_runs(fast, read) else "taken singly")
+            one_by_one(slow, read)
+            if data.draw(st.integers(0, 5)) == 0:
+                fast = again(fast)
+            check_same(fast, slow)
+
+
+# --- plain messages -----------------------------------------------------------------------------
+
+
+@SETTINGS
+@given(taken=plain_sessions(), data=st.data())
+def test_plain_messages_are_all_taken_in_runs_wherever_they_are_cut(
+    taken: list[Message], data: st.DataObject
+) -> None:
+    fast, slow = Book("XYZ", "U1"), Book("XYZ", "U1")
+    for read in reads(data, taken):
+        assert in_runs(fast, read)
+        one_by_one(slow, read)
+        check_same(fast, slow)
+        if data.draw(st.integers(0, 5)) == 0:
+            fast = again(fast)
+    reports = [each for each in taken if isinstance(each, CommissionReport)]
+    event(f"{min(len(reports), 3)} reports or more")
+
+
+def plain_messages(seed: int, count: int) -> list[Message]:
+    """Make executions in order, each with a report some messages later."""
+    rng = random.Random(seed)
+    found: list[Message] = []
+    waiting: list[Message] = []
+    for number in range(1, count + 1):
+        verb = rng.choice(["BUY", "SELL"])
+        fill = message(f"{verb} {rng.randint(1, 7)} @ {rng.randint(1, 11)}", number)
+        assert isinstance(fill, Execution)
+        found.append(fill)
+        waiting.append(
+            CommissionReport(
+                fill.exec_id, fill.identity, 1, fill.timestamp, rng.randint(1, 10**10), "USD"
+            )
+        )
+        while waiting and rng.random() < 0.6:
+            found.append(waiting.pop(rng.randrange(max(0, len(waiting) - 50), len(waiting))))
+    return found
+
+
+@pytest.mark.long
+def test_long_runs_are_taken_and_forget_like_single_messages() -> None:
+    taken = plain_messages(1, 8000)
+    fast, slow = Book("XYZ"), Book("XYZ")
+    done, sizes = 0, [1, 50, 1000, 3000, 2949, 2000, 5000]
+    for size in sizes:
+        assert in_runs(fast, taken[done : done + size])
+        one_by_one(slow, taken[done : done + size])
+        check_same(fast, slow)
+        done += size
+    assert fast.size < len(taken) / 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_most_runs_of_a_busy_key_are_taken_whatever_happens_in_between(seed: int) -> None:
+    rng = random.Random(seed)
+    taken = plain_messages(seed, 600)
+    fast, slow = Book("XYZ"), Book("XYZ")
+    runs = refused = 0
+    while taken:
+        size = rng.randint(1, 20)
+        refused += not in_runs(fast, taken[:size])
+        one_by_one(slow, taken[:size])
+        last = next((each for each in reversed(taken[:size]) if isinstance(each, Execution)), None)
+        taken, runs = taken[size:], runs + 1
+        if last is not None and rng.random() < 0.2:
+            other = rng.choice(
+                [
+                    last._replace(exec_id=last.identity[:-1] + "2", revision=2, price=5 * ONE),
+                    last,
+                    message(f"COST 0.5 at {last.timestamp / 1000}"),
+                    message(f"BUY 1 @ 3 at {(last.timestamp - 5) / 1000}", 9000 + runs),
+                ]
+            )
+            one_by_one(fast, [other])
+            one_by_one(slow, [other])
+        check_same(fast, slow)
+    assert refused < runs / 4
+
+
+# --- what a run is ------------------------------------------------------------------------------
+
+
+def test_a_run_keeps_its_messages_and_their_order() -> None:
+    taken = messages(
+        "BUY 3 @ 5 fee 1", "#1 REPORT 2 EUR at 9", "SELL 4 @ 6", "#3 REPORT -0.5 EUR", "BUY 2 @ 7",
+    )  # fmt: skip
+    taken[4] = taken[4]._replace(order_ref="mine", instrument=Instrument())  # type: ignore[call-arg]
+    run = run_of(taken)
+    assert run.messages() == taken
+    assert (len(run), run.executions, run.currency) == (5, 3, "EUR")
+    assert Run.from_state(pickle.loads(pickle.dumps(run.to_state()))) == run  # noqa: S301
+    assert [fill.commission for fill in run.columns().fills] == [ONE, None, None]
+    assert run.columns().fees == [ONE, 0, 0]
+    for some in (taken[:1], taken[1:2], taken[::2], taken[1::2], []):
+        assert run_of(some).messages() == some
+    assert run_of(taken[:1]).order_refs == b""
+
+
+def test_what_takes_more_than_64_bits_is_not_packed() -> None:
+    fill = message("BUY 1 @ 5")
+    assert isinstance(fill, Execution)
+    assert run_of([fill._replace(order_id=2**63 - 1)]).messages()[0] == fill._replace(
+        order_id=2**63 - 1
     )
-    return made._replace(**says)
+    with pytest.raises(OverflowError):
+        run_of([fill._replace(order_id=2**63)])
 
 
-def report(of: Execution, commission: int = ONE, currency: str | None = "USD") -> CommissionReport:
-    return CommissionReport(of.exec_id, of.identity, 1, of.timestamp, commission, currency)
+# --- what is refused ----------------------------------------------------------------------------
+
+REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+    ((), ("BUY 1 @ 5 at 2", "BUY 1 @ 5 at 1")),  # not in order
+    (("BUY 1 @ 5 at 9",), ("#2 BUY 1 @ 5 at 8",)),  # late
+    (("#1 BUY 1 @ 5 at 1",), ("#1 BUY 1 @ 5 at 1",)),  # a duplicate
+    ((), ("#1 BUY 1 @ 5 at 1", "#1 BUY 1 @ 5 at 1")),  # of one run
+    (("#1.2 BUST at 1",), ("#1 BUY 1 @ 5 at 1",)),
+    (("#1 REPORT 1 at 1",), ("#1 BUY 1 @ 5 at 1",)),  # its commission is known
+    (("BUY 1 @ 5", "SPLIT 1:3"), ("#3 SELL 0.1 @ 5 at 9",)),  # a lot of which the price is rounded
+    (("OPENING 3 cost 10",), ("#3 SELL 1 @ 5 at 9",)),
+    (("BUY 1 @ 5", "SPLIT 2:1 at 9"), ("#3 BUY 1 @ 5 at 8",)),
+    (("BUY 1 @ 5",), ("#3 BUY 1 @ 5 x2 at 9",)),  # another multiplier
+    (("BUY 1 @ 5 x0.5",), ("#3 BUY 1 @ 5 at 9",)),
+    (("BUY 100000000 @ 900000000",), ("#3 BUY 100000000 @ 900000000 at 9",)),  # the limit
+    (("BUY 900000000 @ 1",), ("#3 BUY 900000000 @ 1 at 9",)),  # beyond 64 bits
+    (("BUY 1 @ 1 fee 950000000",), ("#3 SELL 1 @ 1 at 9",)),
+    (("BUY 1 @ 1 x100",), ("#3 SELL 90000000 @ 1 x100 at 9",)),
+    # Reports.
+    ((), ("#1 REPORT 1", "#1 BUY 1 @ 5 at 1")),  # comes first
+    ((), ("#7 REPORT 1",)),  # names nobody
+    ((), ("#1 BUY 1 @ 5", "#1 REPORT 1", "#1 REPORT 2")),  # the second
+    ((), ("#1 BUY 1 @ 5", "#1 REPORT 0")),  # changes nothing, and so makes no row
+    (("#1 BUY 1 @ 5", "#1 REPORT 1"), ("#1 REPORT 2 at 9",)),
+    (("#1 BUY 1 @ 5 fee 1",), ("#1 REPORT 1 at 9",)),  # it says so itself
+    ((), ("#1 BUY 1 @ 5 fee 1", "#1 REPORT 1 at 9")),
+    (("#1 BUY 1 @ 5",), ("#1 REPORT 1 EUR at 9",)),  # in another currency
+    (("#1 BUY 1 @ 5 adj 3",), ("#1 REPORT 1 at 9",)),  # bears something else
+    (("#1 BUY 1 @ 5", "#1.2 BUST at 1"), ("#1 REPORT 1 at 9",)),
+    (("#1 BUY 1 @ 5", "SPLIT 2:1"), ("#1 REPORT 1 at 9",)),  # before an action
+    (("#1 BUY 1 @ 5",), ("#1 REPORT 300000000", "#2 BUY 1 @ 1 fee 300000000 at 9")),  # 64 bits
+]
+"""What a book has taken in, and a run that it refuses then."""
 
 
-@st.composite
-def streams(draw: st.DrawFn) -> list[Message]:
-    """Draw executions in order of time, and for some of them a report, soon or late."""
-    own = draw(st.booleans())
-    messages: list[Message] = []
-    waiting: list[Execution] = []
-    time = TIME
-    for number in range(draw(st.integers(1, 25))):
-        time += draw(st.sampled_from([0, 1000]))
-        qty = draw(st.integers(1, 9)) * draw(st.sampled_from([1, -1, ONE, -ONE]))
-        fee = draw(st.none() | st.integers(-5, 10**10)) if own else None
-        one = fill(number)._replace(
-            timestamp=time, qty=qty, side="BUY" if qty > 0 else "SELL",
-            price=draw(st.integers(1, 10**13)), commission=fee,
-            order_ref=draw(st.sampled_from([None, "trend"])),
-        )  # fmt: skip
-        messages.append(one)
-        if fee is None:
-            waiting.append(one)
-        while len(waiting) > 0 and draw(st.booleans()):
-            of = waiting.pop(draw(st.integers(0, len(waiting) - 1)))
-            messages.append(report(of, draw(st.integers(-5, 10**10))))
-    return messages
-
-
-def in_runs(book: Book, messages: Sequence[Message], cuts: Sequence[int]) -> None:
-    """Let a book take all of them in runs; none of these may be refused."""
-    bounds = [0, *sorted(cuts), len(messages)]
-    for start, stop in pairwise(bounds):
-        if start < stop:
-            assert book.apply_run(run_of(messages[start:stop])) is not None
-
-
-@SETTINGS
-@given(streams(), st.data())
-def test_runs_come_to_what_single_messages_come_to(
-    messages: list[Message], data: st.DataObject
+@pytest.mark.parametrize(("before", "taken"), REFUSED)
+def test_a_run_that_is_not_plain_is_refused_and_leaves_no_trace(
+    before: tuple[str, ...], taken: tuple[str, ...]
 ) -> None:
-    single, runs = Book("AAPL", "U1"), Book("AAPL", "U1")
-    for message in messages:
-        single.apply(message)
-    in_runs(runs, messages, data.draw(st.lists(st.integers(0, len(messages)), max_size=4)))
-    assert runs.snapshot() == single.snapshot()
-    assert runs.open_lots() == single.open_lots()
-    assert runs.to_state() == single.to_state()
+    book = Book("XYZ")
+    one_by_one(book, messages(*before))
+    state, shown = book.to_state(), book.snapshot()
+    assert book.apply_run(run_of(messages(*taken))) is None
+    assert book.to_state() == state
+    assert book.snapshot() == shown
 
 
-@SETTINGS
-@given(streams(), streams())
-def test_single_messages_and_runs_may_take_turns(
-    first: list[Message], second: list[Message]
-) -> None:
-    later: list[Message] = [
-        message._replace(exec_id=f"x{message.exec_id}", identity=f"x{message.identity}",
-                         timestamp=message.timestamp + 10**6)
-        for message in second
-        if isinstance(message, Execution | CommissionReport)
-    ]  # fmt: skip
-    split: list[Message] = [Split("s", TIME + 500_000, 2, 1), Cost("c", TIME + 600_000, ONE)]
-    messages = [*first, *split, *later]
-    single, mixed = Book("X"), Book("X")
-    for message in messages:
-        single.apply(message)
-    in_runs(mixed, first, [])
-    for message in split:
-        mixed.apply(message)
-    if mixed.apply_run(run_of(later)) is None:  # it closes lots of before, which are not plain
-        for message in later:
-            mixed.apply(message)
-    assert mixed.to_state() == single.to_state()
-
-
-@SETTINGS
-@given(streams())
-def test_a_run_is_kept_and_given_back_as_it_was(messages: list[Message]) -> None:
-    run = run_of(messages)
-    assert run.messages() == messages
-    assert Run.from_state(run.to_state()) == run
-    assert len(run) == len(messages)
-    assert run.executions == sum(isinstance(message, Execution) for message in messages)
-
-
-REFUSED: list[tuple[list[Message], list[Message]]] = [
-    ([fill(2)], [fill(1)]),  # late
-    ([fill(1)], [fill(1)]),  # known
-    ([], [fill(1), fill(1)]),
-    ([], [fill(2), fill(1)]),  # not in order
-    ([report(fill(1))], [fill(1)]),  # its report waits
-    ([fill(1)], [fill(2, instrument=Instrument("EUR", ONE))]),  # contradicts the key
-    ([], [fill(1, instrument=Instrument("USD", ONE // 2))]),  # a multiplier with places
-    ([], [report(fill(1))]),  # of nobody
-    ([fill(1, commission=ONE)], [report(fill(1))]),  # instead of its own
-    ([fill(1, adjustment=ONE)], [report(fill(1))]),
-    ([fill(1), report(fill(1))], [report(fill(1), 2 * ONE)]),  # a second one
-    ([fill(1)], [report(fill(1)), report(fill(1))]),
-    ([fill(1)], [report(fill(1), ONE, "EUR")]),  # of another currency
-    ([], [report(fill(1)), fill(1)]),  # before its execution
-    ([fill(1), Split("s", TIME + 5000, 2, 1)], [report(fill(1))]),  # its lot was split
-    ([fill(1), Split("s", TIME + 5000, 3, 1)], [fill(9, -1)]),  # closes a lot that was split
-    ([Opening("o", TIME, ONE, None, 7)], [fill(1, -1)]),  # and one of a cost of its own
-    ([], [fill(1)._replace(qty=5 * 10**18)]),  # too large
+TAKEN: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+    ((), ("BUY 1 @ 5 fee 1", "SELL 2 @ 6")),
+    (("BUY 1 @ 5 fee 1 adj 2", "SELL 3 @ 5 fee 3 EUR"), ("#3 BUY 4 @ 5 at 9",)),
+    (("BUY 1 @ 5", "SPLIT 2:1"), ("#3 SELL 1 @ 5 at 9",)),  # a lot of which the price is exact
+    (("BUY 1 @ 5", "SPLIT 1:3", "OUT"), ("#4 SELL 1 @ 5 at 9", "#4 REPORT 1")),
+    (("BUY 1 @ 5 fee 1", "COST 2"), ("#3 SELL 1 @ 5 at 9",)),
+    (("OPENING -3 @ 10",), ("#3 BUY 1 @ 5 at 9", "#3 REPORT 1")),
+    (("BUY 1 @ 0",), ("#3 SELL 1 @ 5 at 9",)),
+    (("#9.2 BUST at 1", "#8 BUY 1 @ 5"), ("#8 REPORT 1 at 9", "#1 SELL 1 @ 5 at 9")),
+    (("#1 BUY 5 @ 5", "#2 SELL 3 @ 6", "#3 SELL 3 @ 6"), ("#1 REPORT 1", "#3 REPORT 2 at 9")),
+    (("#7 REPORT 3 at 1",), ("#1 BUY 1 @ 5", "#1 REPORT 1")),
 ]
 
 
-@pytest.mark.parametrize(("before", "messages"), REFUSED)
-def test_a_run_that_is_not_plain_is_refused_and_leaves_no_trace(
-    before: list[Message], messages: list[Message]
+@pytest.mark.parametrize(("before", "taken"), TAKEN)
+def test_a_plain_run_is_taken_whatever_came_before(
+    before: tuple[str, ...], taken: tuple[str, ...]
 ) -> None:
-    book = Book("X")
-    for message in before:
-        book.apply(message)
-    state = book.to_state()
-    assert book.apply_run(run_of(messages)) is None
-    assert book.to_state() == state
+    fast, slow = Book("XYZ"), Book("XYZ")
+    for book in (fast, slow):
+        one_by_one(book, messages(*before))
+    assert in_runs(fast, messages(*taken))
+    one_by_one(slow, messages(*taken))
+    check_same(fast, slow)
 
 
-def test_what_is_forgotten_does_not_depend_on_how_it_came() -> None:
-    messages: list[Message] = []
-    for number in range(REMEMBERED + 3 * FORGET_AT_ONCE):
-        messages += [one := fill(number, 1 + number % 3 if number % 2 else -2), report(one)]
-    single, runs = Book("X"), Book("X")
-    for message in messages:
-        single.apply(message)
-    in_runs(runs, messages, range(0, len(messages), 700))
-    assert runs.to_state() == single.to_state()
+def test_a_run_that_closes_what_has_an_id_of_two_lines_is_refused() -> None:
+    book = Book("XYZ")
+    plain = message("BUY 1 @ 5", 1)
+    assert isinstance(plain, Execution)
+    assert book.apply(plain._replace(exec_id="a\nb", identity="a\nb"))
+    assert book.apply_run(run_of([message("SELL 1 @ 6", 2)])) is None  # it could not name it
+    assert book.apply(message("SELL 1 @ 6", 2))
+    assert book.apply_run(run_of([message("BUY 1 @ 6", 3)]))
 
 
-def test_a_report_that_single_messages_would_find_forgotten_is_refused_in_a_run() -> None:
-    first = fill(0)
-    book = Book("X")
-    book.apply(first)
-    many: list[Message] = [fill(number) for number in range(1, REMEMBERED + FORGET_AT_ONCE + 5)]
-    assert book.apply_run(run_of([*many, report(first)])) is None
+def test_runs_take_no_figure_to_the_limit() -> None:
+    book, taken = Book("XYZ"), 0
+    for number in range(1, 21):
+        taken += book.apply_run(run_of([message("BUY 10000000 @ 900000000", number)])) is not None
+    assert 0 < taken < 20
+    assert book.snapshot().cost_basis < LIMIT * MONEY
 
 
-def test_a_run_takes_no_figure_to_the_limit() -> None:
-    book = Book("X")
-    dear = [fill(n)._replace(qty=10**7 * ONE, price=9 * 10**8 * ONE) for n in range(20)]
-    taken = 0
-    for one in dear:
-        taken += book.apply_run(run_of([one])) is not None
-    assert 0 < taken < len(dear)
-    assert book.snapshot().cost_basis < LIMIT * ONE * ONE
+def test_a_run_does_not_take_a_net_figure_to_the_limit_by_commissions_that_waited() -> None:
+    book = Book("XYZ")
+    lines = ("SELL 100000000 @ 1", "BUY 100000000 @ 999999999", "BUY 1 @ 1 fee 999999999")
+    one_by_one(book, messages(*lines))
+    closing = message("#4 SELL 1 @ 1 at 9")
+    with pytest.raises(RejectedError, match=r"^net_realized_pnl: expected to stay below 1e17"):
+        book.apply(closing)
+    assert book.apply_run(run_of([closing])) is None
+
+
+def test_a_report_is_not_taken_behind_what_may_have_forgotten_its_execution() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(book_module, "REMEMBERED", 4)
+        patch.setattr(book_module, "FORGET_AT_ONCE", 1)
+        fills = [message("BUY 1 @ 5", number) for number in range(1, 10)]
+        report = message("#1 REPORT 1 at 1")
+        assert Book("XYZ").apply_run(run_of([*fills, report])) is None
+        assert Book("XYZ").apply_run(run_of([*fills[:2], report, *fills[2:]]))
+
+
+def test_a_book_remembers_what_came_in_runs() -> None:
+    book = Book("XYZ")
+    assert book.apply_run(run_of(messages("BUY 3 @ 5", "SELL 1 @ 6", "#1 REPORT 2")))
+    book = again(book)
+    assert book.apply(message("BUY 3 @ 5", 1)) is None
+    assert book.apply(message("#1 REPORT 2 at 3")) is None
+    with pytest.raises(RejectedError, match=f"as '{exec_id(1)}' had before"):
+        book.apply(message("BUY 4 @ 5", 1))
+    assert book.apply(message("#1.2 BUY 4 @ 5 at 1"))
+    assert [lot.qty for lot in book.open_lots()] == [3 * ONE]
 
 
 def test_a_run_makes_the_instrument_known() -> None:
-    book = Book("X")
-    says = Instrument("EUR", 100 * ONE, 7, "FUT")
-    assert book.apply_run(run_of([fill(1, instrument=says)])) is not None
-    shown = book.snapshot()
-    assert (shown.currency, shown.multiplier, shown.con_id, shown.sec_type) == (
-        "EUR", 100 * ONE, 7, "FUT",
-    )  # fmt: skip
+    book = Book("XYZ")
+    said = Instrument("EUR", 50 * ONE, 7, "FUT")
+    fill = message("BUY 1 @ 5", 1)
+    assert isinstance(fill, Execution)
+    update = book.apply_run(run_of([fill._replace(instrument=said)]))
+    assert update is not None
+    assert (update.before.currency, update.before.multiplier) == ("EUR", 50 * ONE)
+    assert book.snapshot()[2:6] == ("EUR", 50 * ONE, "FUT", 7)
+    with pytest.raises(RejectedError, match="con_id: expected 7, as before, found 8"):
+        book.apply(fill._replace(exec_id="x", identity="x", instrument=Instrument(con_id=8)))
+    assert book.apply_run(run_of([fill._replace(instrument=Instrument("USD"))])) is None
+
+
+def test_reports_alone_make_no_instrument_known() -> None:
+    book = Book("XYZ")
+    assert book.apply(message("BUY 1 @ 5", 1))
+    state = book.to_state()
+    assert book.apply_run(run_of([message("#1 REPORT 1")]))
+    assert book.to_state()[1] == state[1]

@@ -8,6 +8,7 @@ from threading import Event
 import pytest
 import redis as redis_py
 
+from connectors.columns.replies import Replies
 from connectors.redis import source as redis_stream
 from connectors.redis.link import RedisLink, send
 from connectors.redis.source import GapError, ResumeState
@@ -158,6 +159,23 @@ def test_like_entries_are_read_in_bulk(link: RedisLink, redis: redis_py.Redis) -
     sizes = [[len(read.entries) for read in reader.reads()] for _ in range(5)]
     assert sizes == [[5], [20], [20], [20], [15]]
     assert reader.ids() == []
+
+
+def test_entries_of_several_shapes_are_read_in_bulk_too(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    shapes = odd_entries(0)[:3]
+    long = {"a": "x" * 200, "b": ""}
+    odd = {number: [*shapes, long][number % 4] for number in range(1, LENGTH) if number % 3}
+    fill(redis, odd)
+    reader = reader_of(link)
+    reads = [reader.reads() for _ in range(5)]
+    assert [[len(read.entries) for read in some] for some in reads] == [[5], [20], [20], [20], [15]]
+    bulk = [read.entries for [read] in reads[1:]]
+    assert all(isinstance(entries, Replies) for entries in bulk)
+    # Only what is long is left to a parser.
+    ids = [some[at][0] for some in bulk if isinstance(some, Replies) for at in some.odd()]
+    assert ids == [b"%d-1" % number for number in odd if odd[number] is long and number > 5]
 
 
 def test_only_what_was_read_last_is_live(link: RedisLink, redis: redis_py.Redis) -> None:

@@ -12,7 +12,6 @@ from connectors.file_lock import FileLock
 from tests.support import naive
 from tests.support.flow_process import (
     FlowProcess,
-    add,
     group,
     order,
     outcome,
@@ -31,10 +30,13 @@ EXECUTION = {
 
 
 def publish(client: redis_py.Redis, *numbers: int) -> None:
-    for number in numbers:
-        side = "SELL" if number % 3 == 0 else "BUY"
-        fields = {"symbol": f"S{number % 2}", "exec_id": str(number), "side": side}
-        add(client, EXECUTION | fields)
+    """Add executions all at once, so that one read, and so one epoch, has all of them."""
+    with client.pipeline(transaction=True) as pipeline:
+        for number in numbers:
+            side = "SELL" if number % 3 == 0 else "BUY"
+            fields: dict[Any, Any] = {"symbol": f"S{number % 2}", "exec_id": number, "side": side}
+            pipeline.xadd("executions", EXECUTION | fields)
+        pipeline.execute()
 
 
 def assert_exact(client: redis_py.Redis, flow: FlowProcess, *, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Decoding a read of several blocks: the same messages as each entry by itself gives."""
+"""Decoding a read of several replies: the same messages as each entry by itself gives."""
 
 import random
 from collections.abc import Sequence
@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from connectors.columns.replies import packed_ids
 from connectors.redis.source import Read
 from flows.common.logs import Progress
-from flows.job.decode_step import Messages, decode_read
+from flows.job.decode_step import Messages, at_home, decode_read
+from state.keys import partition_of, position_key
 from state.messages import Message
-from state.records import RawEntry, Rejected, pack_ids
+from state.records import Entry, RawEntry, Rejected, pack_ids
 from state.run import Run
-from tests.support.resp import replies_of
+from tests.support.resp import flat, replies_of
 from tests.support.strategies import SETTINGS
 
 FIELDS = {
@@ -28,24 +29,33 @@ UNUSUAL: list[dict[str, str]] = [
     {"fill_price": "1.5E2"}, {"fill_price": "ten"}, {"symbol": ""}, {"symbol": "A:B"},
     {"timestamp": "-1"}, {"exec_id": "0000e0d5.6596b0d2.01.02"}, {"currency": "EUR"},
     {"type": "dividend"}, {"order_id": ""}, {"exec_id": ""}, {"account": ""},
+    {"type": "split", "ratio": "2:1"}, {"type": "opening", "qty": "1", "avg_price": "2"},
+    {"type": "cost", "per_unit": "1"}, {"type": "transfer"}, {"type": "instrument", "con_id": "7"},
+    {"commission_currency": "EUR"}, {"basis_adjustment": "-1"}, {"sec_type": "OPT"},
+    {"timestamp": "1700000000"}, {"order_ref": "x" * 200},
 ]  # fmt: skip
 
 
 def entry(number: int, **fields: str) -> RawEntry:
     symbol = ("AAPL", "MSFT", "ES")[number % 3]
-    pairs = {**FIELDS, "symbol": symbol, "exec_id": f"e{number}", **fields}
-    return [b"%d-1" % number, [part.encode() for pair in pairs.items() for part in pair]]
+    return [
+        b"%d-1" % number, flat({**FIELDS, "symbol": symbol, "exec_id": f"e{number}", **fields})
+    ]  # fmt: skip
+
+
+def read_of(entries: Sequence[RawEntry], size: int) -> Read:
+    return Read("executions", replies_of(entries, size), live=False)
 
 
 ByKey = dict[tuple[str, str, str | None], list[tuple[RawEntry, Message]]]
 
 
-def decoded(entries: Sequence[RawEntry]) -> tuple[ByKey, list[Rejected], tuple[int, int]]:
+def decoded(read: Read) -> tuple[ByKey, list[Rejected], tuple[int, int]]:
     """Return entries and messages by key, what is rejected, and what is told of both."""
     by_key: ByKey = {}
     rejected = []
     progress = Progress()
-    for item in decode_read(Read("executions", entries, live=False), progress):
+    for item in decode_read(read, progress):
         if isinstance(item, Rejected):
             rejected.append(item)
             continue
@@ -61,11 +71,12 @@ def decoded(entries: Sequence[RawEntry]) -> tuple[ByKey, list[Rejected], tuple[i
 
 
 def check_same(entries: list[RawEntry], size: int) -> None:
-    assert decoded(replies_of(entries, size)) == decoded(entries)
+    single = decoded(Read("executions", entries, live=False))
+    assert decoded(read_of(entries, size)) == single
 
 
 @pytest.mark.parametrize("size", [1, 4, 12])
-def test_plain_blocks_give_the_messages_of_their_entries(size: int) -> None:
+def test_plain_entries_give_the_messages_of_their_entries(size: int) -> None:
     check_same([entry(number) for number in range(1, 13)], size)
 
 
@@ -78,18 +89,22 @@ def test_an_unusual_entry_changes_nothing_for_the_others(fields: dict[str, str])
             check_same(entries, size)
 
 
-def test_only_an_unusual_entry_is_decoded_by_itself() -> None:
+def test_only_an_unusual_entry_is_taken_alone() -> None:
     entries = [entry(number) for number in range(1, 13)]
-    entries[5] = entry(6, fill_price="1.5E2")
-    items = list(decode_read(Read("s", replies_of(entries, 4), live=False), Progress()))
-    pieces = [item for item in items if isinstance(item, Messages)]
-    assert [len(item.entries) for item in pieces if not isinstance(item.messages, Run)] == [1]
-    assert sum(len(item.entries) for item in pieces if isinstance(item.messages, Run)) == 11
+    entries[5] = entry(6, type="split", ratio="2:1")
+    for size in (1, 4, 12):
+        items = list(decode_read(read_of(entries, size), Progress()))
+        messages = [item for item in items if isinstance(item, Messages)]
+        alone = [item for item in messages if not isinstance(item.messages, Run)]
+        assert [item.entries for item in alone] == [[entries[5]]]
+        of_its_key = [len(item.entries) for item in messages if item.symbol == alone[0].symbol]
+        assert of_its_key == [1, 1, 2]
+        assert len(messages) == 5
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_field_may_be_empty_in_all_entries_of_a_block(field: str) -> None:
+def test_a_field_may_be_empty_in_all_entries_of_a_reply(field: str) -> None:
     entries = [
         entry(number, **({field: ""} if 5 <= number <= 8 else {})) for number in range(1, 13)
     ]
@@ -112,3 +127,30 @@ def test_unusual_entries_may_be_strewn_in_anywhere(seed: int, size: int, share: 
 
 def test_an_unknown_field_may_have_any_name() -> None:
     check_same([entry(number, **{"*": f"x{number}"}) for number in range(1, 13)], 4)
+
+
+def test_a_message_that_is_not_at_home_is_refused_with_where_it_lives() -> None:
+    streams = [f"executions:{number}" for number in range(4)]
+    entries = [entry(number) for number in range(1, 13)]
+    items = [*decode_read(read_of(entries, 12), Progress())]
+    assert list(at_home(items, [])) == items
+    homes = {
+        symbol: streams[partition_of(position_key(symbol, "U1"), 4)]
+        for symbol in ("AAPL", "MSFT", "ES")
+    }
+    stream = homes["AAPL"]
+    assert len(set(homes.values())) > 1
+    there = [item._replace(stream=stream) for item in items if isinstance(item, Messages)]
+    refused = Rejected(stream, Entry("1-1", []), "why")
+    kept = list(at_home([refused, *there], streams))
+    assert kept[0] is refused
+    stays = [item for item in kept if isinstance(item, Messages)]
+    assert {item.symbol for item in stays} == {s for s in homes if homes[s] == stream}
+    gone = [item for item in kept[1:] if isinstance(item, Rejected)]
+    assert [item.entry for item in gone] == [
+        Entry.of(raw) for item in there if homes[item.symbol] != stream for raw in item.entries
+    ]
+    assert all(
+        item.reason.startswith(f"symbol: expected a key of stream {stream!r}, found 'U1:")
+        for item in gone
+    )
