@@ -181,14 +181,12 @@ class BookStore:
             book, last = self._book(rows[start][3]), rows[start][:2]
             rows = rows[start + 1 :]
         self._since_whole[key] = 0
-        for row in rows:
-            for listed, taken in self._batches(row[3]):
-                # Rows overlap where a run wrote some, died, and its successor replayed.
-                start = bisect_right(listed, last, key=id_order)
-                if start < len(listed):
-                    _apply(book, taken, start)
-                    last = id_order(listed[-1])
-                    self._since_whole[key] += len(listed) - start
+        for *_, data in rows:
+            try:
+                last, taken = _take_in(book, data, last)
+            except Exception as error:
+                raise self._unreadable(error) from error
+            self._since_whole[key] += taken
         if last != upto:
             raise BookStoreError(
                 f"{self._directory}: expected the book of {key!r} up to entry {entry_id}, found "
@@ -200,13 +198,6 @@ class BookStore:
     def _book(self, data: bytes) -> Book:
         try:
             return Book.from_state(next(_loads(data)))
-        except Exception as error:
-            raise self._unreadable(error) from error
-
-    def _batches(self, data: bytes) -> list[tuple[list[str], _Taken]]:
-        """Return the entry ids and the messages of each batch."""
-        try:
-            return list(map(_batch, _loads(data)))
         except Exception as error:
             raise self._unreadable(error) from error
 
@@ -266,16 +257,39 @@ class BookStore:
             )
 
 
-def _apply(book: Book, taken: _Taken, start: int) -> None:
-    """Let a book take in again what it took in before, from one message on."""
-    messages: Sequence[Message]
-    if isinstance(taken, tuple):
-        run = Run.from_state(taken)
-        if start == 0 and book.apply_run(run) is not None:
+def _take_in(book: Book, data: bytes, last: tuple[int, int]) -> tuple[tuple[int, int], int]:
+    """Let a book take in again what batches bring after an entry.
+
+    Returns the last entry then, and how many messages there were.
+    """
+    taken = 0
+    for version, ids, kept in _loads(data):
+        if version != _BATCH_VERSION:
+            raise ValueError(f"expected messages of version {_BATCH_VERSION}, found {version}")
+        listed, messages = unpack_texts(ids), _messages(kept)
+        if len(messages) != len(listed):
+            raise ValueError(f"expected {len(listed)} messages, found {len(messages)}")
+        # Rows overlap where a run wrote some, died, and its successor replayed.
+        start = bisect_right(listed, last, key=id_order)
+        if start < len(listed):
+            _apply(book, messages, start)
+            last = id_order(listed[-1])
+            taken += len(listed) - start
+    return last, taken
+
+
+def _messages(kept: _Taken) -> Run | list[Message]:
+    if isinstance(kept, tuple):
+        return Run.from_state(kept)
+    return list(map(message_from_state, kept))
+
+
+def _apply(book: Book, messages: Run | list[Message], start: int) -> None:
+    """Let a book take in messages from one on."""
+    if isinstance(messages, Run):
+        if start == 0 and book.apply_run(messages) is not None:
             return
-        messages = run.messages()
-    else:
-        messages = list(map(message_from_state, taken))
+        messages = messages.messages()
     for message in messages[start:]:
         book.apply(message)
 
@@ -304,13 +318,6 @@ def _loads(data: bytes) -> Iterator[Any]:
     file = BytesIO(data)
     while file.tell() < len(data):
         yield _Unpickler(file).load()
-
-
-def _batch(kept: Any) -> tuple[list[str], _Taken]:
-    version, ids, taken = kept
-    if version != _BATCH_VERSION:
-        raise ValueError(f"expected messages of version {_BATCH_VERSION}, found {version}")
-    return unpack_texts(ids), taken
 
 
 class _Unpickler(pickle.Unpickler):

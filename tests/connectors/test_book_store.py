@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from connectors.book_store import BookStore, BookStoreError, BookStores, copy_books
 from state.book import Book
 from state.exact import ONE
-from state.messages import Execution, Message
+from state.messages import Execution, Message, message_to_state
 from state.run import run_of
 from tests.support.notation import messages
 from tests.support.strategies import SETTINGS
@@ -294,6 +294,25 @@ def test_values_of_another_form_or_version_are_refused(
     tmp_path: Path, value: object, whole: bool
 ) -> None:
     refused(tmp_path, pickle.dumps(value), whole=whole)
+
+
+ONE_MESSAGE, TWO = [list(map(message_to_state, PLAIN[:count])) for count in (1, 2)]
+RUN = run_of(PLAIN[:2]).to_state()
+
+
+@pytest.mark.parametrize(
+    ("ids", "taken"),
+    [
+        (b"5-0\n", [("Dividend", 1)]), (b"5-0\n", [("Execution", 1)]), (b"5-0\n", ()),
+        (b"5-0\n", 5), (b"x\n", ONE_MESSAGE), (b"4-0\n5-0\n", ONE_MESSAGE), (b"5-0\n", TWO),
+        (b"5-0\n", []), (b"5-0\n", RUN), (b"3-0\n4-0\n5-0\n", RUN),
+        (b"4-0\n5-0\n", (RUN[0][:-1], *RUN[1:])), (b"4-0\n5-0\n", (*RUN[:4], b"", *RUN[5:])),
+    ],
+)  # fmt: skip
+def test_batches_of_other_messages_than_their_entries_brought_are_refused(
+    tmp_path: Path, ids: bytes, taken: object
+) -> None:
+    refused(tmp_path, pickle.dumps((1, ids, taken)), whole=False)
 
 
 def test_a_book_of_another_version_is_refused_by_its_version(tmp_path: Path) -> None:
