@@ -8,7 +8,7 @@ which it arrived.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -73,11 +73,11 @@ def decode_replies(replies: Replies) -> tuple[list[Piece], list[Refused]]:
     The pieces of one key are in order of arrival.
     """
     earliest, newest = _time_of(replies[0][0]), _time_of(replies[len(replies) - 1][0])
-    # What a first look does not find to be early enough, `codec` judges by its own id.
+    # What is later is judged by its own id.
     bound = latest(earliest if newest < FIRST_TIMESTAMP else max(earliest, FIRST_TIMESTAMP))
     columns, places = [], replies.odd()
-    for shape in replies.shapes():
-        found, left = _columns(shape, bound)
+    for shape, is_report in chain.from_iterable(map(_by_type, replies.shapes())):
+        found, left = _columns(shape, bound, is_report=is_report)
         places += left.tolist()
         if found is not None:
             columns.append(found)
@@ -140,21 +140,32 @@ class _UnusualError(Exception):
     """Something that only the careful path can judge."""
 
 
-def _columns(shape: Shape, bound: int) -> tuple[_Columns | None, _Ints]:
+def _by_type(shape: Shape) -> Iterator[tuple[Shape, bool]]:
+    """Divide a shape into what may be reports, and what may not."""
+    types = shape.values.get(b"type")
+    are_reports = (
+        np.zeros(len(shape.at), np.bool_) if types is None else _are(types, [b"commission"])
+    )
+    for is_report in (False, True):
+        rows = np.flatnonzero(are_reports == is_report)
+        if len(rows):
+            yield shape.take(rows), is_report
+
+
+def _columns(shape: Shape, bound: int, *, is_report: bool) -> tuple[_Columns | None, _Ints]:
     """Parse the entries of a shape; return what is plain, and the places of what is not.
 
-    bound: no timestamp after it is plain.
+    bound: no timestamp up to it is too far ahead of its entry.
     """
     names, values = set(shape.names), shape.values
-    is_report = b"type" in names and values[b"type"].text(0) == b"commission"
     if not names >= (_NEEDED_IN_REPORT if is_report else _NEEDED):
         return None, shape.at
     plain = np.ones(len(shape.at), np.bool_)
-    if b"type" in names:
-        plain &= _are(values[b"type"], [b"commission"] if is_report else [b"execution", b""])
+    if b"type" in names and not is_report:
+        plain &= _are(values[b"type"], [b"execution", b""])
     plain &= _are_ids(values[b"exec_id"])
     timestamps = _parse(values[b"timestamp"], _integers, _PLAIN_TIMESTAMP, plain)
-    plain &= (timestamps >= FIRST_TIMESTAMP) & (timestamps <= bound)
+    plain &= (timestamps >= FIRST_TIMESTAMP) & _in_time(timestamps, shape.ids, bound)
     plain &= values[b"timestamp"].lengths <= _LONGEST_TIMESTAMP
     if is_report:
         numbers = [timestamps, _parse(values[b"commission"], _units, _PLAIN_DECIMAL, plain)]
@@ -176,6 +187,17 @@ def _columns(shape: Shape, bound: int) -> tuple[_Columns | None, _Ints]:
         is_report,
     )  # fmt: skip
     return found, shape.at[~plain]
+
+
+def _in_time(timestamps: _Ints, ids: Texts, bound: int) -> _Bools:
+    """Tell which messages are not too far ahead of their entries."""
+    found: _Bools = timestamps <= bound
+    later = np.flatnonzero(~found)
+    if len(later):
+        entry_ids = ids.take(later).to_arrow().to_pylist()
+        bounds = [min(latest(_time_of(entry_id)), LAST_TIMESTAMP) for entry_id in entry_ids]
+        found[later] = timestamps[later] <= np.array(bounds)
+    return found
 
 
 def _execution_numbers(values: dict[bytes, Texts], plain: _Bools) -> list[_Ints]:

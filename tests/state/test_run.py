@@ -43,13 +43,14 @@ def streams(draw: st.DrawFn) -> list[Message]:
         qty = draw(st.integers(1, 9)) * draw(st.sampled_from([1, -1, ONE, -ONE]))
         fee = draw(st.none() | st.integers(-5, 10**10)) if own else None
         one = fill(number)._replace(
-            timestamp=time, qty=qty, side="BUY" if qty > 0 else "SELL", price=draw(st.integers(1, 10**13)), commission=fee,
+            timestamp=time, qty=qty, side="BUY" if qty > 0 else "SELL",
+            price=draw(st.integers(1, 10**13)), commission=fee,
             order_ref=draw(st.sampled_from([None, "trend"])),
         )  # fmt: skip
         messages.append(one)
         if fee is None:
             waiting.append(one)
-        while waiting and draw(st.booleans()):
+        while waiting and draw(st.integers(0, 1)):
             of = waiting.pop(draw(st.integers(0, len(waiting) - 1)))
             messages.append(report(of, draw(st.integers(-5, 10**10))))
     return messages
