@@ -12,7 +12,6 @@ remembered of what booking a message did.
 This is the definition of a position. It knows nothing of streams, files or clocks.
 """
 
-from array import array
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
@@ -428,13 +427,17 @@ class Book:
             return None
         in_run = dict(zip(columns.exec_ids, count(), strict=False))
         identities = unpack_texts(run.report_ids)
-        if len(set(identities)) < len(identities) or not self._reports.keys().isdisjoint(
-            identities
+        arrivals, _, fees = unpack_rows(run.reports, REPORT_WIDTH)
+        # A report of 0, which is what counts already, makes no row.
+        if (
+            0 in fees
+            or len(set(identities)) < len(identities)
+            or not self._reports.keys().isdisjoint(identities)
         ):
             return None
         found: list[tuple[int, int | None]] = []
         for number, identity in enumerate(identities):
-            arrived = array("q", run.reports)[number * REPORT_WIDTH] - number
+            arrived = arrivals[number] - number
             of_run, at = in_run.get(identity), None
             if of_run is not None:
                 fill, behind = columns.fills[of_run], arrived - of_run

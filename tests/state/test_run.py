@@ -52,7 +52,8 @@ def streams(draw: st.DrawFn) -> list[Message]:
             waiting.append(one)
         while waiting and draw(st.integers(0, 1)):
             of = waiting.pop(draw(st.integers(0, len(waiting) - 1)))
-            messages.append(report(of, draw(st.integers(-5, 10**10))))
+            fee = draw(st.integers(-5, -1) | st.integers(1, 10**10))  # 0 makes no row
+            messages.append(report(of, fee))
     return messages
 
 
@@ -126,6 +127,7 @@ REFUSED: list[tuple[list[Message], list[Message]]] = [
     ([fill(1, adjustment=ONE)], [report(fill(1))]),
     ([fill(1), report(fill(1))], [report(fill(1), 2 * ONE)]),  # a second one
     ([fill(1)], [report(fill(1)), report(fill(1))]),
+    ([fill(1)], [report(fill(1), 0)]),  # changes nothing
     ([fill(1)], [report(fill(1), ONE, "EUR")]),  # of another currency
     ([], [report(fill(1)), fill(1)]),  # before its execution
     ([fill(1), Split("s", TIME + 5000, 2, 1)], [report(fill(1))]),  # its lot was split
