@@ -14,6 +14,7 @@ A `key` names a position as the flow does: `symbol`, or `account:symbol`.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,14 +29,16 @@ _Types = dict[str, pl.DataType | type[pl.DataType]]
 
 POSITIONS: _Types = {
     "account": pl.String, "symbol": pl.String, "currency": pl.String,
-    "multiplier": QUANTITY, "qty": QUANTITY, "avg_price": QUANTITY, "cost_basis": MONEY,
-    "realized_pnl": MONEY, "commission": QUANTITY, "net_realized_pnl": MONEY,
+    "multiplier": QUANTITY, "sec_type": pl.String, "con_id": pl.Int64, "qty": QUANTITY,
+    "avg_price": QUANTITY, "cost_basis": MONEY, "realized_pnl": MONEY, "commission": QUANTITY,
+    "other_commissions": pl.String, "basis_adjustment": QUANTITY, "net_realized_pnl": MONEY,
     "open_lots": pl.Int64, "executions": pl.Int64, "last_exec_id": pl.String,
     "last_price": QUANTITY, "timestamp": TIME, "stream_id": pl.String,
     "type": pl.String, "message_timestamp": TIME, "side": pl.String,
     "fill_qty": QUANTITY, "fill_price": QUANTITY, "exec_id": pl.String,
-    "order_id": pl.Int64, "realized_pnl_change": MONEY, "net_realized_pnl_change": MONEY,
-    "date": pl.Date,
+    "order_id": pl.Int64, "order_ref": pl.String, "message_commission": QUANTITY,
+    "message_commission_currency": pl.String, "realized_pnl_change": MONEY,
+    "net_realized_pnl_change": MONEY, "date": pl.Date,
 }  # fmt: skip
 CLOSED_LOTS: _Types = {
     "account": pl.String, "symbol": pl.String, "currency": pl.String,
@@ -131,12 +134,13 @@ def latest(history: History) -> pl.LazyFrame:
 
 
 def executions(history: History) -> pl.LazyFrame:
-    """Return one row for each execution, opening or split: what it is worth today.
+    """Return one row for each message but commissions: what it is worth today.
 
     `time`, `side`, `fill_qty`, `fill_price` and `exec_id` are those of the last revision
-    (fill_qty 0: busted), `revisions` counts them, `commission` is the valid report's.
-    `qty_change` (signed) and `paid` (money, below 0 = received) are what it adds to the
-    position. An opening comes before all others of its key.
+    (fill_qty 0: busted), `revisions` counts them, `commission` is the valid report's,
+    `basis_adjustment` also what a `cost` laid on lots. `qty_change` (signed) and `paid`
+    (money, below 0 = received) are what it adds to the position. Openings come before
+    all others of their key.
     """
     figures = {
         "qty_change": pl.col("qty"),
@@ -144,15 +148,18 @@ def executions(history: History) -> pl.LazyFrame:
         # and no less, so the difference of the two does not depend on any other one.
         "paid": pl.col("cost_basis") - pl.col("realized_pnl"),
         "commission": pl.col("commission"),
+        "basis_adjustment": pl.col("basis_adjustment"),
     }
     own = pl.col("type") != "commission"
     of_message = ("type", "side", "fill_qty", "fill_price", "exec_id", "order_id")
+    kind = pl.when(own).then("type").otherwise(pl.lit("execution"))
     rows = history.positions.sort(ARRIVAL_ORDER).with_columns(
-        identity=pl.coalesce(_identity(pl.col("exec_id")), "stream_id"),
+        kind=kind,
+        identity=_identity(pl.col("exec_id")),
         **{name: figure - _before(figure) for name, figure in figures.items()},
     )
     return (
-        rows.group_by(*_INSTRUMENT, "identity", maintain_order=True)
+        rows.group_by(*_INSTRUMENT, "kind", "identity", maintain_order=True)
         .agg(
             pl.col(*of_message).filter(own).last(),
             pl.col(*figures).sum(),
@@ -183,8 +190,9 @@ def position_over_time(history: History) -> pl.LazyFrame:
 def as_booked(history: History, moment: datetime) -> pl.LazyFrame:
     """Return each key's position at a moment of booking time, as it is known by now.
 
-    For what was known then, use `latest(known_at(history, moment))`. An execution that
-    arrived only after a split it came before counts in units of after the split.
+    For what was known then, use `latest(known_at(history, moment))`. What arrived only
+    after a split, cost or transfer that it came before counts as it was after that. Net
+    P&L is that of `closed_lots`.
     """
     # An opening or a split is no execution, a bust is none any more.
     counts = (pl.col("type") == "execution") & (pl.col("fill_qty") > 0)
@@ -220,7 +228,7 @@ def _before(figure: pl.Expr) -> pl.Expr:
 
 def _identity(exec_id: pl.Expr) -> pl.Expr:
     """Return what all revisions of an execution id of IBKR's shape share, else the id."""
-    shape = r"^([0-9a-fA-F]{8}\.[0-9a-fA-F]{8}\.[0-9]{2})\.[0-9]{2}$"
+    shape = r"^([0-9a-zA-Z]{8}\.[0-9a-zA-Z]{8}\.[0-9]{2})\.[0-9]{2}$"
     return exec_id.str.replace(shape, "${1}")
 
 
@@ -228,13 +236,14 @@ def _identity(exec_id: pl.Expr) -> pl.Expr:
 
 
 def closed_lots(history: History) -> pl.LazyFrame:
-    """Return the matches that still stand, each with its share of commissions.
+    """Return the matches that still stand, each with its share of charges.
 
     What was taken back has cancelled out. Money: `bought` and `sold` are the amounts of
-    the two sides without commission, `open_commission` and `close_commission` the shares
-    of the two executions' commissions by quantity, `net_realized_pnl` the gross
-    `realized_pnl` less both. Each share is rounded to 10 places. `held` is a duration,
-    null if the lot comes from an opening, whose age nobody knows.
+    the two sides without charges, `open_commission` and `close_commission` the shares of
+    the two executions' commissions by quantity, `open_adjustment` and `close_adjustment`
+    those of their adjustments, `net_realized_pnl` the gross `realized_pnl` less all four.
+    Each share is rounded to 10 places; what else fell due, see `charges_of_no_lot`.
+    `held` is a duration, null if the lot comes from an opening, whose age nobody knows.
     """
     standing = (
         history.closed_lots.sort(ARRIVAL_ORDER)
@@ -242,23 +251,63 @@ def closed_lots(history: History) -> pl.LazyFrame:
         .agg(pl.col("qty", "realized_pnl").sum(), pl.col("stream_id").last())
         .filter(pl.col("qty") != 0)
     )
-    lots = _with_amounts(_with_commissions(standing, executions(history)))
-    from_opening = pl.col("open_exec_id").is_null()
+    lots = _with_amounts(_with_charges(standing, executions(history)))
     held = pl.col("close_timestamp") - pl.col("open_timestamp")
-    return lots.with_columns(
-        net_realized_pnl=pl.col("realized_pnl")
-        - pl.col("open_commission")
-        - pl.col("close_commission"),
-        held=pl.when(~from_opening).then(held),
-    ).sort("close_timestamp", maintain_order=True)
+    return (
+        lots.join(_openings(history), on=_OPENED, how="left", maintain_order="left")
+        .with_columns(
+            from_opening=pl.col("from_opening").fill_null(value=False),
+            net_realized_pnl=pl.col("realized_pnl") - pl.sum_horizontal(_CHARGES),
+        )
+        .with_columns(held=pl.when(~pl.col("from_opening")).then(held))
+        .sort("close_timestamp", maintain_order=True)
+    )
 
 
-def _with_commissions(lots: pl.LazyFrame, booked: pl.LazyFrame) -> pl.LazyFrame:
+_OPENED = ("key", "open_exec_id", "open_timestamp")
+_CHARGES = ("open_commission", "close_commission", "open_adjustment", "close_adjustment")
+
+
+def _openings(history: History) -> pl.LazyFrame:
+    """Return what names the lots that openings opened."""
+    told = history.positions.filter(pl.col("type") == "opening")
+    named = told.select("key", open_exec_id="exec_id", open_timestamp="message_timestamp")
+    return named.unique().with_columns(from_opening=pl.lit(value=True))
+
+
+def charges_of_no_lot(history: History) -> pl.LazyFrame:
+    """Return, per key, what fell due of charges but is in none of the closed lots.
+
+    It is what `cost` messages laid on lots that were closed since, and what a split moved
+    from lots that it rounded away. `amount`: above 0 = cost. Sums that rounding explains
+    are left out.
+    """
+    due = latest(history).select(
+        "key", "currency", due=pl.col("realized_pnl") - pl.col("net_realized_pnl")
+    )
+    borne = (
+        closed_lots(history)
+        .group_by("key")
+        .agg(borne=pl.col("realized_pnl").sum() - pl.col("net_realized_pnl").sum())
+    )
+    rounding = pl.lit(_ROUNDING, MONEY)
+    return (
+        due.join(borne, on="key", how="left", maintain_order="left")
+        .select("key", "currency", amount=pl.col("due") - pl.col("borne").fill_null(0))
+        .filter(pl.col("amount").abs() > rounding)
+    )
+
+
+_ROUNDING = Decimal("0.000001")
+
+
+def _with_charges(lots: pl.LazyFrame, booked: pl.LazyFrame) -> pl.LazyFrame:
     for side in ("open", "close"):
         of_execution = booked.filter(pl.col("type") == "execution").select(
             "key",
             pl.col("exec_id").alias(f"{side}_exec_id"),
             pl.col("commission").alias(f"{side}_commission"),
+            pl.col("basis_adjustment").alias(f"{side}_adjustment"),
             filled=pl.col("fill_qty"),
             filled_at=pl.col("fill_price"),
         )
@@ -269,12 +318,15 @@ def _with_commissions(lots: pl.LazyFrame, booked: pl.LazyFrame) -> pl.LazyFrame:
             .then("filled")
             .otherwise(_divide(pl.col("filled") * pl.col("filled_at"), price))
         )
-        share = _divide(pl.col(f"{side}_commission") * pl.col("qty"), units)
+        charges = [pl.col(f"{side}_commission"), pl.col(f"{side}_adjustment")]
         lots = (
             lots.join(
                 of_execution, on=["key", f"{side}_exec_id"], how="left", maintain_order="left"
             )
-            .with_columns(share.fill_null(0).alias(f"{side}_commission"))
+            .with_columns(
+                _divide(charge * pl.col("qty"), units).fill_null(0).name.keep()
+                for charge in charges
+            )
             .drop("filled", "filled_at")
         )
     return lots
@@ -326,6 +378,7 @@ def statistics(lots: pl.LazyFrame, by: Sequence[str] = ("currency",)) -> pl.Lazy
         lost=net.filter(net < 0).sum().abs(),
         gross=pl.col("realized_pnl").sum(),
         commission=(pl.col("open_commission") + pl.col("close_commission")).sum(),
+        adjustment=(pl.col("open_adjustment") + pl.col("close_adjustment")).sum(),
         net=net.sum(),
     )
     return totals.with_columns(
@@ -365,7 +418,7 @@ def with_holding_time(lots: pl.LazyFrame) -> pl.LazyFrame:
 def tax_lots(lots: pl.LazyFrame, time_zone: str) -> pl.LazyFrame:
     """Return each closed lot as a tax report lists it: one row, dates of a time zone.
 
-    Money: `proceeds` after and `cost` with commission, `gain` their difference. `term`:
+    Money: `proceeds` after and `cost` with charges, `gain` their difference. `term`:
     `long` if held for more than a year; a short sale is `short`, however long it was open;
     `unknown` if the lot comes from an opening. `year` is that of the closing.
     """
@@ -374,17 +427,18 @@ def tax_lots(lots: pl.LazyFrame, time_zone: str) -> pl.LazyFrame:
         for side in ("open", "close")
     )
     long = pl.col("direction") == "LONG"
-    buying = pl.when(long).then("open_commission").otherwise("close_commission")
-    selling = pl.when(long).then("close_commission").otherwise("open_commission")
+    opening, closing = (
+        pl.col(f"{side}_commission") + pl.col(f"{side}_adjustment") for side in ("open", "close")
+    )
     return lots.select(
         "account", "symbol", "currency", "direction", "qty",
         year=closed.dt.year(),
         acquired=pl.when(long).then(opened).otherwise(closed),
         disposed=pl.when(long).then(closed).otherwise(opened),
-        proceeds=pl.col("sold") - selling,
-        cost=pl.col("bought") + buying,
+        proceeds=pl.col("sold") - pl.when(long).then(closing).otherwise(opening),
+        cost=pl.col("bought") + pl.when(long).then(opening).otherwise(closing),
         gain=pl.col("net_realized_pnl"),
-        term=pl.when(pl.col("open_exec_id").is_null()).then(pl.lit("unknown"))
+        term=pl.when("from_opening").then(pl.lit("unknown"))
         .when(long & (closed > opened.dt.offset_by("1y"))).then(pl.lit("long"))
         .otherwise(pl.lit("short")),
     )  # fmt: skip
@@ -501,7 +555,7 @@ def telling_execution(history: History) -> tuple[str, str] | None:
 
 
 def entries_of(history: History, key: str, exec_id: str) -> pl.LazyFrame:
-    """Return the rows of an execution: its revisions and commissions, in order of arrival.
+    """Return the rows of one id, such as an execution's: revisions and commissions, as they came.
 
     `qty_before` is the position's quantity before each, `qty` after it.
     """
