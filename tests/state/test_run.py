@@ -50,7 +50,7 @@ def streams(draw: st.DrawFn) -> list[Message]:
         messages.append(one)
         if fee is None:
             waiting.append(one)
-        while waiting and draw(st.integers(0, 1)):
+        while len(waiting) > 0 and draw(st.booleans()):
             of = waiting.pop(draw(st.integers(0, len(waiting) - 1)))
             fee = draw(st.integers(-5, -1) | st.integers(1, 10**10))  # 0 makes no row
             messages.append(report(of, fee))
