@@ -429,8 +429,12 @@ class Book:
             return None
         in_run = dict(zip(columns.exec_ids, count(), strict=False))
         identities = unpack_texts(run.report_ids)
-        if len(set(identities)) < len(identities) or not self._reports.keys().isdisjoint(
-            identities
+        arrivals, _, fees = unpack_rows(run.reports, REPORT_WIDTH)
+        # A report of 0, which is what counts already, makes no row.
+        if (
+            0 in fees
+            or len(set(identities)) < len(identities)
+            or not self._reports.keys().isdisjoint(identities)
         ):
             return None
         found: list[tuple[int, int | None]] = []

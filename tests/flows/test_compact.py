@@ -409,12 +409,15 @@ def test_a_flow_whose_rows_were_compacted_writes_none_again(
     execution = {"symbol": "S", "side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1"}
     with FlowProcess(tmp_path, redis_url) as flow:
         for number in range(2):
-            add(redis, {**execution, "timestamp": str(number), "exec_id": str(number)})
+            add(
+                redis,
+                {**execution, "timestamp": str(1_700_000_000_000 + number), "exec_id": str(number)},
+            )
             flow.until_committed(redis)
         assert flow.stop() == 0
     assert len(parts(flow.data_dir, "positions")) > 1
     assert run(flow.data_dir).returncode == 0
-    add(redis, {**execution, "timestamp": "5", "exec_id": "5"})
+    add(redis, {**execution, "timestamp": "1700000000005", "exec_id": "5"})
     with FlowProcess(tmp_path, redis_url, recovery=False) as rebuild:
         rebuild.until_committed(redis)
         assert rebuild.stop() == 0

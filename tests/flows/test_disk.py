@@ -42,7 +42,11 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 
 def publish(client: redis_py.Redis, first: int, last: int) -> None:
     for number in range(first, last):
-        fields = {"symbol": f"S{number % 3}", "exec_id": str(number), "timestamp": str(number)}
+        fields = {
+            "symbol": f"S{number % 3}",
+            "exec_id": str(number),
+            "timestamp": str(1_700_000_000_000 + number),
+        }
         add(client, EXECUTION | fields)
 
 

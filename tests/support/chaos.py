@@ -501,7 +501,8 @@ def compare(found: Outcome, expected: Outcome) -> None:
     for name in ("positions", "closed_lots"):
         rows, wanted = getattr(found, name), getattr(expected, name)
         for row, want in zip(rows, wanted, strict=False):
-            assert row == want, f"{name}: expected {want}"
+            differs = {field: want[field] for field in want if row[field] != want[field]}
+            assert row == want, f"{name} of {want['stream_id']}: expected {differs}"
         assert len(rows) == len(wanted), f"{name}: {len(rows)} rows, expected {len(wanted)}"
     assert found.hash == expected.hash
     letters = {
