@@ -8,7 +8,7 @@ which it arrived.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from connectors.codec import (
     FIRST_TIMESTAMP,
     HEADING,
+    LAST_TIMESTAMP,
     LONGEST_NAME,
     Heading,
     check_heading,
@@ -41,8 +42,9 @@ _NEEDED_IN_REPORT = {b"symbol", b"exec_id", b"commission", b"timestamp"}
 _NOT_PLAIN = {b"commission_currency", b"basis_adjustment"}
 _REPORT_HEADING = (b"symbol", b"account", b"currency")
 _TEXTS = {b"exchange", b"order_ref"}
-_PLAIN_TIMESTAMP = r"^[0-9]{1,15}$"
+_PLAIN_TIMESTAMP, _LONGEST_TIMESTAMP = r"^[0-9]{1,15}$", len(str(LAST_TIMESTAMP))
 _LONGEST_INTEGER, _LONGEST_DECIMAL = 20, len("-999999999.9999999999")
+_END_OF_INTS = 2**63
 
 _Ints = NDArray[np.int64]
 _Bools = NDArray[np.bool_]
@@ -71,11 +73,11 @@ def decode_replies(replies: Replies) -> tuple[list[Piece], list[Refused]]:
     The pieces of one key are in order of arrival.
     """
     earliest, newest = _time_of(replies[0][0]), _time_of(replies[len(replies) - 1][0])
-    # What a first look does not find to be early enough, `codec` judges by its own id.
+    # What is later is judged by its own id.
     bound = latest(earliest if newest < FIRST_TIMESTAMP else max(earliest, FIRST_TIMESTAMP))
     columns, places = [], replies.odd()
-    for shape in replies.shapes():
-        found, left = _columns(shape, bound)
+    for shape, is_report in chain.from_iterable(map(_by_type, replies.shapes())):
+        found, left = _columns(shape, bound, is_report=is_report)
         places += left.tolist()
         if found is not None:
             columns.append(found)
@@ -138,21 +140,33 @@ class _UnusualError(Exception):
     """Something that only the careful path can judge."""
 
 
-def _columns(shape: Shape, bound: int) -> tuple[_Columns | None, _Ints]:
+def _by_type(shape: Shape) -> Iterator[tuple[Shape, bool]]:
+    """Divide a shape into what may be reports, and what may not."""
+    types = shape.values.get(b"type")
+    are_reports = (
+        np.zeros(len(shape.at), np.bool_) if types is None else _are(types, [b"commission"])
+    )
+    for is_report in (False, True):
+        rows = np.flatnonzero(are_reports == is_report)
+        if len(rows):
+            yield shape.take(rows), is_report
+
+
+def _columns(shape: Shape, bound: int, *, is_report: bool) -> tuple[_Columns | None, _Ints]:
     """Parse the entries of a shape; return what is plain, and the places of what is not.
 
-    bound: no timestamp after it is plain.
+    bound: no timestamp up to it is too far ahead of its entry.
     """
     names, values = set(shape.names), shape.values
-    is_report = b"type" in names and values[b"type"].text(0) == b"commission"
     if not names >= (_NEEDED_IN_REPORT if is_report else _NEEDED):
         return None, shape.at
     plain = np.ones(len(shape.at), np.bool_)
-    if b"type" in names:
-        plain &= _are(values[b"type"], [b"commission"] if is_report else [b"execution", b""])
+    if b"type" in names and not is_report:
+        plain &= _are(values[b"type"], [b"execution", b""])
     plain &= _are_ids(values[b"exec_id"])
     timestamps = _parse(values[b"timestamp"], _integers, _PLAIN_TIMESTAMP, plain)
-    plain &= (timestamps >= FIRST_TIMESTAMP) & (timestamps <= bound)
+    plain &= (timestamps >= FIRST_TIMESTAMP) & _in_time(timestamps, shape.ids, bound)
+    plain &= values[b"timestamp"].lengths <= _LONGEST_TIMESTAMP
     if is_report:
         numbers = [timestamps, _parse(values[b"commission"], _units, _PLAIN_DECIMAL, plain)]
         heading_names: tuple[bytes, ...] = _REPORT_HEADING
@@ -173,6 +187,17 @@ def _columns(shape: Shape, bound: int) -> tuple[_Columns | None, _Ints]:
         is_report,
     )  # fmt: skip
     return found, shape.at[~plain]
+
+
+def _in_time(timestamps: _Ints, ids: Texts, bound: int) -> _Bools:
+    """Tell which messages are not too far ahead of their entries."""
+    found: _Bools = timestamps <= bound
+    later = np.flatnonzero(~found)
+    if len(later):
+        entry_ids = ids.take(later).to_arrow().to_pylist()
+        bounds = [min(latest(_time_of(entry_id)), LAST_TIMESTAMP) for entry_id in entry_ids]
+        found[later] = timestamps[later] <= np.array(bounds)
+    return found
 
 
 def _execution_numbers(values: dict[bytes, Texts], plain: _Bools) -> list[_Ints]:
@@ -287,8 +312,12 @@ def _headings(
     """Return which heading each entry has, and the headings; None for one that is not plain."""
     names = tuple(name for name in wanted if name in values)
     columns = [values[name].to_arrow().dictionary_encode() for name in names]
-    codes = np.zeros(len(columns[0]), np.int64)
+    codes, most = np.zeros(len(columns[0]), np.int64), 1
     for column in columns:
+        if most * len(column.dictionary) >= _END_OF_INTS:
+            _, codes = np.unique(codes, return_inverse=True)
+            most = len(codes)
+        most *= len(column.dictionary)
         codes = codes * len(column.dictionary) + column.indices.to_numpy()
     _, firsts, heading = np.unique(codes, return_index=True, return_inverse=True)
     listed = [column.take(pa.array(firsts)).dictionary_decode().to_pylist() for column in columns]

@@ -154,7 +154,7 @@ class Texts(NamedTuple):
 
     def take(self, places: _Ints) -> "Texts":
         """Return some of them."""
-        if len(places) == len(self.lengths):
+        if len(places) == len(self.lengths) and (np.diff(places) > 0).all():
             return self
         ends = np.cumsum(self.lengths)
         starts, stops = (ends - self.lengths)[places], ends[places]
@@ -191,6 +191,13 @@ class Shape(NamedTuple):
     """Their places among all entries."""
     ids: Texts
     values: dict[bytes, Texts]
+
+    def take(self, rows: _Ints) -> "Shape":
+        """Return some of the entries."""
+        if len(rows) == len(self.at):
+            return self
+        values = {name: texts.take(rows) for name, texts in self.values.items()}
+        return Shape(self.names, self.at[rows], self.ids.take(rows), values)
 
 
 class Reply(Sequence[RawEntry]):
@@ -248,9 +255,10 @@ class Reply(Sequence[RawEntry]):
 
     def __getitem__(self, at: Any) -> Any:
         """Return an entry as the client library would; only this one is parsed."""
-        if isinstance(at, slice):
-            return [self[one] for one in range(*at.indices(len(self)))]
-        [entry] = parse(self._bytes(at))
+        which = range(len(self))[at]
+        if isinstance(which, range):
+            return [self[one] for one in which]
+        [entry] = parse(self._bytes(which))
         return entry
 
     def __iter__(self) -> Iterator[RawEntry]:
@@ -258,7 +266,6 @@ class Reply(Sequence[RawEntry]):
         return iter(parsed)
 
     def _bytes(self, at: int) -> bytearray:
-        at %= len(self)
         return self._reply[self._offsets[at] : self._offsets[at + 1]]
 
     @property
@@ -312,9 +319,11 @@ class _Lines:
 
         None if there are not so many.
         """
+        lines = len(self.starts) - 1
+        if count * (_COUNT + 1 + 2) > lines:  # an entry has two texts at least
+            return None
         # Most often all are as long as the first.
         alike = np.arange(count + 1) * (_COUNT + 1 + 2 * self._counts(np.zeros(1, np.int64)))
-        lines = len(self.starts) - 1
         if 0 < alike[-1] <= lines and self._begin(alike[:-1]).all():
             found = alike
             if (np.diff(self._counts(alike[:-1])) == 0).all():
@@ -419,8 +428,11 @@ class Replies(Sequence[RawEntry]):
 
     def __getitem__(self, at: Any) -> Any:
         """Return an entry as the client library would; only this one is parsed."""
-        reply = bisect_right(self._begins, at) - 1
-        return self._replies[reply][at - self._begins[reply]]
+        which = range(len(self))[at]
+        if isinstance(which, range):
+            return [self[one] for one in which]
+        reply = bisect_right(self._begins, which) - 1
+        return self._replies[reply][which - self._begins[reply]]
 
     def __iter__(self) -> Iterator[RawEntry]:
         return chain.from_iterable(self._replies)

@@ -162,8 +162,8 @@ class _Booked:
         held = held_before[run] + self._running_units(self.qtys)
         self.opened = (np.abs(held_before)[run] + self._running_units(units) + np.abs(held)) >> 1
         self.closed = self.opened - np.abs(held)
-        self.opened_before = np.append(0, self.opened[:-1])
-        self.closed_before = np.append(0, self.closed[:-1])
+        self.opened_before = np.append(0, self.opened)[:-1]
+        self.closed_before = np.append(0, self.closed)[:-1]
         firsts = self.first_execution[np.unique(run)]
         self.opened_before[firsts] = np.abs(held_before)[run[firsts]]
         self.closed_before[firsts] = 0

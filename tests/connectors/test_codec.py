@@ -152,8 +152,8 @@ def rows() -> list[Row]:
     decimals = [(OPENING, "qty"), (OPENING, "avg_price"), (OPENING, "multiplier"),
                 (COMMISSION, "commission"), (COST, "per_unit"), (OUT, "qty"), (IN, "qty"),
                 (IN, "avg_price")]  # fmt: skip
-    for name in ("fill_qty", "fill_price", "multiplier", "commission", "basis_adjustment"):
-        decimals.append((EXECUTION, name))
+    of_execution = ("fill_qty", "fill_price", "multiplier", "commission", "basis_adjustment")
+    decimals += [(EXECUTION, name) for name in of_execution]
     table: list[Row] = [(base, name, *bad) for base, name in decimals for bad in BAD_DECIMALS]
     for base in (OPENING, IN):
         without_price = {name: base[name] for name in base if name != "avg_price"}
@@ -349,7 +349,9 @@ def test_a_message_is_at_most_a_day_ahead_of_its_entry(base: dict[str, str]) -> 
     for arrived in (TIME - DAY_MS, TIME, TIME + 1000 * DAY_MS):
         assert decode(entry(base), arrived) == decode(entry(base))
     found = reason(entry(base), TIME - DAY_MS - 1)
-    assert found.startswith("timestamp: expected a time not more than a day after that of the entry")
+    assert found.startswith(
+        "timestamp: expected a time not more than a day after that of the entry"
+    )
     assert found.endswith(f"found {TIME}")
 
 

@@ -215,7 +215,10 @@ def test_a_producer_that_was_not_told_is_refused_and_published_ids_stay_known(
     tmp_path: Path, redis: Redis, redis_url: str
 ) -> None:
     link = RedisLink(redis_url, Event())
-    fields = {"symbol": "AAPL", "qty": "5", "avg_price": "1", "type": "opening", "timestamp": "1700000000000"}
+    fields = {
+        "symbol": "AAPL", "qty": "5", "avg_price": "1", "type": "opening",
+        "timestamp": "1700000000000",
+    }  # fmt: skip
     untold = Publisher(link, ["executions"])
     assert untold.publish_once(Once("x", fields)) == [True]
     done(run(tmp_path, redis_url, "--to", "2", "--into", f"{tmp_path}/new"))

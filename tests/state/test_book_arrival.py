@@ -62,9 +62,18 @@ def test_the_last_execution_is_the_one_last_in_booking_order() -> None:
 
 
 def test_the_same_execution_again_changes_nothing() -> None:
-    lines = ("BUY 10 @ 100 fee 1 adj 3 at 1", "SELL 4 @ 110 at 2", "SPLIT 2:1 at 3", "#2 REPORT 1 at 2",
-             "COST 1 at 3", "#9 OUT 1 at 3", "#8 IN 3 @ 5 of 1 at 4", "OPENING 5 @ 2 at 1",
-             "#7 OPENING 0 at 1", "NUMBER 4")
+    lines = (
+        "BUY 10 @ 100 fee 1 adj 3 at 1",
+        "SELL 4 @ 110 at 2",
+        "SPLIT 2:1 at 3",
+        "#2 REPORT 1 at 2",
+        "COST 1 at 3",
+        "#9 OUT 1 at 3",
+        "#8 IN 3 @ 5 of 1 at 4",
+        "OPENING 5 @ 2 at 1",
+        "#7 OPENING 0 at 1",
+        "NUMBER 4",
+    )
     book = book_of(*lines)
     state = book.to_state()
     assert [book.apply(again) for again in messages(*lines)] == [None] * len(lines)
@@ -95,7 +104,7 @@ def test_the_same_id_with_other_figures_is_refused_and_leaves_no_trace(
 
 def test_another_commission_under_the_id_of_a_bust_is_refused_too() -> None:
     book = book_of("#1.2 BUST fee 1 at 1")
-    with pytest.raises(RejectedError, match="expected commission 1, .* found 2"):
+    with pytest.raises(RejectedError, match=r"expected commission 1, .* found 2"):
         book.apply(message("#1.2 BUST fee 2 at 1"))
 
 

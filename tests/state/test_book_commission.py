@@ -145,7 +145,9 @@ def test_of_reports_of_one_time_the_one_that_comes_last_counts() -> None:
 
 
 def test_a_report_that_does_not_count_changes_nothing() -> None:
-    _, did = played("#1 BUY 10 @ 1 at 1", "#1.2 REPORT 2 at 1", "#1 REPORT 1 at 9", "#1.2 REPORT 3 at 0")
+    _, did = played(
+        "#1 BUY 10 @ 1 at 1", "#1.2 REPORT 2 at 1", "#1 REPORT 1 at 9", "#1.2 REPORT 3 at 0"
+    )
     assert did[2:] == [None, None]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from state.exact import to_text
 from state.messages import RejectedError
-from tests.support.notation import book_of, costs, fees, gross, lots, message, net, played
+from tests.support.notation import book_of, costs, fees, lots, message, net, played
 
 
 def test_a_cost_waits_in_the_open_lots_and_falls_due_with_their_units() -> None:

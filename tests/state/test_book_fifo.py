@@ -257,4 +257,6 @@ def test_a_match_that_does_not_divide_is_rounded_and_the_parts_add_up(
     fills = [execution(line) for line in lines if not line.startswith("SPLIT")]
     cash = -sum(fill.qty * fill.price for fill in fills) // 10**6  # times the multiplier
     assert gross(book) == money(cash + book.snapshot().cost_basis)
-    assert gross(book) == money(sum(lot.realized_pnl for each in did if each for lot in each.closed))
+    assert gross(book) == money(
+        sum(lot.realized_pnl for each in did if each for lot in each.closed)
+    )

@@ -42,9 +42,7 @@ def instrument(
     con_id: int | None = None,
     sec_type: str | None = None,
 ) -> Instrument:
-    return Instrument(
-        currency, from_text(multiplier) if multiplier else None, con_id, sec_type
-    )
+    return Instrument(currency, from_text(multiplier) if multiplier else None, con_id, sec_type)
 
 
 def book_of(*taken: Message) -> Book:
@@ -91,7 +89,11 @@ def test_another_currency_or_multiplier_is_refused_and_leaves_no_trace(
 ) -> None:
     book = book_of(first)
     state = book.to_state()
-    others = [buy(2, con_id=7, **says), buy(1, con_id=7, **says), held("other", con_id=7, **says)]
+    others: list[Message] = [
+        buy(2, con_id=7, **says),
+        buy(1, con_id=7, **says),
+        held("other", con_id=7, **says),
+    ]
     for other in others:
         with pytest.raises(RejectedError) as refused:
             book.apply(other)
@@ -165,7 +167,7 @@ def test_a_number_that_is_known_already_is_the_first_one_when_it_is_named_first(
 
 
 def test_a_book_read_back_from_its_state_knows_the_same_numbers() -> None:
-    messages = [buy(1), ContractNumber(1, 8), buy(2, con_id=7), buy(3, con_id=8)]
+    messages: list[Message] = [buy(1), ContractNumber(1, 8), buy(2, con_id=7), buy(3, con_id=8)]
     straight, cut = Book("XYZ"), Book("XYZ")
     for each in messages:
         straight.apply(each)
@@ -180,8 +182,9 @@ def test_a_book_read_back_from_its_state_knows_the_same_numbers() -> None:
 
 
 def test_the_type_and_the_number_shown_are_those_named_last_in_booking_order() -> None:
-    messages = [
-        buy(1, con_id=7, sec_type="STK"), buy(2, sec_type="CFD"), buy(3), held(con_id=7, sec_type="OPT")
+    messages: list[Message] = [
+        buy(1, con_id=7, sec_type="STK"), buy(2, sec_type="CFD"), buy(3),
+        held(con_id=7, sec_type="OPT"),
     ]  # fmt: skip
     for order in permutations(messages):
         assert shown(book_of(*order)) == ("USD", 1, 7, "CFD")

@@ -146,8 +146,10 @@ class BookMachine(RuleBasedStateMachine):
 
     @rule(qty=signed, price=st.none() | prices, cost=sums, opened=st.integers(0, 30), ago=ago)
     def transfer_in(self, qty: int, price: int | None, cost: int, opened: int, ago: int) -> None:
-        worth = (abs(price), None) if price is not None else (None, cost if qty > 0 else -cost)
-        self.take(TransferIn(self.name(), self.time(ago), qty, *worth, opened * 1000))
+        each, total = (
+            (abs(price), None) if price is not None else (None, cost if qty > 0 else -cost)
+        )
+        self.take(TransferIn(self.name(), self.time(ago), qty, each, total, opened * 1000))
 
     @rule(con_id=st.sampled_from([7, 8]))
     def name_a_contract_number(self, con_id: int) -> None:
@@ -165,7 +167,8 @@ class BookMachine(RuleBasedStateMachine):
     def contradict(self, data: st.DataObject, figure: str) -> None:
         fill = data.draw(st.sampled_from(self.fills()))
         said = getattr(fill, figure)
-        self.offer(fill._replace(**{figure: (said or 0) + ONE}))
+        other: Any = {figure: (said or 0) + ONE}
+        self.offer(fill._replace(**other))
 
     @precondition(lambda self: self.fills())
     @rule(data=st.data(), con_id=st.sampled_from([7, 8, 9]))

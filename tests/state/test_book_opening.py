@@ -38,7 +38,12 @@ def test_an_opening_comes_before_all_others_whatever_its_time() -> None:
 
 
 def test_an_opening_may_come_at_any_time() -> None:
-    lines = ("OPENING 10 @ 5 at 90", "#1 BUY 1 @ 6 fee 1 at 1", "#2 SELL 10 @ 7 at 3", "COST 1 at 2")
+    lines = (
+        "OPENING 10 @ 5 at 90",
+        "#1 BUY 1 @ 6 fee 1 at 1",
+        "#2 SELL 10 @ 7 at 3",
+        "COST 1 at 2",
+    )
     shown = {(book_of(*order).snapshot(), lots(book_of(*order))) for order in permutations(lines)}
     assert len(shown) == 1
 

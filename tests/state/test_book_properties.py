@@ -235,9 +235,14 @@ def test_the_invariants_find_a_broken_lot(
 ) -> None:
     book, closed = faulty()
     book.lots_fault = fault
-    with pytest.raises(AssertionError, match=broken):
-        check_charges(book)
-        check_invariants(book, closed)
+    checks = (check_charges, lambda book: check_invariants(book, closed))
+    found = []
+    for check in checks:
+        try:
+            check(book)
+        except AssertionError as error:
+            found.append(str(error))
+    assert any(broken in text for text in found)
     with pytest.raises(AssertionError):
         check_agrees(book, messages(*LINES))
 
@@ -245,7 +250,8 @@ def test_the_invariants_find_a_broken_lot(
 @pytest.mark.parametrize("figure", PositionSnapshot._fields)
 def test_the_oracle_finds_a_wrong_figure(figure: str) -> None:
     book, _ = faulty()
-    book.snapshot_fault = lambda shown: shown._replace(**{figure: 12345})
+    wrong: Any = {figure: 12345}
+    book.snapshot_fault = lambda shown: shown._replace(**wrong)
     with pytest.raises(AssertionError):
         check_agrees(book, messages(*LINES))
 

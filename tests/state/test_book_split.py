@@ -167,7 +167,9 @@ def test_a_lot_that_comes_to_nothing_leaves_cost_and_charge_to_the_next() -> Non
 
 
 def test_the_last_lot_that_comes_to_nothing_leaves_them_to_the_one_before() -> None:
-    book = book_of("BUY 9 @ 1 fee 1", "BUY 0.5 @ 6 fee 0.2", "BUY 0.1 @ 10 fee 0.1", "SPLIT 1:4 to 0")
+    book = book_of(
+        "BUY 9 @ 1 fee 1", "BUY 0.5 @ 6 fee 0.2", "BUY 0.1 @ 10 fee 0.1", "SPLIT 1:4 to 0"
+    )
     assert (lots(book), costs(book), fees(book)) == ("2 @ 6.5", "13", "1.3")
 
 
@@ -180,14 +182,24 @@ def test_a_split_that_leaves_nothing_takes_the_position_away_at_its_own_cost() -
 
 
 def test_a_split_of_one_for_one_rounds_a_fraction_off() -> None:
-    assert lots(book_of("BUY 12.2 @ 1", "BUY 10 @ 1", "SPLIT 1:1 to 0")) == "12 @ 1.0166666667, 10 @ 1"
+    assert (
+        lots(book_of("BUY 12.2 @ 1", "BUY 10 @ 1", "SPLIT 1:1 to 0")) == "12 @ 1.0166666667, 10 @ 1"
+    )
 
 
 @pytest.mark.parametrize(
     ("before", "late", "left"),
     [
-        (("BUY 3 @ 8 at 1", "SPLIT 1:3 at 5"), "BUY 1 @ 9 at 4", "1 @ 8, 0.3333333333 @ 27.0000000027"),
-        (("#7 BUY 3 @ 8 at 1", "SPLIT 1:3 at 5"), "#7.2 BUY 4 @ 8 at 1", "1.3333333333 @ 24.0000000006"),
+        (
+            ("BUY 3 @ 8 at 1", "SPLIT 1:3 at 5"),
+            "BUY 1 @ 9 at 4",
+            "1 @ 8, 0.3333333333 @ 27.0000000027",
+        ),
+        (
+            ("#7 BUY 3 @ 8 at 1", "SPLIT 1:3 at 5"),
+            "#7.2 BUY 4 @ 8 at 1",
+            "1.3333333333 @ 24.0000000006",
+        ),
         (("BUY 1 @ 8 at 1", "SELL 1 @ 9 at 9"), "SPLIT 1:3 at 5", "-0.6666666667 @ 9"),
     ],
 )

@@ -1,230 +1,186 @@
-"""The fast path does what `Book.apply` would, one by one."""
+"""Messages booked in runs come to what they come to one by one."""
 
-import pickle
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import event, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from state import book as book_module
-from state.book import Book
-from state.exact import ONE
-from state.messages import Execution, Instrument, Message, RejectedError
-from state.run import Run, RunUpdate
-from state.snapshot import ClosedLot, PositionSnapshot
-from tests.support.notation import exec_id, message, messages
-from tests.support.strategies import SETTINGS, sessions
+from state.book import FORGET_AT_ONCE, REMEMBERED, Book
+from state.exact import LIMIT, ONE
+from state.messages import CommissionReport, Cost, Execution, Instrument, Message, Opening, Split
+from state.run import Run, run_of
+from tests.support.strategies import SETTINGS
 
-Step = tuple[PositionSnapshot, list[ClosedLot], int, int]
-"""A position after a message, the lots it closed, and what it realized, gross and net."""
+TIME = 1_700_000_000_000
+USD = Instrument("USD", ONE, None, "STK")
 
 
-def run_of(fills: Sequence[Message]) -> Run:
-    """Put executions into a run."""
-    rows = [fill for fill in fills if isinstance(fill, Execution)]
-    assert len(rows) == len(fills)
-    return Run.of(rows)
+def fill(number: int, qty: int = 1, price: int = 100, **says: Any) -> Execution:
+    name = f"{number:08x}.6596b0d2.01.01"
+    side = "BUY" if qty > 0 else "SELL"
+    made = Execution(
+        name, name, 1, TIME + 1000 * number, qty * ONE, price * ONE, None, number, side, USD
+    )
+    return made._replace(**says)
 
 
-def is_plain(message: Message) -> bool:
-    """Tell whether the column decoder would put a message into a run."""
-    plain = isinstance(message, Execution) and message.revision == 1 and message.price > 0
-    return plain and bool(message.qty)  # type: ignore[union-attr]
+def report(of: Execution, commission: int = ONE, currency: str | None = "USD") -> CommissionReport:
+    return CommissionReport(of.exec_id, of.identity, 1, of.timestamp, commission, currency)
 
 
-def steps_of(update: RunUpdate) -> Iterator[Step]:
-    """Work out from an update what `apply` and `snapshot` tell step by step."""
-    factor = update.multiplier // ONE
-    qty, cost, realized, net = update.qty, update.cost, update.realized, update.net
-    commission = update.commission
-    closed_lots = update.result.closed_lots(update.run, factor)
-    effects = array("q", update.result.effects)
-    for at, execution in enumerate(update.run.executions()):
-        parts = [(part, gain) for closer, part, gain in closed_lots if closer == at]
-        gained = sum(gain for _, gain in parts)
-        due, open_lots = effects[2 * at : 2 * at + 2]
-        net_gained = gained - (due + sum(part.commission for part, _ in parts)) * ONE
-        qty += execution.qty
-        cost += execution.qty * execution.price * factor + gained
-        realized, net = realized + gained, net + net_gained
-        commission += execution.commission or 0
-        average = round_half_even(cost * ONE, qty * update.multiplier) if qty else None
-        snapshot = PositionSnapshot(
-            update.account, update.symbol, update.currency, update.multiplier, qty, average, cost,
-            realized, commission, net, open_lots,
-            update.executions + at + 1, execution.exec_id, execution.price, execution.timestamp,
+@st.composite
+def streams(draw: st.DrawFn) -> list[Message]:
+    """Draw executions in order of time, and for some of them a report, soon or late."""
+    own = draw(st.booleans())
+    messages: list[Message] = []
+    waiting: list[Execution] = []
+    time = TIME
+    for number in range(draw(st.integers(1, 25))):
+        time += draw(st.sampled_from([0, 1000]))
+        qty = draw(st.integers(1, 9)) * draw(st.sampled_from([1, -1, ONE, -ONE]))
+        fee = draw(st.none() | st.integers(-5, 10**10)) if own else None
+        one = fill(number)._replace(
+            timestamp=time, qty=qty, side="BUY" if qty > 0 else "SELL",
+            price=draw(st.integers(1, 10**13)), commission=fee,
+            order_ref=draw(st.sampled_from([None, "trend"])),
         )  # fmt: skip
-        closed = [
-            ClosedLot(
-                "LONG" if part.qty > 0 else "SHORT", abs(part.qty), part.exec_id, part.timestamp,
-                part.price, execution.exec_id, execution.timestamp, execution.price, gain,
-            )
-            for part, gain in parts
-        ]  # fmt: skip
-        yield snapshot, closed, gained, net_gained
+        messages.append(one)
+        if fee is None:
+            waiting.append(one)
+        while len(waiting) > 0 and draw(st.booleans()):
+            of = waiting.pop(draw(st.integers(0, len(waiting) - 1)))
+            messages.append(report(of, draw(st.integers(-5, 10**10))))
+    return messages
 
 
-def round_half_even(top: int, bottom: int) -> int:
-    """Divide as the snapshot's average is divided."""
-    sign = -1 if (top < 0) != (bottom < 0) else 1
-    quotient, rest = divmod(abs(top), abs(bottom))
-    up = 2 * rest > abs(bottom) or (2 * rest == abs(bottom) and quotient % 2 == 1)
-    return sign * (quotient + up)
+def in_runs(book: Book, messages: Sequence[Message], cuts: Sequence[int]) -> None:
+    """Let a book take all of them in runs; none of these may be refused."""
+    bounds = [0, *sorted(cuts), len(messages)]
+    for start, stop in pairwise(bounds):
+        if start < stop:
+            assert book.apply_run(run_of(messages[start:stop])) is not None
 
 
-def one_by_one(book: Book, taken: Iterable[Message]) -> list[Step | str | None]:
-    """Apply messages singly; return the steps, reasons of refusal, None for no change."""
-    did: list[Step | str | None] = []
-    for each in taken:
-        try:
-            applied = book.apply(each)
-        except RejectedError as error:
-            did.append(str(error))
-            continue
-        did.append(applied and (book.snapshot(), *applied))
-    return did
-
-
-def in_runs(book: Book, taken: list[Message]) -> list[Step | str | None]:
-    """Apply messages as a run if the book takes them so, else singly."""
-    if all(map(is_plain, taken)):
-        update = book.apply_run(run_of(taken))
-        event("run taken" if update else "run refused")
-        if update is not None:
-            assert book.snapshot() == list(steps_of(update))[-1][0]
-            return list(steps_of(update))
-    return one_by_one(book, taken)
-
-
-def unrolled(book: Book) -> tuple[Any, ...]:
-    """Return the book's state with nothing in runs."""
-    copy = Book.from_state(book.to_state())
-    copy._unroll()
-    return copy.to_state()
-
-
-def chunks(draw: st.DataObject, taken: list[Message]) -> Iterator[list[Message]]:
-    """Cut messages into reads: plain executions together, others alone."""
-    while taken:
-        plain = next((n for n, each in enumerate(taken) if not is_plain(each)), len(taken))
-        size = draw.draw(st.integers(1, plain)) if plain else 1
-        yield taken[:size]
-        taken = taken[size:]
-
-
-@pytest.mark.parametrize("remembered", [book_module.REMEMBERED, 6, 3])
 @SETTINGS
-@given(taken=sessions(), data=st.data())
-def test_runs_do_what_single_executions_do(
-    taken: list[Message], data: st.DataObject, remembered: int
+@given(streams(), st.data())
+def test_runs_come_to_what_single_messages_come_to(
+    messages: list[Message], data: st.DataObject
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(book_module, "REMEMBERED", remembered)
-        patch.setattr(book_module, "_FORGET_AT_ONCE", max(1, remembered // 2))
-        fast, slow = Book("XYZ", "U1"), Book("XYZ", "U1")
-        for read in chunks(data, taken):
-            assert in_runs(fast, read) == one_by_one(slow, read)
-            if data.draw(st.integers(0, 5)) == 0:
-                fast = Book.from_state(pickle.loads(pickle.dumps(fast.to_state())))  # noqa: S301
-            assert fast.snapshot() == slow.snapshot()
-            assert fast.size == slow.size
-        assert unrolled(fast) == unrolled(slow)
+    single, runs = Book("AAPL", "U1"), Book("AAPL", "U1")
+    for message in messages:
+        single.apply(message)
+    in_runs(runs, messages, data.draw(st.lists(st.integers(0, len(messages)), max_size=4)))
+    assert runs.snapshot() == single.snapshot()
+    assert runs.open_lots() == single.open_lots()
+    assert runs.to_state() == single.to_state()
 
 
-def test_a_long_run_of_plain_executions_is_taken_and_forgets_like_single_ones() -> None:
-    fills = [
-        message(f"{'BUY' if n % 3 else 'SELL'} {n % 7 + 1} @ {n % 11 + 1} fee 0.{n % 10}", n)
-        for n in range(1, 6001)
-    ]
-    fast, slow = Book("XYZ"), Book("XYZ")
-    done = 0
-    for size in (1, 50, 1000, 2949, 2000):
-        update = fast.apply_run(run_of(fills[done : done + size]))
-        assert update is not None
-        assert list(steps_of(update)) == one_by_one(slow, fills[done : done + size])
-        done += size
-    assert done == len(fills)
-    assert unrolled(fast) == unrolled(slow)
+@SETTINGS
+@given(streams(), streams())
+def test_single_messages_and_runs_may_take_turns(
+    first: list[Message], second: list[Message]
+) -> None:
+    later: list[Message] = [
+        message._replace(exec_id=f"x{message.exec_id}", identity=f"x{message.identity}",
+                         timestamp=message.timestamp + 10**6)
+        for message in second
+        if isinstance(message, Execution | CommissionReport)
+    ]  # fmt: skip
+    split: list[Message] = [Split("s", TIME + 500_000, 2, 1), Cost("c", TIME + 600_000, ONE)]
+    messages = [*first, *split, *later]
+    single, mixed = Book("X"), Book("X")
+    for message in messages:
+        single.apply(message)
+    in_runs(mixed, first, [])
+    for message in split:
+        mixed.apply(message)
+    if mixed.apply_run(run_of(later)) is None:  # it closes lots of before, which are not plain
+        for message in later:
+            mixed.apply(message)
+    assert mixed.to_state() == single.to_state()
 
 
-def test_the_rest_of_a_run_is_that_of_the_later_executions() -> None:
-    run = run_of(messages("BUY 3 @ 5 fee 1", "SELL 4 @ 6 fee 2", "BUY 2 @ 7", "SELL 3 @ 8"))
-    assert run.executions()[2].commission is None
-    for start in range(4):
-        assert run.rest(start).executions() == run.executions()[start:]
+@SETTINGS
+@given(streams())
+def test_a_run_is_kept_and_given_back_as_it_was(messages: list[Message]) -> None:
+    run = run_of(messages)
+    assert run.messages() == messages
+    assert Run.from_state(run.to_state()) == run
+    assert len(run) == len(messages)
+    assert run.executions == sum(isinstance(message, Execution) for message in messages)
 
 
-@pytest.mark.parametrize(
-    ("before", "fills"),
-    [
-        ((), ("BUY 1 @ 5 at 2", "BUY 1 @ 5 at 1")),  # not in order
-        (("BUY 1 @ 5 at 9",), ("#2 BUY 1 @ 5 at 8",)),  # late
-        (("#1 BUY 1 @ 5 at 1",), ("#1 BUY 1 @ 5 at 1",)),  # a duplicate
-        ((), ("#1 BUY 1 @ 5 at 1", "#1 BUY 1 @ 5 at 1")),  # of one run
-        (("#1.2 BUST at 1",), ("#1 BUY 1 @ 5 at 1",)),
-        (("#1 COST 1 at 1",), ("#1 BUY 1 @ 5 at 1",)),  # its commission is known
-        (("BUY 1 @ 5", "SPLIT 2:1"), ("#3 SELL 1 @ 5 at 9",)),  # a lot that was split
-        (("BUY 1 @ 0",), ("#3 SELL 1 @ 5 at 9",)),
-        (("BUY 1 @ 5",), ("#3 SELL 1 @ -5 at 9",)),
-        (("BUY 1 @ 5",), ("#3 BUY 1 @ 5 x2 at 9",)),  # another multiplier
-        (("BUY 1 @ 5 x0.5",), ("#3 BUY 1 @ 5 at 9",)),
-        (("BUY 100000000 @ 900000000",), ("#3 BUY 100000000 @ 900000000 at 9",)),  # the limit
-        (("BUY 900000000 @ 1",), ("#3 BUY 900000000 @ 1 at 9",)),  # beyond 64 bits
-        (("BUY 1 @ 1 fee 950000000",), ("#3 SELL 1 @ 1 at 9",)),
-        (("BUY 1 @ 950000000",), ("#3 SELL 1 @ 1 at 9",)),
-        (("BUY 1 @ 1 x100",), ("#3 SELL 90000000 @ 1 x100 at 9",)),
-        (("BUY 0.001 @ 1 x950000000",), ("#3 SELL 0.001 @ 1 x950000000 at 9",)),
-    ],
-)
+REFUSED: list[tuple[list[Message], list[Message]]] = [
+    ([fill(2)], [fill(1)]),  # late
+    ([fill(1)], [fill(1)]),  # known
+    ([], [fill(1), fill(1)]),
+    ([], [fill(2), fill(1)]),  # not in order
+    ([report(fill(1))], [fill(1)]),  # its report waits
+    ([fill(1)], [fill(2, instrument=Instrument("EUR", ONE))]),  # contradicts the key
+    ([], [fill(1, instrument=Instrument("USD", ONE // 2))]),  # a multiplier with places
+    ([], [report(fill(1))]),  # of nobody
+    ([fill(1, commission=ONE)], [report(fill(1))]),  # instead of its own
+    ([fill(1, adjustment=ONE)], [report(fill(1))]),
+    ([fill(1), report(fill(1))], [report(fill(1), 2 * ONE)]),  # a second one
+    ([fill(1)], [report(fill(1)), report(fill(1))]),
+    ([fill(1)], [report(fill(1), ONE, "EUR")]),  # of another currency
+    ([], [report(fill(1)), fill(1)]),  # before its execution
+    ([fill(1), Split("s", TIME + 5000, 2, 1)], [report(fill(1))]),  # its lot was split
+    ([fill(1), Split("s", TIME + 5000, 3, 1)], [fill(9, -1)]),  # closes a lot that was split
+    ([Opening("o", TIME, ONE, None, 7)], [fill(1, -1)]),  # and one of a cost of its own
+    ([], [fill(1)._replace(qty=5 * 10**18)]),  # too large
+]
+
+
+@pytest.mark.parametrize(("before", "messages"), REFUSED)
 def test_a_run_that_is_not_plain_is_refused_and_leaves_no_trace(
-    before: tuple[str, ...], fills: tuple[str, ...]
+    before: list[Message], messages: list[Message]
 ) -> None:
-    book = Book("XYZ")
-    one_by_one(book, messages(*before))
+    book = Book("X")
+    for message in before:
+        book.apply(message)
     state = book.to_state()
-    assert book.apply_run(run_of(messages(*fills))) is None
+    assert book.apply_run(run_of(messages)) is None
     assert book.to_state() == state
 
 
-def test_an_id_of_two_lines_is_not_packed() -> None:
-    book = Book("XYZ")
-    plain = message("BUY 1 @ 5", 1)
-    assert isinstance(plain, Execution)
-    assert book.apply(plain._replace(exec_id="a\nb", identity="a\nb"))
-    assert book.apply_run(run_of([message("SELL 1 @ 6", 2)])) is None
-    assert book.apply(message("SELL 1 @ 6", 2))
-    assert book.apply_run(run_of([message("BUY 1 @ 6", 3)])) is None
+def test_what_is_forgotten_does_not_depend_on_how_it_came() -> None:
+    messages: list[Message] = []
+    for number in range(REMEMBERED + 3 * FORGET_AT_ONCE):
+        messages += [one := fill(number, 1 + number % 3 if number % 2 else -2), report(one)]
+    single, runs = Book("X"), Book("X")
+    for message in messages:
+        single.apply(message)
+    in_runs(runs, messages, range(0, len(messages), 700))
+    assert runs.to_state() == single.to_state()
 
 
-def test_a_run_does_not_take_a_net_figure_to_the_limit_by_commissions_that_waited() -> None:
-    book = Book("XYZ")
-    lines = ("SELL 100000000 @ 1", "BUY 100000000 @ 999999999", "BUY 1 @ 1 fee 999999999")
-    one_by_one(book, messages(*lines))
-    closing = message("#4 SELL 1 @ 1 at 9")
-    with pytest.raises(RejectedError, match=r"^net_realized_pnl: expected to stay below 1e17"):
-        book.apply(closing)
-    assert book.apply_run(run_of([closing])) is None
+def test_a_report_that_single_messages_would_find_forgotten_is_refused_in_a_run() -> None:
+    first = fill(0)
+    book = Book("X")
+    book.apply(first)
+    many: list[Message] = [fill(number) for number in range(1, REMEMBERED + FORGET_AT_ONCE + 5)]
+    assert book.apply_run(run_of([*many, report(first)])) is None
 
 
-def test_a_book_remembers_what_came_in_runs() -> None:
-    book = Book("XYZ")
-    assert book.apply_run(run_of(messages("BUY 3 @ 5", "SELL 1 @ 6")))
-    book = Book.from_state(pickle.loads(pickle.dumps(book.to_state())))  # noqa: S301
-    assert book.apply(message("BUY 3 @ 5", 1)) is None
-    with pytest.raises(RejectedError, match=f"as '{exec_id(1)}' had before"):
-        book.apply(message("BUY 4 @ 5", 1))
-    assert book.apply(message("#1.2 BUY 4 @ 5 at 1"))
-    assert [lot.qty for lot in book.lots] == [3 * ONE]
+def test_a_run_takes_no_figure_to_the_limit() -> None:
+    book = Book("X")
+    dear = [fill(n)._replace(qty=10**7 * ONE, price=9 * 10**8 * ONE) for n in range(20)]
+    taken = 0
+    for one in dear:
+        taken += book.apply_run(run_of([one])) is not None
+    assert 0 < taken < len(dear)
+    assert book.snapshot().cost_basis < LIMIT * ONE * ONE
 
 
 def test_a_run_makes_the_instrument_known() -> None:
-    book = Book("XYZ")
-    fills = [message("BUY 1 @ 5", 1)._replace(instrument=Instrument("EUR", 50 * ONE, 7))]
-    update = book.apply_run(run_of(fills))
-    assert update is not None
-    assert (update.currency, update.multiplier) == ("EUR", 50 * ONE)
-    with pytest.raises(RejectedError, match="con_id: expected 7, as before, found 8"):
-        book.apply(message("BUY 1 @ 5", 2)._replace(instrument=Instrument(con_id=8)))
+    book = Book("X")
+    says = Instrument("EUR", 100 * ONE, 7, "FUT")
+    assert book.apply_run(run_of([fill(1, instrument=says)])) is not None
+    shown = book.snapshot()
+    assert (shown.currency, shown.multiplier, shown.con_id, shown.sec_type) == (
+        "EUR", 100 * ONE, 7, "FUT",
+    )  # fmt: skip

@@ -111,7 +111,8 @@ class Trader:
         number = self._rng.randrange(len(self._names))
         self._revisions[base := f"{len(self._revisions):08x}.{self._now % 2**32:08x}.01"] = 1
         fields = {
-            **self._names[number], "side": self._rng.choice(("BUY", "SELL")), "fill_qty": self._qty(),
+            **self._names[number], "side": self._rng.choice(("BUY", "SELL")),
+            "fill_qty": self._qty(),
             "fill_price": f"{self._rng.randint(900, 1100) / 100:.2f}",
             "order_id": str(len(self._revisions)), "exec_id": f"{base}.01",
             "timestamp": str(self._now), **_INSTRUMENTS[number % 3],

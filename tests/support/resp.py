@@ -65,10 +65,8 @@ def by_columns(replies: Replies) -> tuple[Decoded, set[bytes]]:
         assert len(messages) == len(entries) > 0
         if isinstance(messages, Run):
             in_runs |= set(ids)
-            messages = messages.messages()
-        decoded.by_key.setdefault((symbol, account), []).extend(
-            zip(entries, messages, strict=True)
-        )
+        each = messages.messages() if isinstance(messages, Run) else messages
+        decoded.by_key.setdefault((symbol, account), []).extend(zip(entries, each, strict=True))
     return decoded, in_runs
 
 

@@ -10,32 +10,33 @@ import hiredis
 import numpy as np
 import pytest
 import redis as redis_py
-from hypothesis import example, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from connectors.columns.replies import (
-    BlockEntries,
     BulkConnection,
-    EntryBlock,
-    EntryBlocks,
-    alike,
+    Replies,
+    Reply,
+    Shape,
+    SomeEntries,
+    Texts,
+    first_id,
+    ids_of,
     last_id_in,
     packed_ids,
     parse,
 )
 from connectors.redis.link import send
 from state.records import RawEntry, pack_ids
-from tests.support.resp import encode, reply
+from tests.support.resp import ANCHOR, encode, reply
 from tests.support.strategies import SETTINGS
-
-ANCHOR = [[b"1-0", [b"a", b"b"]]]
-"""What the reply to XRANGE has in `reply`."""
 
 IMITATIONS = [
     b"\r\n", b"\n", b"\r", b"a\n", b"\na", b"\r\n\r\n", b"\r\n*2\r\n$3\r\n1-1\r\n",
-    b"$5\r\nabcde\r\n", b"1\r\n$1\r\n2", b"\r\n$0\r\n", b"*2\r\n", b"$1", b"\n$1\r\n1",
-    b"\r\n*1\r\n*2\r\n", b"\r\n*1\r\n*2\r\n$3\r\n9-9\r\n*2\r\n", b"$2\r\n\r\n",
-    b"a\r\n$1\r\nb\r\n*2\r\n$3\r\n5-5\r\n*2\r\n$1\r\na\r\n$1\r\nb", b"\x00\xff",
+    b"$5\r\nabcde\r\n", b"1\r\n$1\r\n2", b"\r\n$0\r\n", b"*2\r\n", b"*2", b"$1", b"\n$1\r\n1",
+    b"\r\n*1\r\n*2\r\n", b"\r\n*1\r\n*2\r\n$3\r\n9-9\r\n*2\r\n", b"$2\r\n\r\n", b"1\r\n$1",
+    b"a\r\n$1\r\nb\r\n*2\r\n$3\r\n5-5\r\n*2\r\n$1\r\na\r\n$1\r\nb", b"\x00\xff", b"1\r\n*2",
+    b"\r\n*2\r\n$3\r\n5-5\r\n*4\r\n$1\r\na", b"*2\r\n$3\r\n5-5\r\n*2\r\n$1\r\na\r\n$1\r\n",
 ]  # fmt: skip
 LENGTHS = [0, 1, 8, 9, 10, 11, 98, 99, 100, 101, 1000]
 
@@ -48,33 +49,35 @@ texts = (
 plain_texts = st.binary(max_size=99).filter(lambda text: b"\n" not in text) | st.sampled_from(
     [b"x" * length for length in LENGTHS if length < 100]
 )
+names_of_shape = st.lists(st.binary(max_size=4) | texts, min_size=1, max_size=4, unique=True)
 
 
 def entry_id(number: int) -> bytes:
     return b"%d-%d" % (10 ** (number % 14), number)
 
 
-def ids_of(blocks: EntryBlocks) -> list[bytes]:
-    [lines] = blocks.ids(np.arange(len(blocks)), np.array([0, len(blocks)]))
-    return lines.split(b"\n")[:-1]
+def fields_of(names: Sequence[bytes], values: Sequence[bytes]) -> list[bytes]:
+    return [part for pair in zip(names, values, strict=True) for part in pair]
 
 
 @st.composite
-def alike_entries(
-    draw: st.DrawFn, values: st.SearchStrategy[bytes] = texts, *, least: int = 1
+def shaped_entries(
+    draw: st.DrawFn, values: st.SearchStrategy[bytes] = texts, *, most: int = 8
 ) -> list[RawEntry]:
-    """Draw entries with the same fields in the same order."""
-    names = draw(st.lists((plain_texts | values), min_size=1, max_size=4))
-    count = draw(st.integers(least, 6))
-    return [
-        [entry_id(number), [part for name in names for part in (name, draw(values))]]
-        for number in range(count)
-    ]
+    """Draw entries of a few shapes."""
+    shapes = draw(st.lists(names_of_shape, min_size=1, max_size=4))
+    found: list[RawEntry] = []
+    for number in range(draw(st.integers(1, most))):
+        names = draw(st.sampled_from(shapes))
+        count = len(names)
+        given = draw(st.lists(values, min_size=count, max_size=count))
+        found.append([entry_id(number), fields_of(names, given)])
+    return found
 
 
 @st.composite
 def any_entries(draw: st.DrawFn) -> list[RawEntry]:
-    """Draw entries with fields of their own."""
+    """Draw entries with fields of their own, some of them given twice."""
     fields = st.lists(st.tuples(texts, texts), min_size=1, max_size=3)
     found = draw(st.lists(fields, min_size=1, max_size=5))
     return [
@@ -83,93 +86,149 @@ def any_entries(draw: st.DrawFn) -> list[RawEntry]:
     ]
 
 
-def block_of(entries: Sequence[RawEntry]) -> EntryBlock:
-    block = EntryBlock.of(reply(entries))
-    assert block is not None
-    return block
-
-
 def plain(count: int, start: int = 0, names: Sequence[bytes] = (b"a", b"b")) -> list[RawEntry]:
     return [
-        [b"%d-0" % number, [part for name in names for part in (name, name * number)]]
+        [b"%d-0" % number, fields_of(names, [name * number for name in names])]
         for number in range(start + 1, start + count + 1)
     ]
 
 
-def check_same(entries: list[RawEntry], found: bytearray) -> bool:
-    """Hold a block against the entries; tell whether there is a block."""
-    block = EntryBlock.of(found)
-    if block is None:
-        return False
-    names = entries[0][1][::2]
-    assert all(fields[::2] == names for _, fields in entries)
-    assert list(block) == entries
-    assert len(block) == len(entries)
-    assert block.names == names
-    assert block.last_id == entries[-1][0].decode()
-    blocks = EntryBlocks([block, block])
-    assert list(blocks) == entries * 2
-    assert len(blocks) == 2 * len(entries)
-    # Of a name that comes twice, a block has the last value, as a dict has.
-    for name in names:
-        values = [dict(zip(*[iter(fields)] * 2, strict=True))[name] for _, fields in entries]
-        assert blocks.values(name).to_pylist() == values * 2
-    assert ids_of(blocks) == [raw[0] for raw in entries] * 2
-    assert parse(block.rest) == [ANCHOR]
-    return True
+def reply_of(entries: Sequence[RawEntry]) -> Reply:
+    found = Reply.of(reply(entries))
+    assert found is not None
+    return found
 
 
-# --- blocks ---------------------------------------------------------------------------------
+def listed(texts: Texts) -> list[bytes]:
+    found: list[bytes] = texts.to_arrow().to_pylist()
+    assert [texts.text(at) for at in range(len(found))] == found
+    return found
+
+
+def check_shapes(shapes: Sequence[Shape], odd: Sequence[int], entries: list[RawEntry]) -> None:
+    """Hold shapes, and what is in none of them, against the entries."""
+    seen = [*odd]
+    for shape in shapes:
+        places = shape.at.tolist()
+        assert places
+        seen += places
+        assert listed(shape.ids) == [entries[at][0] for at in places]
+        assert [*shape.values] == [*shape.names]
+        values = [listed(shape.values[name]) for name in shape.names]
+        for at, *row in zip(places, *values, strict=True):
+            assert entries[at][1] == fields_of(shape.names, row)
+    assert sorted(seen) == list(range(len(entries)))
+    assert len({shape.names for shape in shapes}) == len(shapes)
+
+
+def check_same(entries: list[RawEntry], found: bytearray) -> Reply | None:
+    """Hold a reply against the entries, if it can be read without a parser."""
+    read = Reply.of(found)
+    if read is None:
+        return None
+    assert list(read) == entries
+    assert [read[at] for at in range(-len(entries), len(entries))] == entries * 2
+    assert len(read) == len(entries)
+    assert read.last_id == entries[-1][0].decode()
+    assert parse(read.rest) == [ANCHOR]
+    check_shapes(read.shapes, read.odd.tolist(), entries)
+    replies = Replies([read, read])
+    assert list(replies) == entries * 2
+    assert [replies[at] for at in range(2 * len(entries))] == entries * 2
+    assert len(replies) == 2 * len(entries)
+    check_shapes(replies.shapes(), replies.odd(), entries * 2)
+    return read
+
+
+def without_line_ends(entries: list[RawEntry]) -> list[RawEntry]:
+    return [[raw[0], [part.replace(b"\n", b"") for part in raw[1]]] for raw in entries]
+
+
+def is_short(raw: RawEntry) -> bool:
+    """Tell whether an entry is one that columns can hold."""
+    names, values = raw[1][::2], raw[1][1::2]
+    return len(set(names)) == len(names) and all(
+        len(value) < 100 and b"\n" not in value for value in values
+    )
+
+
+# --- one reply ------------------------------------------------------------------------------
 
 
 @SETTINGS
-@given(alike_entries(plain_texts), st.booleans())
-def test_like_entries_with_short_texts_make_a_block(entries: list[RawEntry], resp3: bool) -> None:
-    assert check_same(entries, reply(entries, resp3=resp3))
+@given(shaped_entries(plain_texts), st.booleans())
+def test_short_texts_are_all_in_shapes(entries: list[RawEntry], resp3: bool) -> None:
+    named_in_lines = any(b"\n" in name for raw in entries for name in raw[1][::2])
+    read = check_same(entries, reply(entries, resp3=resp3))
+    if not named_in_lines:
+        assert read is not None
+        assert read.odd.tolist() == []
+        assert len(read.shapes) == len({tuple(raw[1][::2]) for raw in entries})
 
 
 @pytest.mark.long
-@settings(SETTINGS, max_examples=300)
-@given(alike_entries() | any_entries(), st.booleans())
-def test_a_block_says_what_the_client_library_reads(entries: list[RawEntry], resp3: bool) -> None:
+@settings(SETTINGS, max_examples=500)
+@given(shaped_entries() | any_entries(), st.booleans())
+@example([[b"1-1", [b"a", b"1\r\n*2"]], [b"1-2", [b"a", b"1"]]], False)
+def test_a_reply_says_what_the_client_library_reads(entries: list[RawEntry], resp3: bool) -> None:
     found = reply(entries, resp3=resp3)
     whole, _ = parse(found)
-    [[_, listed]] = whole.items() if isinstance(whole, dict) else whole
-    assert listed == entries
-    check_same(entries, found)
+    [[_, parsed]] = whole.items() if isinstance(whole, dict) else whole
+    assert parsed == entries
+    read = check_same(entries, found)
+    if read is None:
+        event("left to the parser")
+        assert any(b"\n" in text for raw in entries for text in raw[1])
+    else:
+        event("with odd entries" if len(read.odd) else "in shapes")
+        assert all(not is_short(entries[at]) for at in read.odd.tolist())
+
+
+@SETTINGS
+@given(shaped_entries(plain_texts, most=12), st.data())
+def test_an_odd_entry_leaves_the_others_in_shapes(
+    entries: list[RawEntry], data: st.DataObject
+) -> None:
+    entries = [raw for raw in without_line_ends(entries) if is_short(raw)] or plain(1)
+    at = data.draw(st.integers(0, len(entries)))
+    long = b"x" * data.draw(st.integers(100, 300))
+    like = data.draw(st.sampled_from(entries))[1]
+    fields = data.draw(st.sampled_from([[*like[:-1], long], [*like, like[0], b"1"]]))
+    entries.insert(at, [b"99-9", fields])
+    read = check_same(entries, reply(entries))
+    assert read is not None
+    assert read.odd.tolist() == [at]
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_a_block_holds_texts_of_up_to_99_bytes(length: int) -> None:
+def test_shapes_hold_texts_of_up_to_99_bytes(length: int) -> None:
     entries: list[RawEntry] = [
         [b"1-1", [b"a", b"x" * length, b"b", b""]],
         [b"1-2", [b"a", b"", b"b", b"y" * length]],
+        [b"1-3", [b"a", b"", b"b", b"y"]],
     ]
-    assert check_same(entries, reply(entries)) == (length < 100)
+    read = check_same(entries, reply(entries))
+    assert read is not None
+    assert read.odd.tolist() == ([] if length < 100 else [0, 1])
 
 
-@pytest.mark.parametrize("name", [b"", b"1234567", b"12345678", b"x" * 300, b"\xff\x00"])
+@pytest.mark.parametrize("name", [b"", b"1234567", b"12345678", b"x" * 300, b"\xff\x00", b"*"])
 def test_names_may_be_of_any_length(name: bytes) -> None:
     entries: list[RawEntry] = [[b"1-1", [name, b"1"]], [b"1-2", [name, b"2"]]]
-    assert check_same(entries, reply(entries))
-
-
-def test_a_field_may_have_the_name_that_stands_for_the_id() -> None:
-    entries: list[RawEntry] = [
-        [b"1-1", [b"*", b"x", b"a", b"1"]],
-        [b"1-2", [b"*", b"y", b"a", b"2"]],
-    ]
-    block = EntryBlock.of(reply(entries))
-    assert block is None or ids_of(EntryBlocks([block])) == [b"1-1", b"1-2"]
+    read = check_same(entries, reply(entries))
+    assert read is not None
+    assert read.odd.tolist() == []
 
 
 @pytest.mark.parametrize("text", [text for text in IMITATIONS if b"\n" in text])
-def test_a_text_with_a_line_end_leaves_all_to_the_parser(text: bytes) -> None:
+def test_a_text_with_a_line_end_makes_no_entry_of_its_own(text: bytes) -> None:
     for fields in ([b"a", text, b"b", b"1"], [b"a", b"1", b"b", text], [text, b"1", b"b", b"2"]):
-        entries = [*plain(3), [b"9-9", fields], *plain(2, 10)]
-        assert EntryBlock.of(reply(entries)) is None
-        assert EntryBlock.of(reply([[b"9-9", fields]])) is None
-        assert EntryBlock.of(reply([[b"9-8", fields], [b"9-9", fields]])) is None
+        for entries in (
+            [*plain(3), [b"9-9", fields], *plain(2, 10)], [[b"9-9", fields]],
+            [[b"9-8", fields], [b"9-9", fields]],
+        ):  # fmt: skip
+            read = check_same(entries, reply(entries))
+            assert read is None or len(read.odd) > 0
 
 
 @pytest.mark.parametrize(
@@ -179,33 +238,60 @@ def test_a_text_with_a_line_end_leaves_all_to_the_parser(text: bytes) -> None:
         [b"a", b"1", b"b", b"2", b"c", b"3"], [b"", b"1", b"b", b"2"],
     ],
 )  # fmt: skip
-def test_entries_with_other_fields_are_left_to_the_parser(fields: list[bytes]) -> None:
+def test_entries_with_other_fields_are_another_shape(fields: list[bytes]) -> None:
     for at in range(4):
         entries = plain(3)
         entries.insert(at, [b"9-9", fields])
-        assert EntryBlock.of(reply(entries)) is None
+        read = check_same(entries, reply(entries))
+        assert read is not None
+        assert sorted(shape.at.tolist() for shape in read.shapes) == sorted(
+            [[at], [place for place in range(4) if place != at]]
+        )
+
+
+def test_a_name_that_comes_twice_is_left_to_the_parser() -> None:
+    entries = [*plain(2), [b"9-9", [b"a", b"1", b"a", b"2"]], *plain(2, 10)]
+    read = check_same(entries, reply(entries))
+    assert read is not None
+    assert read.odd.tolist() == [2]
+
+
+def test_there_may_be_more_shapes_than_are_told_apart() -> None:
+    entries = [[b"%d-1" % at, [b"x%d" % (at % 40), b"1"]] for at in range(1, 200)]
+    read = check_same(entries, reply(entries))
+    assert read is not None
+    assert 12 <= len(read.shapes) < 40
+    assert len(read.odd) > 0
+
+
+@pytest.mark.parametrize("fields", [1, 9, 49, 50, 51, 4999, 5000])
+def test_an_entry_may_have_any_number_of_fields(fields: int) -> None:
+    entries = [[b"1-1", [b"%d" % at for at in range(2 * fields)]], *plain(2, 3)]
+    read = check_same(entries, reply(entries))
+    assert (read is None) == (fields > 4999)
 
 
 @pytest.mark.parametrize("resp3", [False, True])
 def test_a_reply_cut_short_has_all_its_entries_or_none(resp3: bool) -> None:
-    for some in ([*plain(2), [b"9-1", [b"a", b"\n", b"b", b"2"]]], plain(2)):
+    mixed = [*plain(2), *plain(1, 5, [b"c"]), [b"9-1", [b"a", b"x" * 100, b"b", b"2"]]]
+    for some in ([*plain(2), [b"9-1", [b"a", b"\n", b"b", b"2"]]], plain(2), mixed):
         whole = reply(some, resp3=resp3)
         for length in range(len(whole)):
-            block = EntryBlock.of(whole[:length])
-            if block is not None:
-                assert list(block) == some
-                assert block.rest == whole[len(whole) - len(encode(ANCHOR)) : length]
-                assert parse(block.rest) == []
+            read = Reply.of(whole[:length])
+            if read is not None:
+                assert list(read) == some
+                assert read.rest == whole[len(whole) - len(encode(ANCHOR)) : length]
+                assert parse(read.rest) == []
 
 
 @SETTINGS
-@given(alike_entries(), st.data())
-def test_what_is_cut_short_makes_no_other_block(
+@given(shaped_entries(), st.data())
+def test_what_is_cut_short_makes_no_other_entries(
     entries: list[RawEntry], data: st.DataObject
 ) -> None:
     whole = reply(entries)
-    block = EntryBlock.of(whole[: data.draw(st.integers(0, len(whole)))])
-    assert block is None or list(block) == entries
+    read = Reply.of(whole[: data.draw(st.integers(0, len(whole)))])
+    assert read is None or list(read) == entries
 
 
 @pytest.mark.parametrize(
@@ -217,83 +303,96 @@ def test_what_is_cut_short_makes_no_other_block(
     ],
 )  # fmt: skip
 def test_a_reply_without_entries_is_left_to_the_parser(first: bytes) -> None:
-    assert EntryBlock.of(bytearray(first)) is None
-    assert EntryBlock.of(bytearray(first + encode(ANCHOR))) is None
+    assert Reply.of(bytearray(first)) is None
+    assert Reply.of(bytearray(first + encode(ANCHOR))) is None
     last_id_in(bytearray(first))
     last_id_in(bytearray(first + encode(ANCHOR)))
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 4, 10**30])
-def test_a_wrong_count_makes_no_block_of_more_than_there_is(count: int) -> None:
-    entries = plain(3)
-    found = reply(entries).replace(b"*3\r\n", b"*%d\r\n" % count, 1)
-    block = EntryBlock.of(found)
-    assert (block is None) == (count not in {1, 2})
-    assert block is None or list(block) == entries[:count]
+@pytest.mark.parametrize("count", [0, 1, 2, 4, 10**9, 10**30])
+def test_a_wrong_count_finds_no_more_entries_than_there_are(count: int) -> None:
+    for entries in (plain(3), [*plain(2), *plain(1, 3, [b"c"])]):
+        found = reply(entries).replace(b"*3\r\n", b"*%d\r\n" % count, 1)
+        read = Reply.of(found)
+        assert (read is None) == (count not in {1, 2})
+        assert read is None or list(read) == entries[:count]
 
 
-# --- several blocks -------------------------------------------------------------------------
+def test_a_reply_is_read_like_a_list() -> None:
+    entries = [*plain(3), *plain(2, 3, [b"c"])]
+    read = reply_of(entries)
+    assert read[1:4] == entries[1:4]
+    assert read[::-2] == entries[::-2]
+    assert read.index(entries[3]) == 3
+    assert [b"8-8", []] not in read
+    for at in (5, -6):
+        with pytest.raises(IndexError):
+            read[at]
+
+
+# --- several replies ------------------------------------------------------------------------
 
 
 @SETTINGS
-@given(st.lists(alike_entries(st.binary(max_size=5)), min_size=1, max_size=3), st.data())
-def test_values_are_put_together_in_lines_group_by_group(
-    drawn: list[list[RawEntry]], data: st.DataObject
-) -> None:
-    found = [
-        EntryBlock.of(reply([[raw[0], [b"a", b"!" + raw[1][1]]] for raw in entries]))
-        for entries in drawn
-    ]
-    blocks = EntryBlocks([block for block in found if block is not None] or [block_of(plain(2))])
-    values, ids = blocks.values(b"a").to_pylist(), ids_of(blocks)
+@given(st.lists(shaped_entries(), min_size=1, max_size=3))
+def test_replies_are_put_together_by_shapes(drawn: list[list[RawEntry]]) -> None:
+    together = [(one, Reply.of(reply(one))) for one in drawn]
+    entries = [raw for one, read in together if read is not None for raw in one]
+    replies = Replies([read for _, read in together if read is not None])
+    assert list(replies) == entries
+    assert [replies[at] for at in range(len(replies))] == entries
+    check_shapes(replies.shapes(), replies.odd(), entries)
+
+
+def test_replies_are_read_like_a_list() -> None:
+    entries = plain(5)
+    replies = Replies([reply_of(entries[:2]), reply_of(entries[2:])])
+    assert [replies[at] for at in range(-5, 5)] == entries * 2
+    assert replies[1:4] == entries[1:4]
+    assert replies.index(entries[3]) == 3
+    for at in (5, -6):
+        with pytest.raises(IndexError):
+            replies[at]
+
+
+@SETTINGS
+@given(
+    st.lists(st.binary(max_size=5).filter(lambda text: b"\n" not in text), min_size=1), st.data()
+)
+def test_texts_are_put_in_lines_group_by_group(values: list[bytes], data: st.DataObject) -> None:
+    texts = reply_of([[b"1-%d" % at, [b"a", value]] for at, value in enumerate(values)])
+    [shape] = texts.shapes
     order = data.draw(st.permutations(range(len(values))))
-    cuts = data.draw(st.sets(st.integers(1, len(values) - 1))) if len(values) > 1 else set()
+    cuts = data.draw(st.sets(st.integers(0, len(values)))) - {0, len(values)}
     bounds = [0, *sorted(cuts), len(values)]
-    groups = [order[start:stop] for start, stop in pairwise(bounds)]
-    by = (np.array(order), np.array(bounds))
-    assert blocks.lines(b"a", *by) == [
-        b"".join(values[at] + b"\n" for at in group) for group in groups
+    assert shape.values[b"a"].lines(np.array(order), np.array(bounds)) == [
+        b"".join(values[at] + b"\n" for at in order[start:stop]) for start, stop in pairwise(bounds)
     ]
-    assert blocks.ids(*by) == [b"".join(ids[at] + b"\n" for at in group) for group in groups]
+    places = np.array(data.draw(st.lists(st.integers(0, len(values) - 1), max_size=5)), np.int64)
+    if len(places) != len(values):
+        assert listed(shape.values[b"a"].take(places)) == [values[at] for at in places]
 
 
-def test_a_value_may_be_empty_in_lines() -> None:
-    blocks = EntryBlocks([block_of([[b"1-1", [b"a", b""]], [b"1-2", [b"a", b"x"]]])])
-    order, bounds = np.array([1, 0]), np.array([0, 1, 2])
-    assert blocks.lines(b"a", order, bounds) == [b"x\n", b"\n"]
+def test_all_texts_may_be_empty() -> None:
+    [shape] = reply_of([[b"1-1", [b"a", b""]], [b"1-2", [b"a", b""]]]).shapes
+    assert listed(shape.values[b"a"]) == listed(Texts.absent(2)) == [b"", b""]
+    assert shape.values[b"a"].lines(np.array([1, 0]), np.array([0, 2])) == [b"\n\n"]
+    assert Texts.absent(2).lines(np.array([1, 0]), np.array([0, 1, 2])) == [b"\n", b"\n"]
 
 
-def test_all_values_may_be_empty_in_lines() -> None:
-    blocks = EntryBlocks([block_of([[b"1-1", [b"a", b""]], [b"1-2", [b"a", b""]]])])
-    assert blocks.values(b"a").to_pylist() == [b"", b""]
-    assert blocks.lines(b"a", np.array([1, 0]), np.array([0, 2])) == [b"\n\n"]
-
-
-def test_blocks_are_put_together_as_long_as_their_fields_are_the_same() -> None:
-    one, two = block_of(plain(2)), block_of(plain(3, 2))
-    other, swapped = block_of(plain(1, 5, [b"c"])), block_of(plain(2, 6, [b"b", b"a"]))
-    last = block_of(plain(1, 8))
-    groups = alike([one, two, other, swapped, last])
-    assert [group.blocks for group in groups] == [[one, two], [other], [swapped], [last]]
-    assert [group.names for group in groups] == [[b"a", b"b"], [b"c"], [b"b", b"a"], [b"a", b"b"]]
-    assert list(groups[0]) == plain(5)
-    assert alike([]) == []
-
-
-# --- some entries of blocks -----------------------------------------------------------------
+# --- some entries of replies -----------------------------------------------------------------
 
 
 @pytest.fixture
-def some() -> tuple[BlockEntries, list[RawEntry]]:
-    """Give entries of blocks, and as a list."""
-    blocks = EntryBlocks([block_of(plain(3)), block_of(plain(4, 3))])
-    entries, order = plain(7), [6, 0, 3, 2, 5, 1, 4]
-    expected = [entries[at] for at in order[1:5]]
-    ids = pack_ids(raw[0] for raw in expected)
-    return BlockEntries(blocks, np.array(order), 1, 5, ids), expected
+def some() -> tuple[SomeEntries, list[RawEntry]]:
+    """Give entries of replies, and as a list."""
+    replies = Replies([reply_of(plain(3)), reply_of(plain(4, 3))])
+    entries, order = plain(7), [0, 3, 2, 5]
+    expected = [entries[at] for at in order]
+    return SomeEntries(replies, np.array(order), pack_ids(raw[0] for raw in expected)), expected
 
 
-def test_some_entries_are_read_like_a_list(some: tuple[BlockEntries, list[RawEntry]]) -> None:
+def test_some_entries_are_read_like_a_list(some: tuple[SomeEntries, list[RawEntry]]) -> None:
     entries, expected = some
     assert list(entries) == expected
     assert len(entries) == 4
@@ -303,12 +402,14 @@ def test_some_entries_are_read_like_a_list(some: tuple[BlockEntries, list[RawEnt
             entries[at]
 
 
-def test_some_entries_know_their_ids(some: tuple[BlockEntries, list[RawEntry]]) -> None:
+def test_some_entries_know_their_ids(some: tuple[SomeEntries, list[RawEntry]]) -> None:
     entries, expected = some
     assert packed_ids(entries) == entries.ids == packed_ids(expected)
+    assert ids_of(entries) == ids_of(expected) == [raw[0] for raw in expected]
+    assert first_id(entries) == first_id(expected) == "1-0"
 
 
-def test_some_entries_are_sent_as_a_list(some: tuple[BlockEntries, list[RawEntry]]) -> None:
+def test_some_entries_are_sent_as_a_list(some: tuple[SomeEntries, list[RawEntry]]) -> None:
     entries, expected = some
     sent = pickle.loads(pickle.dumps(entries))  # noqa: S301  # our own
     assert type(sent) is list
@@ -320,7 +421,7 @@ def test_some_entries_are_sent_as_a_list(some: tuple[BlockEntries, list[RawEntry
 
 @SETTINGS
 @given(
-    alike_entries(st.binary(max_size=9).filter(lambda text: b"\n" not in text), least=1),
+    shaped_entries(st.binary(max_size=9)).map(without_line_ends),
     st.booleans(),
 )
 def test_the_last_id_of_plain_entries_is_guessed(entries: list[RawEntry], resp3: bool) -> None:
@@ -331,7 +432,7 @@ def test_the_last_id_of_plain_entries_is_guessed(entries: list[RawEntry], resp3:
 
 
 @settings(SETTINGS, max_examples=200)
-@given(any_entries() | alike_entries(), st.data())
+@given(any_entries() | shaped_entries(), st.data())
 @example([[b"1-1", [b"a", b"\r\n*2\r\n$3\r\n1-1\r\n\r\n*1\r\n*2\r\n"]]], None)
 def test_hostile_texts_make_the_guess_wrong_at_most(
     entries: list[RawEntry], data: st.DataObject | None
@@ -386,10 +487,10 @@ def test_entries_are_read_from_the_server(redis: redis_py.Redis, bulk: BulkConne
     bulk.ask(("XREAD", "COUNT", 200, "STREAMS", "s", "50-1"), ("XRANGE", "s", "50-1", "50-1"))
     found = bulk.answer()
     assert last_id_in(found) == "250-1"
-    block = EntryBlock.of(found)
-    assert block is not None
-    assert list(block) == send_raw(redis, 51, 250)
-    [[anchor]] = parse(block.rest)
+    read = Reply.of(found)
+    assert read is not None
+    assert list(read) == send_raw(redis, 51, 250)
+    [[anchor]] = parse(read.rest)
     assert anchor[0] == b"50-1"
 
 

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.columns.replies import EntryBlock, EntryBlocks, packed_ids
+from connectors.columns.replies import packed_ids
 from connectors.redis.source import Read
 from flows.common.logs import Progress
 from flows.job.decode_step import Messages, decode_read
 from state.messages import Message
 from state.records import RawEntry, Rejected, pack_ids
 from state.run import Run
-from tests.support.resp import reply
+from tests.support.resp import replies_of
 from tests.support.strategies import SETTINGS
 
 FIELDS = {
@@ -37,13 +37,6 @@ def entry(number: int, **fields: str) -> RawEntry:
     return [b"%d-1" % number, [part.encode() for pair in pairs.items() for part in pair]]
 
 
-def blocks_of(entries: Sequence[RawEntry], size: int) -> EntryBlocks:
-    found = [EntryBlock.of(reply(entries[at : at + size])) for at in range(0, len(entries), size)]
-    blocks = [block for block in found if block is not None]
-    assert len(blocks) == len(found)
-    return EntryBlocks(blocks)
-
-
 ByKey = dict[tuple[str, str, str | None], list[tuple[RawEntry, Message]]]
 
 
@@ -59,7 +52,7 @@ def decoded(entries: Sequence[RawEntry]) -> tuple[ByKey, list[Rejected], tuple[i
         assert isinstance(item, Messages)
         assert (item.stream, item.live) == ("executions", False)
         messages: Sequence[Message] = (
-            item.messages.executions() if isinstance(item.messages, Run) else item.messages
+            item.messages.messages() if isinstance(item.messages, Run) else item.messages
         )
         assert packed_ids(item.entries) == pack_ids(raw[0] for raw in item.entries)
         found = by_key.setdefault((item.key, item.symbol, item.account), [])
@@ -68,7 +61,7 @@ def decoded(entries: Sequence[RawEntry]) -> tuple[ByKey, list[Rejected], tuple[i
 
 
 def check_same(entries: list[RawEntry], size: int) -> None:
-    assert decoded(blocks_of(entries, size)) == decoded(entries)
+    assert decoded(replies_of(entries, size)) == decoded(entries)
 
 
 @pytest.mark.parametrize("size", [1, 4, 12])
@@ -85,12 +78,13 @@ def test_an_unusual_entry_changes_nothing_for_the_others(fields: dict[str, str])
             check_same(entries, size)
 
 
-def test_only_the_block_with_an_unusual_entry_is_decoded_entry_by_entry() -> None:
+def test_only_an_unusual_entry_is_decoded_by_itself() -> None:
     entries = [entry(number) for number in range(1, 13)]
-    entries[5] = entry(6, type="commission")
-    items = list(decode_read(Read("s", blocks_of(entries, 4), live=False), Progress()))
-    kinds = [isinstance(item.messages, Run) for item in items if isinstance(item, Messages)]
-    assert kinds == [True] * 3 + [False] * 3 + [True] * 3
+    entries[5] = entry(6, fill_price="1.5E2")
+    items = list(decode_read(Read("s", replies_of(entries, 4), live=False), Progress()))
+    pieces = [item for item in items if isinstance(item, Messages)]
+    assert [len(item.entries) for item in pieces if not isinstance(item.messages, Run)] == [1]
+    assert sum(len(item.entries) for item in pieces if isinstance(item.messages, Run)) == 11
 
 
 @pytest.mark.long

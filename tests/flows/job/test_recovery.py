@@ -22,7 +22,10 @@ from tests.support.flow_process import ROOT, FlowProcess, add, outcome, read_has
 QUICK_S = 5.0
 """A stop takes a tenth of a second, on a machine with nothing else to do."""
 
-EXECUTION = {"side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1", "timestamp": "1700000000000"}
+EXECUTION = {
+    "side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1",
+    "timestamp": "1700000000000",
+}  # fmt: skip
 
 
 def publish(client: redis_py.Redis, *numbers: int) -> None:
