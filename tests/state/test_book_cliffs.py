@@ -69,9 +69,7 @@ def cost_of(work: Work) -> int:
 def trades(first: int, last: int) -> list[str]:
     """Lots are closed, in part too, and no more is open the longer it goes on."""
     quantities = ("BUY 2", "SELL 1.5", "BUY 1", "SELL 1.5")
-    return [
-        f"#{n} {quantities[n % 4]} @ {n % 7 + 1} fee 1 at {n}" for n in range(first, last + 1)
-    ]
+    return [f"#{n} {quantities[n % 4]} @ {n % 7 + 1} fee 1 at {n}" for n in range(first, last + 1)]
 
 
 def purchases(n: int) -> list[str]:
