@@ -423,9 +423,7 @@ class Book:
 
         Returns None if there is anything unusual in them.
         """
-        arrivals, _, commissions = unpack_rows(run.reports, REPORT_WIDTH)
-        # A report of nothing changes nothing, and so makes no row.
-        if run.currency not in {None, self.currency} or 0 in commissions:
+        if run.currency not in {None, self.currency}:
             return None
         in_run = dict(zip(columns.exec_ids, count(), strict=False))
         identities = unpack_texts(run.report_ids)

@@ -56,10 +56,10 @@ def told(
         "symbol": symbol, "currency": "USD", "multiplier": Decimal(1), "qty": Decimal(qty),
         "cost_basis": Decimal(cost), "realized_pnl": Decimal(pnl),
         "net_realized_pnl": Decimal(pnl), "commission": Decimal(commission),
-        "basis_adjustment": Decimal(0), "stream_id": stream_id, "type": type,
-        "message_timestamp": at(happened), "timestamp": at(happened),
-        "exec_id": exec_id, "side": side, "fill_qty": fill_qty and Decimal(fill_qty),
-        "fill_price": price and Decimal(price), **members,
+        "stream_id": stream_id, "type": type, "message_timestamp": at(happened),
+        "timestamp": at(happened), "exec_id": exec_id, "side": side,
+        "fill_qty": fill_qty and Decimal(fill_qty), "fill_price": price and Decimal(price),
+        **members,
     }  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def matched(
     )
     return {
         "symbol": symbol, "currency": "USD", "multiplier": Decimal(1), "direction": direction,
-        "qty": Decimal(qty), "open_exec_id": open_id,
+        "qty": Decimal(qty), "open_exec_id": None if open_id == "-" else open_id,
         "open_timestamp": at(opened_at), "open_price": Decimal(open_price),
         "close_exec_id": close_id, "close_timestamp": at(closed_at),
         "close_price": Decimal(close_price), "realized_pnl": Decimal(pnl),
@@ -118,8 +118,6 @@ def lots_with_net(*nets: str, currency: str = "USD") -> pl.LazyFrame:
         realized_pnl=pl.col("net_realized_pnl") + 1,
         open_commission=pl.lit(Decimal("0.4"), history.QUANTITY),
         close_commission=pl.lit(Decimal("0.6"), history.QUANTITY),
-        open_adjustment=pl.lit(Decimal(0), history.QUANTITY),
-        close_adjustment=pl.lit(Decimal(0), history.QUANTITY),
     )
 
 
@@ -229,28 +227,12 @@ def test_an_opening_comes_before_all_others_whatever_its_time(tmp_path: Path) ->
     rows = history_of(
         tmp_path,
         [
-            told("1-0", "2024-01-09 00:00", type="opening", exec_id="o", qty="5", cost="50"),
+            told("1-0", "2024-01-09 00:00", type="opening", qty="5", cost="50"),
             told("2-0", "2024-01-02 15:00", exec_id="a", fill="BUY 1 @ 11", qty="6", cost="61"),
         ],
     )
     (position,) = history.as_booked(rows, at("2024-01-02 15:00")).collect().to_dicts()
     assert (position["qty"], position["cost_basis"], position["executions"]) == (6, 61, 1)
-
-
-def test_an_action_of_an_executions_id_is_another_message(tmp_path: Path) -> None:
-    rows = history_of(
-        tmp_path,
-        [
-            told("1-0", exec_id="a", fill="BUY 10 @ 100", qty="10", cost="1000"),
-            told("2-0", type="commission", exec_id="a", qty="10", cost="1000", commission="1"),
-            told("3-0", type="split", exec_id="a", qty="20", cost="1000", commission="1"),
-            told("4-0", type="transfer", exec_id="a", qty="15", cost="750", commission="1"),
-        ],
-    )
-    figures = ("type", "qty_change", "paid", "commission")
-    assert rows_of(history.executions(rows), *figures) == [
-        ("execution", 10, 1000, 1), ("split", 10, 0, 0), ("transfer", -5, -250, 0),
-    ]  # fmt: skip
 
 
 def test_what_came_late_counts_from_when_it_happened(tmp_path: Path) -> None:
@@ -318,40 +300,6 @@ def test_each_side_bears_its_executions_commission_by_quantity(tmp_path: Path) -
     assert rows_of(history.closed_lots(rows), *figures) == [(1, 5, 94, 1000, 1100)]
 
 
-def test_adjustments_are_borne_as_commissions_are(tmp_path: Path) -> None:
-    rows = history_of(
-        tmp_path,
-        [
-            told("1-0", exec_id="o", fill="BUY 10 @ 100", qty="10", cost="1000",
-                 basis_adjustment=Decimal(5)),
-            told("2-0", exec_id="c", fill="SELL 4 @ 110", qty="6", cost="600", pnl="40",
-                 basis_adjustment=Decimal(2)),
-        ],
-        [matched("2-0", "4", OPENED, CLOSED, "40")],
-    )  # fmt: skip
-    lots = history.closed_lots(rows)
-    assert rows_of(lots, "open_adjustment", "close_adjustment", "net_realized_pnl") == [(2, -3, 41)]
-    assert rows_of(history.tax_lots(lots, "UTC"), "proceeds", "cost", "gain") == [(443, 402, 41)]
-    assert rows_of(history.statistics(lots), "commission", "adjustment", "net") == [(0, -1, 41)]
-
-
-def test_what_no_closed_lot_bears_is_told(tmp_path: Path) -> None:
-    laid = {"basis_adjustment": Decimal(3)}
-    rows = history_of(
-        tmp_path,
-        [
-            told("1-0", exec_id="o", fill="BUY 10 @ 100", qty="10", cost="1000"),
-            told("2-0", type="cost", exec_id="x", qty="10", cost="1000", **laid),
-            told("3-0", exec_id="c", fill="SELL 10 @ 110", pnl="100", **laid,
-                 net_realized_pnl=Decimal(97)),
-            told("4-0", symbol="IBM"),
-        ],
-        [matched("3-0", "10", OPENED, CLOSED, "100")],
-    )  # fmt: skip
-    unborne = history.charges_of_no_lot(rows)
-    assert rows_of(unborne, "key", "currency", "amount") == [("AAPL", "USD", 3)]
-
-
 def test_commissions_follow_a_lot_through_a_split(tmp_path: Path) -> None:
     # 3 of 10 units became 12 of 40; they are closed for 30 each.
     rows = history_of(
@@ -375,21 +323,12 @@ def test_a_short_lot_is_sold_first_and_bought_for_the_closing_price(tmp_path: Pa
 
 def test_the_age_of_an_opening_position_is_not_known(tmp_path: Path) -> None:
     rows = history_of(
-        tmp_path,
-        [told("0-0", "2024-01-02 15:00", type="opening", exec_id="opening", qty="2")],
-        [
-            matched("1-0", "2", "opening 2024-01-02T15:00 @ 1", CLOSED, "218"),
-            matched("1-1", "2", OPENED, CLOSED, "20", symbol="IBM"),
-        ],
+        tmp_path, matches=[matched("1-0", "2", "- 2024-01-02T15:00 @ 1", CLOSED, "218")]
     )
     lots = history.closed_lots(rows)
-    assert rows_of(lots, "symbol", "held", "open_commission") == [
-        ("AAPL", None, 0), ("IBM", timedelta(hours=1), 0),
-    ]  # fmt: skip
-    assert rows_of(history.with_holding_time(lots), "symbol") == [("IBM",)]
-    assert rows_of(history.tax_lots(lots, "UTC"), "symbol", "term") == [
-        ("AAPL", "unknown"), ("IBM", "short"),
-    ]  # fmt: skip
+    assert rows_of(lots, "held", "open_commission") == [(None, 0)]
+    assert history.with_holding_time(lots).collect().is_empty()
+    assert rows_of(history.tax_lots(lots, "UTC"), "term") == [("unknown",)]
 
 
 def test_sums_are_exact_to_the_last_place(tmp_path: Path) -> None:
@@ -591,11 +530,8 @@ def test_the_year_has_all_that_a_brokers_reports_bring(a_year: Written) -> None:
     held = dict(rows_of(history.contents(rows), "row", "rows"))
     assert held["execution"] > 400
     assert held["commission"] > 100
-    assert held["opening"] == 3
-    assert held["split"] == 2
-    assert held["transfer"] == 2
-    assert held["cost"] == 1
-    assert set(rows_of(history.charges_of_no_lot(rows), "key")) == {("DU1000002:XOM",)}
+    assert held["opening"] == 2
+    assert held["split"] == 1
     assert history.latest(rows).filter(pl.col("timestamp").is_null()).collect().height == 2
     assert held["match taken back"] > 10
     assert history.late(rows).filter(~pl.col("corrects")).collect().height > 5
@@ -614,19 +550,14 @@ def test_the_latest_rows_are_what_the_hash_shows(a_year: Written) -> None:
 
 
 def test_closed_lots_add_up_to_the_hash_gross_and_net(a_year: Written) -> None:
-    rows = history.read(a_year.data_dir)
-    lots, unborne = (
-        history.closed_lots(rows),
-        dict(rows_of(history.charges_of_no_lot(rows), "key", "amount")),
-    )
+    lots = history.closed_lots(history.read(a_year.data_dir))
     totals = history.statistics(lots, ["key"]).collect()
     sums = {row["key"]: row for row in totals.to_dicts()}
     assert set(sums) == set(a_year.positions) - {"T", "VZ"}
     for key, row in sums.items():
         position = a_year.positions[key]
         assert row["gross"] == position["realized_pnl"]
-        net = row["net"] - unborne.get(key, Decimal(0))
-        assert abs(net - position["net_realized_pnl"]) < Decimal("1e-8")
+        assert abs(row["net"] - position["net_realized_pnl"]) < Decimal("1e-8")
     report = history.tax_lots(lots, "America/New_York").collect()
     assert report["gain"].sum() == totals["net"].sum()
     assert (report["proceeds"] - report["cost"]).sum() == report["gain"].sum()
@@ -665,9 +596,8 @@ def test_a_position_as_booked_is_that_of_a_book_told_nothing_later(
         assert row["commission"] == Decimal(snapshot.commission).scaleb(-PLACES)
         assert row["cost_basis"] == Decimal(snapshot.cost_basis).scaleb(-MONEY_PLACES)
         assert row["realized_pnl"] == Decimal(snapshot.realized_pnl).scaleb(-MONEY_PLACES)
-        if not row["key"].endswith("XOM"):  # what a cost laid on lots is in none of them
-            net = Decimal(snapshot.net_realized_pnl).scaleb(-MONEY_PLACES)
-            assert abs(row["net_realized_pnl"] - net) < Decimal("1e-8")
+        net = Decimal(snapshot.net_realized_pnl).scaleb(-MONEY_PLACES)
+        assert abs(row["net_realized_pnl"] - net) < Decimal("1e-8")
         assert row["executions"] == snapshot.executions
 
 
