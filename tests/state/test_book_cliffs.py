@@ -17,7 +17,7 @@ from state.book import Book
 from state.messages import Message
 from tests.support.notation import message, messages
 
-FEW, TWICE, MOST = 200, 400, 2.6
+FEW, TWICE, MOST = 150, 300, 2.6
 
 
 class Work(NamedTuple):
@@ -93,7 +93,7 @@ def late_by_one(n: int) -> Work:
 
 
 def late_by_a_thousand(n: int) -> Work:
-    n //= 8  # each costs a thousand rows
+    n //= 30  # each costs a thousand rows
     return Work(trades(1000, 2000), [f"#{each} BUY 1 @ 1 at 999" for each in range(1, n + 1)])
 
 
@@ -130,7 +130,7 @@ def corrections_while_all_stays_open(n: int) -> Work:
 
 def corrections_of_one_over_and_over(n: int) -> Work:
     n //= 4  # two digits have room for no more
-    return Work(trades(1, 50), [f"#50.{k:02} BUY {k} @ 4 at 50" for k in range(2, min(n, 97) + 2)])
+    return Work(trades(1, 50), [f"#50.{k} BUY {k} @ 4 at 50" for k in range(2, n + 2)])
 
 
 def busts_the_last_first(n: int) -> Work:
