@@ -134,7 +134,7 @@ def test_adopting_opens_a_book_for_each_position_that_has_none(
         "sec_type": "STK", "con_id": "265598", "currency": "USD",
     }  # fmt: skip
     assert (option["avg_price"], option["multiplier"]) == ("2.55", "100")
-    for opening in (stock | {"timestamp": "0"}, option):  # the flow takes them
+    for opening in (stock | {"timestamp": "1700000000000"}, option):  # the flow takes them
         decode([part.encode() for pair in opening.items() for part in pair])
 
 
