@@ -38,8 +38,8 @@ _Words = NDArray[np.uint64]
 
 _HEAD = re.compile(
     rb"(?:\*1\r\n\*2|%1)\r\n"  # one stream: its name, its entries; in RESP2, in RESP3
-    rb"\$\d+\r\n[^\r\n]+\r\n"
-    rb"\*(?P<entries>[1-9]\d*)\r\n"
+    rb"\$(?P<length>\d{1,9})\r\n(?P<stream>[^\r\n]+)\r\n"
+    rb"\*(?P<entries>[1-9]\d{0,8})\r\n"
 )
 _LAST = re.compile(rb"\r\n\*2\r\n\$\d+\r\n(\d{1,20}-\d{1,20})\r\n")
 _ID, _COUNT, _FIRST_NAME = 2, 3, 5
@@ -233,7 +233,7 @@ class Reply(Sequence[RawEntry]):
     def of(cls, reply: bytearray) -> "Reply | None":
         """Find the entries at the beginning of a reply; None if that takes a parser."""
         head = _HEAD.match(reply)
-        if head is None:
+        if head is None or len(head["stream"]) != int(head["length"]):
             return None
         lines = _Lines(reply, head.end())
         begins = lines.entries(int(head["entries"]))
@@ -246,7 +246,7 @@ class Reply(Sequence[RawEntry]):
     def is_one(self, at: int) -> bool:
         """Tell whether a parser finds one entry, and nothing else, where it is said to be."""
         try:
-            return len(parse(self._bytes(at) + b":1\r\n")) == 2  # noqa: PLR2004  # it, and the 1
+            return parse(self._bytes(at) + b":1\r\n")[1:] == [1]
         except hiredis.HiredisError:
             return False
 
@@ -323,8 +323,9 @@ class _Lines:
         if count * (_COUNT + 1 + 2) > lines:  # an entry has two texts at least
             return None
         # Most often all are as long as the first.
-        alike = np.arange(count + 1) * (_COUNT + 1 + 2 * self._counts(np.zeros(1, np.int64)))
-        if 0 < alike[-1] <= lines and self._begin(alike[:-1]).all():
+        length = _COUNT + 1 + 2 * int(self._counts(np.zeros(1, np.int64))[0])
+        alike = np.arange(count + 1) * length
+        if length > _COUNT + 1 and alike[-1] <= lines and self._begin(alike[:-1]).all():
             found = alike
             if (np.diff(self._counts(alike[:-1])) == 0).all():
                 return found

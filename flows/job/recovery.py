@@ -73,6 +73,24 @@ def prepare(
     return lock
 
 
+def check_version(directory: Path) -> None:
+    """Raise RecoveryError if the positions' snapshots are of another version of lotstream."""
+    for path in sorted(directory.glob("part-*.sqlite3")):
+        with closing(sqlite3.connect(path)) as db:
+            row = db.execute(
+                "SELECT ser_change FROM snaps WHERE step_id = ? AND ser_change IS NOT NULL "
+                "ORDER BY snap_epoch DESC LIMIT 1", (POSITION_ID,),
+            ).fetchone()  # fmt: skip
+        # Bytewax itself unpickles what stands there.
+        found = POSITION_VERSION if row is None else pickle.loads(row[0])[0]  # noqa: S301
+        if found != POSITION_VERSION:
+            raise RecoveryError(
+                f"the recovery directory {directory} is of another version of lotstream: expected "
+                f"positions of version {POSITION_VERSION}, found {found}; start with an empty "
+                f"recovery directory: it is rebuilt from the stream, and no row is written twice"
+            )
+
+
 def tell_of_full_disk(directory: Path) -> None:
     """Let the program end with a clear line if Bytewax's store has no room.
 

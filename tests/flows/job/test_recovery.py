@@ -148,6 +148,33 @@ def test_a_directory_that_cannot_be_used_stops_it_with_one_line(tmp_path: Path, 
     assert line.startswith(f"lotstream: cannot use the recovery directory {directory}: ")
 
 
+def test_a_directory_of_another_version_is_refused_in_one_line_that_says_what_to_do(
+    redis_url: str, redis: redis_py.Redis, tmp_path: Path
+) -> None:
+    publish(redis, 1)
+    with FlowProcess(tmp_path, redis_url) as flow:
+        flow.until_committed(redis)
+        assert flow.stop() == 0
+        [store] = flow.recovery_dir.glob("part-*.sqlite3")
+        # As 0.1.0 left it: its state began with a 2.
+        with closing(sqlite3.connect(store)) as db, db:
+            db.execute(
+                "UPDATE snaps SET ser_change = ? WHERE step_id = ?",
+                (pickle.dumps((2, "executions", "S")), POSITION_ID),
+            )
+        flow.start()
+        assert flow.wait() == 1
+        line = flow.log.splitlines()[-1]
+        assert line.startswith(f"lotstream: the recovery directory {flow.recovery_dir} is of")
+        assert "expected positions of version 3, found 2; start with an empty recovery" in line
+        shutil.rmtree(flow.recovery_dir)
+        flow.start()
+        flow.until_committed(redis)
+        assert flow.stop() == 0
+    expected = naive.by_book("executions", read_stream(redis, "executions"))
+    assert outcome(redis, flow.data_dir) == expected
+
+
 def test_a_directory_that_lost_its_books_stops_it_and_says_what_to_do(
     redis_url: str, redis: redis_py.Redis, tmp_path: Path
 ) -> None:
@@ -161,7 +188,7 @@ def test_a_directory_that_lost_its_books_stops_it_and_says_what_to_do(
         assert flow.wait() == 1
         [line] = flow.messages("critical")
         assert line.startswith(f"stopped: {flow.recovery_dir}: expected the book of 'S'")
-        assert "start with an empty recovery directory to rebuild it" in line
+        assert "start with an empty recovery directory" in line
         shutil.rmtree(flow.recovery_dir)
         flow.start()
         flow.until_committed(redis)
@@ -185,6 +212,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax.recovery import RecoveryConfig
 from bytewax.run import cli_main
 from flows.job import recovery
+from flows.job.names import POSITION_ID
 
 directory, scrub, upto, dies_in_epoch = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
 if scrub == "no":
