@@ -108,11 +108,9 @@ def read_past(data_dir: Path) -> pl.DataFrame:
     )
 
 
-_COLUMNS = pl.Schema(
-    {
-        "account": pl.String, "symbol": pl.String, "currency": pl.String,
-        "message_timestamp": pl.Datetime("ms", "UTC"), "realized_pnl": pl.Decimal(38, 20),
-        "realized_pnl_change": pl.Decimal(38, 20), "stream_id": pl.String,
-    }
-)  # fmt: skip
+_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "account": pl.String, "symbol": pl.String, "currency": pl.String,
+    "message_timestamp": pl.Datetime("ms", "UTC"), "realized_pnl": pl.Decimal(38, 20),
+    "realized_pnl_change": pl.Decimal(38, 20), "stream_id": pl.String,
+}  # fmt: skip
 _NO_ROWS = pl.LazyFrame(schema=_COLUMNS)

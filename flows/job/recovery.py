@@ -1,6 +1,6 @@
 """Make Bytewax's recovery directory fit for exactly once, before Bytewax opens it.
 
-What Bytewax 0.21.1 leaves to its caller:
+Three things that Bytewax 0.21.1 leaves to its caller:
 
 - **Init.** A directory that does not exist yet is made and initialised.
 - **Lock.** Two runs on one store corrupt it without a word, so a single process holds
@@ -10,7 +10,6 @@ What Bytewax 0.21.1 leaves to its caller:
 - **Scrub.** The recovery snapshots of an epoch that a crash cut off stay in the store,
   and a later resume may load them although their entries are read again. They are
   deleted while no process has the store open.
-- **Version.** What another version of the program keeps in another form is refused.
 """
 
 import json
@@ -56,14 +55,13 @@ def prepare(
     program's signal handlers; ends the wait for the rest of a cluster, and the program.
     Returns the lock, to be kept as long as the process lives.
     Raises LockedError, naming the holder, if another run uses the directory, and
-    RecoveryError if it cannot be read or written, or is of another version.
+    RecoveryError if it cannot be read or written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(directory / "lock")
         if process is None:
             lock.acquire(wait_s=1)
-            _check_version(directory)
             _init(directory, 1)
             _scrub(directory)
         else:
@@ -146,7 +144,6 @@ def _enter(directory: Path, lock: FileLock, process: int, processes: int) -> int
         members = _Members.read(directory)
         if _try(lock, shared=False):
             # Nobody else is here: a new run begins.
-            _check_version(directory)
             _init(directory, processes)
             _scrub(directory)
             members = _Members(members.run + 1, processes, [], over=False)
@@ -205,23 +202,6 @@ def _try(lock: FileLock, *, shared: bool) -> bool:
 def is_initialised(directory: Path) -> bool:
     """Tell whether a directory has a recovery store."""
     return (directory / "part-0.sqlite3").exists()
-
-
-def _check_version(directory: Path) -> None:
-    """Refuse what a flow of another version has left; all positions are of one version."""
-    for path in directory.glob("part-*.sqlite3"):
-        with closing(sqlite3.connect(path)) as db:
-            kept = db.execute(
-                "SELECT ser_change FROM snaps WHERE step_id = ? AND ser_change IS NOT NULL LIMIT 1",
-                (POSITION_ID,),
-            ).fetchone()
-        # Whoever can write there can also replace what the flow itself reads.
-        if kept and (found := pickle.loads(kept[0])[0]) != POSITION_VERSION:  # noqa: S301
-            raise RecoveryError(
-                f"the recovery directory {directory}: expected positions of version "
-                f"{POSITION_VERSION}, found {found}, written by another version of lotstream; "
-                f"start with an empty recovery directory: it is rebuilt from the stream"
-            )
 
 
 def _init(directory: Path, parts: int) -> None:

@@ -329,7 +329,7 @@ def test_each_side_bears_its_executions_commission_by_quantity(tmp_path: Path) -
 
 
 def test_what_no_closed_lot_bears_is_told(tmp_path: Path) -> None:
-    laid = {"basis_adjustment": Decimal(3)}
+    laid: Any = {"basis_adjustment": Decimal(3)}
     rows = history_of(
         tmp_path,
         [

@@ -72,45 +72,6 @@ def test_a_copy_starts_as_soon_as_the_first_is_killed(
             assert second.stop() == 0
 
 
-def test_a_directory_of_another_version_is_refused_with_a_line_that_says_what_to_do(
-    redis_url: str, redis: redis_py.Redis, tmp_path: Path
-) -> None:
-    publish(redis, 1)
-    with FlowProcess(tmp_path, redis_url) as flow:
-        flow.until_committed(redis)
-        assert flow.stop() == 0
-        _make_old(flow.recovery_dir)
-        before = _bytes_of(flow.recovery_dir)
-        flow.start()
-        assert flow.wait() == 1
-        [line] = flow.log.splitlines()
-        assert line.startswith(f"lotstream: the recovery directory {flow.recovery_dir}: ")
-        assert "expected positions of version 3, found 2" in line
-        assert "start with an empty recovery directory" in line
-        assert _bytes_of(flow.recovery_dir) == before
-        shutil.rmtree(flow.recovery_dir)
-        publish(redis, 1, 2)
-        flow.start()
-        flow.until_committed(redis)
-        assert flow.stop() == 0
-        expected = naive.by_book("executions", read_stream(redis, "executions"))
-        assert outcome(redis, flow.data_dir) == expected
-
-
-def _make_old(directory: Path) -> None:
-    """Give the positions the version of 0.1.0, and their form."""
-    with closing(sqlite3.connect(directory / "part-0.sqlite3")) as db, db:
-        step = (POSITION_ID,)
-        [kept] = db.execute("SELECT DISTINCT ser_change FROM snaps WHERE step_id = ?", step)
-        _, *rest, shown = pickle.loads(kept[0])  # noqa: S301  # it was written just before
-        old = pickle.dumps((2, *rest, shown[:4] + shown[6:11] + shown[13:]))
-        db.execute("UPDATE snaps SET ser_change = ? WHERE step_id = ?", (old, *step))
-
-
-def _bytes_of(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.glob("*.sqlite3*")}
-
-
 def test_a_lock_of_another_run_is_refused_within_seconds(tmp_path: Path) -> None:
     lock = recovery.prepare(tmp_path / "new", None)
     with pytest.raises(LockedError, match="held by process"):
