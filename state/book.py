@@ -13,7 +13,7 @@ This is the definition of a position. It knows nothing of streams, files or cloc
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from operator import mul
@@ -117,6 +117,8 @@ class Book:
         self._openings: dict[str, tuple[Opening, int]] = {}
         """With the places at which they were first named."""
         self._places = 0
+        self._ever_named = (False, False)
+        """Whether anything ever named a sec_type, and a con_id."""
         self._newest = -1
         """The time of what is last in booking order."""
         self._last: Execution | None = None
@@ -736,29 +738,33 @@ class Book:
 
     def _look_back(self) -> None:
         """Find the execution last in booking order, and what was named last."""
-        last = sec_type = con_id = None
-        for part in reversed(self._parts):
-            for row in reversed(part.stretch.rows[part.stretch.base :]):
-                fill = row.fill
-                if fill.qty:
-                    last = last or fill
-                    sec_type = sec_type or fill.instrument.sec_type
-                    con_id = fill.instrument.con_id if con_id is None else con_id
-                    if sec_type is not None and con_id is not None:
-                        break
-            if sec_type is not None and con_id is not None:
+        last, named = self._before
+        found: list[Instrument] = []
+        booked: Execution | None = None
+        is_typed, is_numbered = self._ever_named
+        for fill in self._backwards():
+            booked = booked or fill
+            found.append(fill.instrument)
+            is_typed &= fill.instrument.sec_type is None
+            is_numbered &= fill.instrument.con_id is None
+            if not is_typed and not is_numbered:
                 break
         if self._horizon[0] < 0:
-            for opening in reversed(self._opened_in_order()):
-                sec_type = sec_type or opening.instrument.sec_type
-                con_id = opening.instrument.con_id if con_id is None else con_id
+            found += [opening.instrument for opening in reversed(self._opened_in_order())]
+        self._last = booked or last
+        self._named_by, self._named = None, _last_named(named, reversed(found))
         part = self._parts[-1]
-        rows = part.stretch.rows[part.stretch.base :]
-        self._newest = rows[-1].fill.timestamp if rows else max(part.order[0], self._horizon[0])
-        before, named = self._before
-        self._last = last or before
-        self._named_by = None
-        self._named = (sec_type or named[0], named[1] if con_id is None else con_id)
+        is_empty = len(part.stretch) == part.stretch.base
+        newest = max(part.order[0], self._horizon[0])
+        self._newest = newest if is_empty else part.stretch.rows[-1].fill.timestamp
+
+    def _backwards(self) -> Iterator[Execution]:
+        """Return the remembered executions that count, the last in booking order first."""
+        for part in reversed(self._parts):
+            rows = part.stretch.rows
+            for at in range(len(rows) - 1, part.stretch.base - 1, -1):
+                if rows[at].qty:
+                    yield rows[at].fill
 
     # --- what is the same, and what is settled ---------------------------------------------
 
@@ -807,9 +813,9 @@ class Book:
                 continue
             shown = [to_text(v) if name == "multiplier" else repr(v) for v in (old, new)]
             raise RejectedError(f"{name}: expected {shown[0]}, as before, found {shown[1]}")
-        con_id = has.con_id
-        if con_id is None and says.con_id not in self._con_ids:
-            con_id = says.con_id
+        con_id = says.con_id if has.con_id is None else has.con_id
+        is_typed, is_numbered = self._ever_named
+        self._ever_named = (is_typed or bool(says.sec_type), is_numbered or con_id is not None)
         self.instrument = Instrument(
             has.currency or says.currency or "USD", has.multiplier or says.multiplier or ONE, con_id
         )
@@ -864,19 +870,14 @@ class Book:
             self._before = (counting[-1], self._before[1])
             self._note_before([fill.instrument for fill in counting])
 
-    def _note_before(self, said: Sequence[Instrument]) -> None:
-        last, (sec_type, con_id) = self._before
-        before: Instrument | None = None
-        for says in said:
-            if says is not before:
-                before = says
-                sec_type = says.sec_type or sec_type
-                con_id = con_id if says.con_id is None else says.con_id
-        self._before = (last, (sec_type, con_id))
+    def _note_before(self, said: Iterable[Instrument]) -> None:
+        last, named = self._before
+        self._before = (last, _last_named(named, said))
 
     def _advance_horizon(self, order: _Order) -> None:
-        before, self._horizon = self._horizon, order
-        if order[0] > before[0]:
+        # It never goes back: a bust may stand earlier than what was forgotten before it.
+        before, self._horizon = self._horizon, max(self._horizon, order)
+        if self._horizon[0] > before[0]:
             self._forgotten.clear()
 
     def _refuse_forgotten(self, identity: Hashable, timestamp: int) -> None:
@@ -936,6 +937,7 @@ class Book:
             stretch = part.stretch
             for row in stretch.rows[stretch.base :]:
                 book._known[row.fill.identity] = row.place
+        book._ever_named = (True, True)  # it may have been
         book._settle_figures()
         book._look_back()
         return book
@@ -948,6 +950,22 @@ class _Amounts(NamedTuple):
     other: str
     """The commission's currency if it is not the key's, else nothing."""
     adjustment: int
+
+
+_Named = tuple[str | None, int | None]
+"""A sec_type and a con_id."""
+
+
+def _last_named(named: _Named, said: Iterable[Instrument]) -> _Named:
+    """Return what is named last, if these are said one after the other."""
+    sec_type, con_id = named
+    before: Instrument | None = None
+    for says in said:
+        if says is not before:  # most say what the one before said
+            before = says
+            sec_type = says.sec_type or sec_type
+            con_id = con_id if says.con_id is None else says.con_id
+    return sec_type, con_id
 
 
 def _in_order(openings: dict[str, tuple[Opening, int]]) -> list[tuple[Opening, int]]:

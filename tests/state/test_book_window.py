@@ -177,6 +177,15 @@ def test_a_correction_cannot_move_an_execution_before_a_forgotten_one_of_the_sam
     assert book.apply(message("#1.2 SELL 1 @ 8 at 6"))
 
 
+def test_what_was_forgotten_stays_so_also_when_busts_of_an_earlier_time_are_forgotten() -> None:
+    book = filled(MANY)
+    for n in range(MANY - 600, MANY):
+        book.apply(message(f"#{n}.2 BUST at 2"))
+    for n in range(MANY + 1, MANY + 501):
+        book.apply(message(f"#{n} BUY 1 @ {n} at {n}"))
+    refuse(book, "#400 BUY 1 @ 400 at 400")
+
+
 # --- many executions of one time ------------------------------------------------------------
 
 

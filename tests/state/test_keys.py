@@ -14,6 +14,12 @@ def test_a_correction_shares_its_identity_with_the_original() -> None:
     assert parse_exec_id("0000E0D5.6596B0D2.01.99").revision == 99
 
 
+def test_an_id_of_letters_beyond_hexadecimal_ones_is_of_the_brokers_shape_too() -> None:
+    first, second = (parse_exec_id(f"FXSMLCUS.6596b0d2.01.{last}") for last in ("01", "02"))
+    assert first.identity == second.identity
+    assert (first.revision, second.revision) == (1, 2)
+
+
 def test_another_leg_of_a_combo_is_another_execution() -> None:
     other = parse_exec_id("0000e0d5.6596b0d2.02.01")
     assert other.identity != parse_exec_id(f"{LEG}.01").identity
@@ -33,7 +39,10 @@ def test_another_leg_of_a_combo_is_another_execution() -> None:
         f"{LEG}.٠١",
         "0000e0d5.6596b0d2.1.01",
         "0000e0d.6596b0d2.01.01",
-        "0000e0d-.6596b0d2.01.01",
+        "0000e0d_.6596b0d2.01.01",
+        "0000e0dé.6596b0d2.01.01",
+        "FXSMLCU.6596b0d2.01.01",
+        "FXSMLCUS.6596b0d2.AB.01",
         "0000e0d5-6596b0d2-01-01",
         "my-fill-17",
         "x",
