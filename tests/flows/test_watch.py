@@ -15,8 +15,7 @@ import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
-from typing import Self
+from typing import Any, Self
 
 import pytest
 import redis as redis_py
