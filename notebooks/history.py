@@ -14,6 +14,7 @@ A `key` names a position as the flow does: `symbol`, or `account:symbol`.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,9 +93,17 @@ def known_at(history: History, until: datetime | str) -> History:
 
 def _scan(data_set: Path, schema: _Types) -> pl.LazyFrame:
     files = sorted(data_set.glob("date=*/*.parquet"))
-    # The names are listed here, so that a directory's name may hold a glob's signs.
+    # The names are listed here, so that a directory's name may hold a glob's signs. Files
+    # of version 0.1.0 lack some columns.
     rows = (
-        pl.scan_parquet(files, glob=False, hive_schema={"date": pl.Date}, hive_partitioning=True)
+        pl.scan_parquet(
+            files,
+            glob=False,
+            hive_schema={"date": pl.Date},
+            hive_partitioning=True,
+            schema={name: kind for name, kind in schema.items() if name != "date"},
+            missing_columns="insert",
+        )
         if files
         else pl.LazyFrame(schema=schema)
     )
@@ -134,13 +143,13 @@ def latest(history: History) -> pl.LazyFrame:
 
 
 def executions(history: History) -> pl.LazyFrame:
-    """Return one row for each execution, opening or split: what it is worth today.
+    """Return one row for each message but commissions: what it is worth today.
 
     `time`, `side`, `fill_qty`, `fill_price` and `exec_id` are those of the last revision
     (fill_qty 0: busted), `revisions` counts them, `commission` is the valid report's, with
     what else the execution cost or brought (the premium of an option that was assigned).
     `qty_change` (signed) and `paid` (money, below 0 = received) are what it adds to the
-    position. An opening comes before all others of its key.
+    position. Openings come before all others of their key.
     """
     figures = {
         "qty_change": pl.col("qty"),
@@ -150,13 +159,16 @@ def executions(history: History) -> pl.LazyFrame:
         "commission": pl.col("commission") + pl.col("basis_adjustment").fill_null(0),
     }
     own = pl.col("type") != "commission"
+    # A split and a transfer, say, may be known by the same id.
+    of_type = pl.when(own).then("type").otherwise(pl.lit("execution"))
     of_message = ("type", "side", "fill_qty", "fill_price", "exec_id", "order_id")
     rows = history.positions.sort(ARRIVAL_ORDER).with_columns(
+        of_type=of_type,
         identity=pl.coalesce(_identity(pl.col("exec_id")), "stream_id"),
         **{name: figure - _before(figure) for name, figure in figures.items()},
     )
     return (
-        rows.group_by(*_INSTRUMENT, "identity", maintain_order=True)
+        rows.group_by(*_INSTRUMENT, "of_type", "identity", maintain_order=True)
         .agg(
             pl.col(*of_message).filter(own).last(),
             pl.col(*figures).sum(),
@@ -187,8 +199,9 @@ def position_over_time(history: History) -> pl.LazyFrame:
 def as_booked(history: History, moment: datetime) -> pl.LazyFrame:
     """Return each key's position at a moment of booking time, as it is known by now.
 
-    For what was known then, use `latest(known_at(history, moment))`. An execution that
-    arrived only after a split it came before counts in units of after the split.
+    For what was known then, use `latest(known_at(history, moment))`. What arrived only
+    after a split, cost or transfer that it came before counts as it was after that. Net
+    P&L is that of `closed_lots`.
     """
     # An opening or a split is no execution, a bust is none any more.
     counts = (pl.col("type") == "execution") & (pl.col("fill_qty") > 0)
@@ -237,8 +250,9 @@ def closed_lots(history: History) -> pl.LazyFrame:
     What was taken back has cancelled out. Money: `bought` and `sold` are the amounts of
     the two sides without commission, `open_commission` and `close_commission` the shares
     of the two executions' commissions by quantity, `net_realized_pnl` the gross
-    `realized_pnl` less both. Each share is rounded to 10 places. `held` is a duration,
-    null if the lot comes from an opening, whose age nobody knows.
+    `realized_pnl` less both. Each share is rounded to 10 places; what else fell due, see
+    `charges_of_no_lot`. `held` is a duration, null if the lot comes from an opening, whose
+    age nobody knows.
     """
     standing = (
         history.closed_lots.sort(ARRIVAL_ORDER)
@@ -267,6 +281,26 @@ def closed_lots(history: History) -> pl.LazyFrame:
         .drop("from_opening")
         .sort("close_timestamp", maintain_order=True)
     )
+
+
+def charges_of_no_lot(history: History) -> pl.LazyFrame:
+    """Return, per key, what fell due of charges but is in none of the closed lots.
+
+    It is what `cost` messages laid on lots that were closed since, and what a split moved
+    from lots that it rounded away. `amount`: above 0 = cost. What rounding explains is
+    left out.
+    """
+    due = pl.col("realized_pnl") - pl.col("net_realized_pnl")
+    of_lots = closed_lots(history).group_by("key").agg(borne=due.sum())
+    return (
+        latest(history)
+        .join(of_lots, on="key", how="left", maintain_order="left")
+        .select("key", "currency", amount=due - pl.col("borne").fill_null(0))
+        .filter(pl.col("amount").abs() > pl.lit(_ROUNDING, MONEY))
+    )
+
+
+_ROUNDING = Decimal("0.000001")
 
 
 def _with_commissions(lots: pl.LazyFrame, booked: pl.LazyFrame) -> pl.LazyFrame:

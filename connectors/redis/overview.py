@@ -51,11 +51,16 @@ class Position(NamedTuple):
     symbol: str
     currency: str
     multiplier: Decimal
+    sec_type: str | None
+    con_id: int | None
     qty: Decimal
     avg_price: Decimal | None
     cost_basis: Decimal
     realized_pnl: Decimal
     commission: Decimal
+    other_commissions: Mapping[str, Decimal] | None
+    """In other currencies than the position's."""
+    basis_adjustment: Decimal
     net_realized_pnl: Decimal
     open_lots: int
     executions: int
@@ -286,10 +291,15 @@ def _milliseconds(entry_id: str) -> int:
 
 _DECIMALS = {name for name, kind in Position.__annotations__.items() if "Decimal" in str(kind)}
 
+_NEWER = {
+    "sec_type": None, "con_id": None, "other_commissions": None, "basis_adjustment": Decimal(0),
+}  # fmt: skip
+"""What a value lacks that version 0.1.0 wrote; it stays until its position changes."""
+
 
 def _position(key: str, value: bytes) -> Position:
     try:
-        members = from_json(value)
+        members = _NEWER | from_json(value)
         return Position(*(_member(name, members[name]) for name in Position._fields))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -87,7 +87,11 @@ def read_past(data_dir: Path) -> pl.DataFrame:
     days = sorted((data_dir / "positions").glob("date=*"))[-PAST_DAYS:]
     files = [path for day in days for path in day.glob("*.parquet")]
     latest = sorted(files, key=lambda path: path.stat().st_mtime)[-PAST_FILES:]
-    rows = pl.scan_parquet(latest, hive_partitioning=False) if latest else _NO_ROWS
+    rows = _NO_ROWS
+    if latest:
+        rows = pl.scan_parquet(
+            latest, hive_partitioning=False, schema=_COLUMNS, extra_columns="ignore"
+        )
     entry = pl.col("stream_id").str.split_exact("-", 1).struct
     return (
         rows.select(
@@ -104,10 +108,9 @@ def read_past(data_dir: Path) -> pl.DataFrame:
     )
 
 
-_NO_ROWS = pl.LazyFrame(
-    schema={
-        "account": pl.String, "symbol": pl.String, "currency": pl.String,
-        "message_timestamp": pl.Datetime("ms", "UTC"), "realized_pnl": pl.Decimal(38, 20),
-        "realized_pnl_change": pl.Decimal(38, 20), "stream_id": pl.String,
-    }
-)  # fmt: skip
+_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "account": pl.String, "symbol": pl.String, "currency": pl.String,
+    "message_timestamp": pl.Datetime("ms", "UTC"), "realized_pnl": pl.Decimal(38, 20),
+    "realized_pnl_change": pl.Decimal(38, 20), "stream_id": pl.String,
+}  # fmt: skip
+_NO_ROWS = pl.LazyFrame(schema=_COLUMNS)

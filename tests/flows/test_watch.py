@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 import redis as redis_py
@@ -190,7 +190,8 @@ def test_figures_keep_their_width() -> None:
 
 def test_a_script_gets_exact_json(redis: redis_py.Redis, redis_url: str) -> None:
     pnl = "12345678901234567.00000000000000000001"
-    put(redis, position("A", realized_pnl=pnl), position("B", qty=0))
+    said: dict[str, Any] = {"con_id": 7, "other_commissions": {"EUR": 1.5}}
+    put(redis, position("A", realized_pnl=pnl, **said), position("B", qty=0))
     entry = redis.xadd("executions", {"a": "1"})
     assert isinstance(entry, bytes)
     commit(redis, entry.decode(), read=1)
@@ -200,6 +201,7 @@ def test_a_script_gets_exact_json(redis: redis_py.Redis, redis_url: str) -> None
     seen = json.loads(result.stdout, parse_float=Decimal)
     assert [p["symbol"] for p in seen["positions"]] == ["A", "B"]
     assert seen["positions"][0]["realized_pnl"] == Decimal(pnl)
+    assert {name: seen["positions"][0][name] for name in said} == said
     assert seen["totals"][0]["realized_pnl"] == Decimal(pnl)
     assert seen["dead_letters"] == 0
     assert seen["executions_per_s"] is None

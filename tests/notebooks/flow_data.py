@@ -129,7 +129,8 @@ def _as_reported(chance: random.Random, fill: Fields) -> list[tuple[int, Fields]
 def _rarities() -> list[tuple[int, Fields]]:
     """Return what a year brings once or never.
 
-    An opening position and its split, a stock that was held for more than a year, and,
+    An opening position and its split, a stock that was held for more than a year, one
+    that had a cost, a split that left a fraction away, transfers and an adjustment, and,
     without an account, two positions without any execution: one is an opening alone, the
     other's only execution was busted.
     """
@@ -140,6 +141,8 @@ def _rarities() -> list[tuple[int, Fields]]:
         "symbol": "VZ", "side": "SELL", "fill_price": "39", "order_id": 0, "currency": "EUR",
         "timestamp": START,
     }  # fmt: skip
+    xom: Fields = {"account": ACCOUNTS[1], "symbol": "XOM"}
+    traded: Fields = {**xom, "order_id": 0, "sec_type": "STK", "con_id": 13977}
     told: list[Fields] = [
         {**nvda, **opening, "timestamp": START - DAY},
         {**nvda, "type": "split", "ratio": "10:1", "timestamp": START + 158 * DAY},
@@ -149,5 +152,19 @@ def _rarities() -> list[tuple[int, Fields]]:
         {"symbol": "T", **opening, "timestamp": START},
         {**vz, "fill_qty": 5, "exec_id": "0000e0d5.ffffffff.01.01"},
         {**vz, "fill_qty": 0, "exec_id": "0000e0d5.ffffffff.01.02"},
+        {**xom, "type": "opening", "exec_id": "before", "qty": 7, "cost_basis": "700.07",
+         "timestamp": START - DAY},
+        {**traded, "side": "BUY", "fill_qty": 10, "fill_price": "100", "exec_id": "xom-1",
+         "commission": "1.25", "commission_currency": "EUR", "basis_adjustment": "-3.5",
+         "order_ref": "assigned", "timestamp": START},
+        {**xom, "type": "cost", "per_unit": "-0.4", "timestamp": START + DAY},
+        {**xom, "type": "transfer", "exec_id": "to another broker", "qty": 3,
+         "timestamp": START + 2 * DAY},
+        {**xom, "type": "transfer", "direction": "IN", "exec_id": "spin-off", "qty": 5,
+         "avg_price": "90", "opened": START - 9 * DAY, "timestamp": START + 3 * DAY},
+        {**xom, "type": "split", "ratio": "1:2", "places": 0, "timestamp": START + 4 * DAY},
+        {**xom, "type": "instrument", "con_id": 999, "timestamp": START + 4 * DAY},
+        {**traded, "con_id": 999, "side": "SELL", "fill_qty": 7, "fill_price": "230",
+         "exec_id": "xom-2", "commission": "0.7", "timestamp": START + 5 * DAY},
     ]  # fmt: skip
     return [(int(fields["timestamp"]) + 500, fields) for fields in told]

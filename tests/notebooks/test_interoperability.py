@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -15,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from tests.support.flow_process import Row, read_rows
+from tests.support.flow_process import Row, parse, read_rows
 
 
 def by_polars(data_set: Path) -> tuple[dict[str, str], list[Row]]:
@@ -79,9 +80,13 @@ def test_a_data_set_is_read_with_one_line(
 
 def countable(rows: list[Row]) -> Counter[tuple[object, ...]]:
     """Return how often each row is there, whatever the order of rows and columns."""
-    return Counter(tuple(as_date(name, row[name]) for name in sorted(row)) for row in rows)
+    return Counter(tuple(plain(name, row[name]) for name in sorted(row)) for row in rows)
 
 
-def as_date(name: str, value: object) -> object:
-    """Return the date that pandas gives as the text of the directory's name."""
-    return date.fromisoformat(value) if name == "date" and isinstance(value, str) else value
+def plain(name: str, value: Any) -> object:
+    """Return a value as every program has it: some give a date's text, and no program a dict."""
+    if name == "date" and isinstance(value, str):
+        return date.fromisoformat(value)
+    if name == "other_commissions" and value is not None:
+        return tuple((parse(value) if isinstance(value, str) else value).items())
+    return value

@@ -1,5 +1,6 @@
 """What a look finds on a real server, and what it says when there is nothing to find."""
 
+import json
 import time
 from collections.abc import Iterator
 from decimal import Decimal, localcontext
@@ -66,6 +67,23 @@ def test_figures_are_exact(reader: OverviewReader, redis: redis_py.Redis) -> Non
     assert found.avg_price is None
     assert found.timestamp is None
     assert found.changed_at == 1700000000500
+
+
+def test_the_newer_members_are_read_and_a_value_of_the_first_version_lacks_them(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    new = position(
+        "A", sec_type="STK", con_id=7, other_commissions={"EUR": 1}, basis_adjustment="0.5"
+    )
+    members = json.loads(position("B"))
+    for name in ("sec_type", "con_id", "other_commissions", "basis_adjustment"):
+        del members[name]
+    put(redis, new, json.dumps(members))
+    found, old = (reader.read().positions[key] for key in "AB")
+    assert (found.sec_type, found.con_id, found.basis_adjustment) == ("STK", 7, Decimal("0.5"))
+    assert found.other_commissions == {"EUR": Decimal(1)}
+    assert (old.sec_type, old.con_id, old.other_commissions) == (None, None, None)
+    assert old.basis_adjustment == 0
 
 
 def test_totals_are_exact_and_apart_by_currency(

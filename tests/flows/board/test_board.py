@@ -15,6 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import redis as redis_py
 from selenium import webdriver
@@ -23,6 +25,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
+from connectors.parquet.tables import POSITIONS_SCHEMA
+from flows.board.past import read_past
 from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess, until
 from tests.support.hash_values import be_heard, commit, position, put
@@ -141,6 +145,22 @@ def test_the_past_is_read_from_what_the_flow_wrote(
     assert curve[-1] == [1700000004000, 10]
     assert [value for time, value in curve if time == 1700000001000] == [10, 20]
     assert [value for time, value in curve if time == 1700000003000] == [15, 10]
+
+
+@pytest.mark.parametrize("first_is_older", [True, False])
+def test_the_past_is_read_from_files_of_the_first_version_beside_newer_ones(
+    tmp_path: Path, *, first_is_older: bool
+) -> None:
+    of_version_1 = pa.schema([f for f in POSITIONS_SCHEMA if f.name not in ("sec_type", "con_id")])
+    schemas = [of_version_1, POSITIONS_SCHEMA][:: 1 if first_is_older else -1]
+    day = tmp_path / "positions" / "date=2024-01-02"
+    day.mkdir(parents=True)
+    for number, schema in enumerate(schemas):
+        row = {"symbol": "A", "stream_id": f"{number}-0", "message_timestamp": number}
+        path = day / f"{number}.parquet"
+        pq.write_table(pa.Table.from_pylist([row], schema), path)
+        os.utime(path, (number, number))
+    assert read_past(tmp_path)["ms"].to_list() == [0, 1]
 
 
 def test_it_only_reads(board: str) -> None:
