@@ -58,7 +58,6 @@ def launch(settings: Settings) -> Launched:
 def _recovered(directory: Path, run: "_RunOptions", stop: Event) -> BookStores:
     try:
         _locks.append(recovery.prepare(directory, run.process_id, run.processes, stop))
-        recovery.check_version(directory)
     except LockedError as error:
         raise SystemExit(f"lotstream: the recovery directory is in use: {error}") from None
     except recovery.RecoveryError as error:

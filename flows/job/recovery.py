@@ -27,6 +27,7 @@ from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from types import TracebackType
 from typing import NamedTuple
+from urllib.parse import quote
 
 from bytewax.recovery import init_db_dir
 
@@ -55,10 +56,11 @@ def prepare(
     program's signal handlers; ends the wait for the rest of a cluster, and the program.
     Returns the lock, to be kept as long as the process lives.
     Raises LockedError, naming the holder, if another run uses the directory, and
-    RecoveryError if it cannot be read or written.
+    RecoveryError if it cannot be read or written, or is of another version of lotstream.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        _check_version(directory)  # before anything is written
         lock = FileLock(directory / "lock")
         if process is None:
             lock.acquire(wait_s=1)
@@ -71,10 +73,10 @@ def prepare(
     return lock
 
 
-def check_version(directory: Path) -> None:
+def _check_version(directory: Path) -> None:
     """Raise RecoveryError if the positions' snapshots are of another version of lotstream."""
     for path in sorted(directory.glob("part-*.sqlite3")):
-        with closing(sqlite3.connect(path)) as db:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
             row = db.execute(
                 "SELECT ser_change FROM snaps WHERE step_id = ? AND ser_change IS NOT NULL "
                 "ORDER BY snap_epoch DESC LIMIT 1", (POSITION_ID,),
