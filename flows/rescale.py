@@ -38,7 +38,7 @@ from connectors.redis.partitions import recorded
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings, partition_names
 from flows.job import recovery
-from flows.job.names import PARQUET_ID, POSITION_ID, POSITION_VERSION, SOURCE_ID
+from flows.job.names import PARQUET_ID, POSITION_ID, SOURCE_ID
 from state.keys import partition_of, position_key
 from state.messages import RejectedError
 from state.records import FIRST_ID, id_order
@@ -131,7 +131,8 @@ def _numbers(text: str, whole: str) -> list[int]:
 def read_state(directories: Sequence[Path], streams: Sequence[str]) -> _State:
     """Lock recovery directories and read what the flow's last complete epochs left there.
 
-    Raises LockedError if a flow uses one, RescaleError unless each stream is in one.
+    Raises LockedError if a flow uses one, RecoveryError if one is of another version, and
+    RescaleError unless each stream is in one.
     """
     state = _State({}, {}, {}, directories)
     for directory in directories:
@@ -146,7 +147,7 @@ def read_state(directories: Sequence[Path], streams: Sequence[str]) -> _State:
             elif step == PARQUET_ID:
                 state.last_rows[key] = _loads(pickled)
             elif step == POSITION_ID:
-                state.positions[key] = _of_known_version(_loads(pickled))
+                state.positions[key] = _loads(pickled)
     if directories and set(state.progress) != set(streams):
         raise RescaleError(
             f"--from: expected the recovery directories of {', '.join(streams)}, found those of "
@@ -158,15 +159,6 @@ def read_state(directories: Sequence[Path], streams: Sequence[str]) -> _State:
 def _loads(pickled: bytes) -> Any:
     # Whoever can write there can also replace what the flow itself reads.
     return pickle.loads(pickled)  # noqa: S301
-
-
-def _of_known_version(position: tuple[Any, ...]) -> tuple[Any, ...]:
-    if position[0] != POSITION_VERSION:
-        raise RescaleError(
-            f"--from: expected positions of version {POSITION_VERSION}, found {position[0]}; run "
-            f"the rescale of the program that wrote them"
-        )
-    return position
 
 
 def write_state(state: _State, parts: Sequence[_Part], layout: Layout) -> None:
@@ -505,7 +497,7 @@ def rescale(
     set_up_logging(settings)
     try:
         _Rescaling(settings, to, into).run(from_ or [])
-    except (RescaleError, LockedError, DataDirError) as error:
+    except (RescaleError, recovery.RecoveryError, LockedError, DataDirError) as error:
         raise SystemExit(f"lotstream: {error}") from None
     except redis.RedisError as error:
         raise SystemExit(f"lotstream: {explain(error)}; run this again") from None

@@ -19,7 +19,7 @@ from connectors.redis.publisher import Once, Publisher
 from flows import rescale
 from flows.common.settings import partition_names
 from flows.job.names import POSITION_ID, POSITION_VERSION
-from flows.job.recovery import new_store
+from flows.job.recovery import RecoveryError, new_store
 from tests.support.flow_process import ROOT, FlowProcess, group, groups, read_stream
 from tests.support.scaling import Ledger, found
 
@@ -345,5 +345,5 @@ def test_positions_of_another_version_are_not_moved(tmp_path: Path) -> None:
     state = (POSITION_VERSION + 1, "executions", "A")
     with new_store(tmp_path / "r", [(POSITION_ID, "A", pickle.dumps(state))]):
         pass
-    with pytest.raises(rescale.RescaleError, match=f"of version {POSITION_VERSION}, found"):
+    with pytest.raises(RecoveryError, match=f"of version {POSITION_VERSION}, found"):
         rescale.read_state([tmp_path / "r"], ["executions"])

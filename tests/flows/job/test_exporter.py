@@ -92,6 +92,7 @@ def test_a_flow_tells_each_change_when_live_and_a_sum_when_it_catches_up(
     with FlowProcess(tmp_path, redis_url) as flow:
         flow.until_committed(redis)
         redis.xadd("executions", BUY)
+        flow.until(lambda: "change: +10" in flow.log, "the first change")  # alone in its read
         redis.xadd("executions", {**BUY, "exec_id": "e", "side": "SELL", "fill_qty": "4"})
         flow.until(lambda: "change: -4" in flow.log, "both changes")
         told = flow.messages("info")
