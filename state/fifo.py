@@ -72,7 +72,7 @@ _NOBODY = Row(Execution("", "", 1, -1, 0, 0), -1, 0, 0, 0)
 class Stretch:
     """Executions in booking order, on top of the lots that were open before them."""
 
-    __slots__ = ("base", "closed", "cost", "held", "not_due", "number", "opened", "rows")
+    __slots__ = ("_oldest", "base", "closed", "cost", "held", "not_due", "number", "opened", "rows")
 
     def __init__(self, lots: Iterable[Lot] = (), rows: Sequence[Row] = ()) -> None:
         self.rows = [_NOBODY]
@@ -83,6 +83,8 @@ class Stretch:
         """How many rows opened something, up to each."""
         self.held = 0
         """Units after the last row, signed."""
+        self._oldest: Piece | None = None
+        """What is open of the oldest lot; None if that has to be looked up."""
         for row, rest in lots:
             self.rows.append(row)
             self.opened.append(self.opened[-1] + rest)
@@ -111,26 +113,75 @@ class Stretch:
     def append(self, row: Row) -> list[ClosedLot]:
         """Book one more execution, as `extend` does; return what it closed."""
         _, _, qty, value, charge = row
-        was_opened, was_closed = self.opened[-1], self.closed[-1]
-        self.held += qty
-        held = self.held if self.held > 0 else -self.held
-        opened = (was_opened + was_closed + (qty if qty > 0 else -qty) + held) >> 1
-        closed = opened - held
+        held, opened, closed = self.held, self.opened[-1], self.closed[-1]
+        self.held = now = held + qty
         self.rows.append(row)
-        self.opened.append(opened)
-        self.closed.append(closed)
-        self.number.append(self.number[-1] + (opened > was_opened))
-        if closed == was_closed:
+        if not held or not qty or (held > 0) == (qty > 0):
+            self.opened.append(opened + (qty if qty > 0 else -qty))
+            self.closed.append(closed)
+            self.number.append(self.number[-1] + (qty != 0))
             self.cost += value
             self.not_due += charge
             return []
-        pieces = self._pieces(was_closed, closed)
-        for _, _, cost, due in pieces:
+        if not now or (now > 0) == (held > 0):
+            self.opened.append(opened)
+            self.closed.append(closed + (qty if qty > 0 else -qty))
+            self.number.append(self.number[-1])
+            return self._close(row)
+        # A flip: it closed all there was, and opened the rest of it.
+        self.opened.append(opened + (now if now > 0 else -now))
+        self.closed.append(opened)
+        self.number.append(self.number[-1] + 1)
+        self._oldest = None
+        self.cost, self.not_due = self._worth(opened, self.opened[-1])
+        return self._matched(row, self._pieces(closed, opened))
+
+    def _close(self, closer: Row) -> list[ClosedLot]:  # noqa: PLR0915 - calls would cost
+        """Return the matches of the last row, all of which closes.
+
+        They are what `_matched` says of its `_pieces`, found faster: what was left of the
+        oldest lot is known from the closer before.
+        """
+        by, _, qty, value, _ = closer
+        close_id, close_time, close_price = by[0], by[3], by[5]
+        rows, opened = self.rows, self.opened
+        size = need = qty if qty > 0 else -qty
+        direction = "SHORT" if qty > 0 else "LONG"
+        at, units, cost, due = self._oldest or self._pieces(self.closed[-2], opened[-1])[0]
+        found, paid = [], 0
+        while need > units:
             self.cost -= cost
             self.not_due -= due
-        if opened != was_opened:  # a flip: it closed all there was, and opened the rest of it
-            self.cost, self.not_due = self._worth(was_opened, opened)
-        return self._matched(row, pieces)
+            need -= units
+            of, before, paid = rows[at][0], paid, share(value, size - need, size)
+            found.append(
+                _new_closed_lot(
+                    (direction, units, of[0], of[3], of[5], close_id, close_time, close_price,
+                     before - paid - cost)
+                )
+            )  # fmt: skip
+            at += 1
+            while opened[at] == opened[at - 1]:
+                at += 1
+            units = opened[at] - opened[at - 1]
+            cost, due = _behind(rows[at], units)
+        cost_left = due_left = 0
+        if units > need:
+            cost_left, due_left = _behind(rows[at], units - need)
+            self._oldest = _new_piece((at, units - need, cost_left, due_left))
+        else:
+            self._oldest = None
+        cost -= cost_left
+        self.cost -= cost
+        self.not_due -= due - due_left
+        of = rows[at][0]
+        found.append(
+            _new_closed_lot(
+                (direction, need, of[0], of[3], of[5], close_id, close_time, close_price,
+                 paid - value - cost)
+            )
+        )  # fmt: skip
+        return found
 
     def extend(self, rows: Sequence[Row]) -> None:
         """Book executions one behind the other."""
@@ -166,6 +217,7 @@ class Stretch:
         before = self._worth(begin, end)[1] if begin < end else 0
         fill, place, qty, value, _ = self.rows[at]
         self.rows[at] = new_row((fill, place, qty, value, charge))
+        self._oldest = None
         if begin < end:
             self.not_due += self._worth(begin, end)[1] - before
 
@@ -180,7 +232,7 @@ class Stretch:
         self.closed[at:] = list(map(sub, opened, are_open))[1:]
         opens = map(gt, opened[1:], opened)
         self.number[at - 1 :] = accumulate(opens, initial=self.number[at - 1])
-        self.held = are_held[-1]
+        self.held, self._oldest = are_held[-1], None
 
     def _weigh(self) -> None:
         self.cost, self.not_due = self._worth(self.closed[-1], self.opened[-1])
@@ -283,6 +335,7 @@ class Stretch:
         self.closed[:stop] = [closed] * (len(kept) + 1)
         self.opened[0] = closed
         self.base = len(kept) + 1
+        self._oldest = None
         return gone
 
     # --- as plain values ----------------------------------------------------------------------
@@ -307,6 +360,16 @@ class Stretch:
         new._total(new.base, sum(held))
         new._weigh()
         return new
+
+
+def _behind(row: Row, units: int) -> tuple[int, int]:
+    """Return what a row's last units bear of its cost and its charge."""
+    _, _, qty, cost, charge = row
+    size = qty if qty > 0 else -qty
+    if units == size:
+        return cost, charge
+    gone = size - units
+    return cost - share(cost, gone, size), charge - share(charge, gone, size)
 
 
 def _order(row: Row) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from state import book as book_module
 from state.book import REMEMBERED, Book
-from state.messages import Message, RejectedError
+from state.messages import Instrument, Message, Opening, RejectedError
 from tests.support.notation import average, exec_id, fees, lots, message, net
 from tests.support.oracle import check_agrees, check_step, told
 from tests.support.strategies import SETTINGS, sessions
@@ -283,3 +283,16 @@ def test_what_a_book_does_not_refuse_it_books_where_it_belongs(
             check_step(applied, before, after)
             check_agrees(book, heard)
             before = after
+
+
+def test_what_an_opening_names_outlasts_it_also_if_an_action_is_forgotten_first() -> None:
+    book = Book("XYZ")
+    opening = message("OPENING 5 @ 1")
+    assert isinstance(opening, Opening)
+    book.apply(opening._replace(instrument=Instrument(sec_type="STK", con_id=7)))
+    book.apply(message("SPLIT 1:1 at 1"))
+    for n in range(2, MANY):
+        book.apply(message(f"#{n} BUY 1 @ 5 at {n}"))
+    again = Book.from_state(pickle.loads(pickle.dumps(book.to_state())))  # noqa: S301  # our own
+    assert again.snapshot() == book.snapshot()
+    assert (again.snapshot().sec_type, again.snapshot().con_id) == ("STK", 7)
