@@ -1007,8 +1007,13 @@ def _difference(before: list[ClosedLot], after: list[ClosedLot]) -> list[ClosedL
     """Return what turns one list of closed lots into the other: taken back, then new ones."""
     if not before:
         return after
-    gone, new = Counter(before) - Counter(after), Counter(after) - Counter(before)
-    return [lot.taken_back() for lot in gone.elements()] + list(new.elements())
+    left, gone = Counter(after), []
+    for lot in before:
+        if left.get(lot):
+            left[lot] -= 1
+        else:
+            gone.append(lot.taken_back())
+    return gone + list(left.elements())
 
 
 # --- plain values of what a book is made of ---------------------------------------------------

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from state.exact import share
 from state.messages import Execution
-from state.snapshot import ClosedLot
+from state.snapshot import ClosedLot, new_closed_lot
 
 
 class Row(NamedTuple):
@@ -64,7 +64,6 @@ class Piece(NamedTuple):
 # A tuple's own constructor takes a third of the time.
 new_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
 _new_piece: Callable[[tuple[Any, ...]], Piece] = partial(tuple.__new__, Piece)
-_new_closed_lot: Callable[[tuple[Any, ...]], ClosedLot] = partial(tuple.__new__, ClosedLot)
 
 _NOBODY = Row(Execution("", "", 1, -1, 0, 0), -1, 0, 0, 0)
 
@@ -110,7 +109,7 @@ class Stretch:
 
     # --- putting rows in -------------------------------------------------------------------
 
-    def append(self, row: Row) -> list[ClosedLot]:
+    def append(self, row: Row) -> list[ClosedLot]:  # noqa: PLR0915 - calls would cost
         """Book one more execution, as `extend` does; return what it closed."""
         _, _, qty, value, charge = row
         held, opened, closed = self.held, self.opened[-1], self.closed[-1]
@@ -123,64 +122,23 @@ class Stretch:
             self.cost += value
             self.not_due += charge
             return []
+        oldest = self._oldest or self._lot_at(closed)
         if not now or (now > 0) == (held > 0):
+            need = qty if qty > 0 else -qty
+            found, self._oldest, cost, due = self._match(row, need, oldest)
             self.opened.append(opened)
-            self.closed.append(closed + (qty if qty > 0 else -qty))
+            self.closed.append(closed + need)
             self.number.append(self.number[-1])
-            return self._close(row)
-        # A flip: it closed all there was, and opened the rest of it.
-        self.opened.append(opened + (now if now > 0 else -now))
-        self.closed.append(opened)
-        self.number.append(self.number[-1] + 1)
-        self._oldest = None
-        self.cost, self.not_due = self._worth(opened, self.opened[-1])
-        return self._matched(row, self._pieces(closed, opened))
-
-    def _close(self, closer: Row) -> list[ClosedLot]:  # noqa: PLR0915 - calls would cost
-        """Return the matches of the last row, all of which closes.
-
-        They are what `_matched` says of its `_pieces`, found faster: what was left of the
-        oldest lot is known from the closer before.
-        """
-        by, _, qty, value, _ = closer
-        close_id, close_time, close_price = by[0], by[3], by[5]
-        rows, opened = self.rows, self.opened
-        size = need = qty if qty > 0 else -qty
-        direction = "SHORT" if qty > 0 else "LONG"
-        at, units, cost, due = self._oldest or self._pieces(self.closed[-2], opened[-1])[0]
-        found, paid = [], 0
-        while need > units:
             self.cost -= cost
             self.not_due -= due
-            need -= units
-            of, before, paid = rows[at][0], paid, share(value, size - need, size)
-            found.append(
-                _new_closed_lot(
-                    (direction, units, of[0], of[3], of[5], close_id, close_time, close_price,
-                     before - paid - cost)
-                )
-            )  # fmt: skip
-            at += 1
-            while opened[at] == opened[at - 1]:
-                at += 1
-            units = opened[at] - opened[at - 1]
-            cost, due = _behind(rows[at], units)
-        cost_left = due_left = 0
-        if units > need:
-            cost_left, due_left = _behind(rows[at], units - need)
-            self._oldest = _new_piece((at, units - need, cost_left, due_left))
-        else:
-            self._oldest = None
-        cost -= cost_left
-        self.cost -= cost
-        self.not_due -= due - due_left
-        of = rows[at][0]
-        found.append(
-            _new_closed_lot(
-                (direction, need, of[0], of[3], of[5], close_id, close_time, close_price,
-                 paid - value - cost)
-            )
-        )  # fmt: skip
+            return found
+        # A flip: it closes all there is, and opens the rest of it.
+        found, self._oldest, _, _ = self._match(row, opened - closed, oldest)
+        rest = now if now > 0 else -now
+        self.opened.append(opened + rest)
+        self.closed.append(opened)
+        self.number.append(self.number[-1] + 1)
+        self.cost, self.not_due = _behind(row, rest)
         return found
 
     def extend(self, rows: Sequence[Row]) -> None:
@@ -274,31 +232,63 @@ class Stretch:
             charge += fee
         return cost, charge
 
-    def _matched(self, closer: Row, pieces: Sequence[Piece]) -> list[ClosedLot]:
-        """Return the matches of a closer: what it closed on the line, piece by piece."""
-        (by, _, qty, value, _), rows = closer, self.rows
+    def _lot_at(self, place: int) -> Piece:
+        """Return the lot in which a place on the line lies, from there on."""
+        at = bisect_right(self.opened, place)
+        units = self.opened[at] - place
+        return _new_piece((at, units, *_behind(self.rows[at], units)))
+
+    def _match(  # noqa: PLR0915 - calls would cost
+        self, closer: Row, need: int, oldest: Piece
+    ) -> tuple[list[ClosedLot], Piece | None, int, int]:
+        """Close units, from the oldest lot on, with the first units of a closer.
+
+        Returns the matches; what is left of the last lot, if anything; what the closed
+        units cost, and what of charges falls due with them.
+        """
+        by, _, qty, value, _ = closer
+        close_id, close_time, close_price = by[0], by[3], by[5]
+        rows, opened = self.rows, self.opened
         size = qty if qty > 0 else -qty
         direction = "SHORT" if qty > 0 else "LONG"
-        found, upto, paid = [], 0, 0
-        for at, units, cost, _ in pieces:
-            # The closer's own first units closed; they bear its value as those of a lot do.
+        at, units, cost, due = oldest
+        upto = paid = gone = fallen_due = 0
+        found = []
+        while True:
+            left: Piece | None = None
+            if units > need:
+                left = _new_piece((at, units - need, *_behind(rows[at], units - need)))
+                _, _, cost_left, due_left = left
+                units, cost, due = need, cost - cost_left, due - due_left
+            gone += cost
+            fallen_due += due
+            # The closer's own first units close; they bear its value as those of a lot do.
             of, upto, before = rows[at][0], upto + units, paid
             paid = share(value, upto, size)
             found.append(
-                _new_closed_lot(
-                    (direction, units, of[0], of[3], of[5], by[0], by[3], by[5],
+                new_closed_lot(
+                    (direction, units, of[0], of[3], of[5], close_id, close_time, close_price,
                      before - paid - cost)
                 )
             )  # fmt: skip
-        return found
+            need -= units
+            if not need:
+                return found, left, gone, fallen_due
+            at += 1
+            while opened[at] == opened[at - 1]:
+                at += 1
+            units = opened[at] - opened[at - 1]
+            cost, due = _behind(rows[at], units)
 
     def closed_lots(self, start: int) -> list[ClosedLot]:
         """Return what the rows from one on closed, in order."""
-        found = []
+        found: list[ClosedLot] = []
+        oldest: Piece | None = None
         begin = self.closed[start - 1]
         for row, end in zip(self.rows[start:], self.closed[start:], strict=True):
             if end > begin:
-                found += self._matched(row, self._pieces(begin, end))
+                lots, oldest, _, _ = self._match(row, end - begin, oldest or self._lot_at(begin))
+                found += lots
                 begin = end
         return found
 
@@ -314,7 +304,9 @@ class Stretch:
 
     def rows_between(self, begin: int, end: int) -> list[int]:
         """Return the numbers of the rows that have units between two places on the line."""
-        return [piece.row for piece in self._pieces(begin, end)]
+        opened = self.opened
+        rows = range(bisect_right(opened, begin), bisect_left(opened, end) + 1)
+        return [at for at in rows if opened[at] > opened[at - 1]] if begin < end else []
 
     def count_lots(self) -> int:
         """Count the rows with open units."""
