@@ -47,6 +47,7 @@ def test_at_least_the_last_two_thousand_executions_can_be_corrected_at_any_time(
             assert book.apply(message(f"#{oldest}.2 BUY 1 @ {oldest} at {oldest}"))
 
 
+@pytest.mark.long
 def test_splits_do_not_shorten_the_memory_of_executions() -> None:
     book = Book("XYZ")
     for n in range(1, MANY + 1):
@@ -167,6 +168,7 @@ def test_a_correction_cannot_move_an_execution_to_before_what_was_forgotten() ->
     assert average(book) == "1500"  # 1 to 2999
 
 
+@pytest.mark.long
 def test_a_correction_cannot_move_an_execution_before_a_forgotten_one_of_the_same_time() -> None:
     book = Book("XYZ")
     book.apply(message("#1 BUY 1 @ 7 at 90"))
@@ -177,6 +179,7 @@ def test_a_correction_cannot_move_an_execution_before_a_forgotten_one_of_the_sam
     assert book.apply(message("#1.2 SELL 1 @ 8 at 6"))
 
 
+@pytest.mark.long
 def test_what_was_forgotten_stays_so_also_when_busts_of_an_earlier_time_are_forgotten() -> None:
     book = filled(MANY)
     for n in range(MANY - 600, MANY):
