@@ -63,7 +63,7 @@ def _recovered(directory: Path, run: "_RunOptions", stop: Event) -> BookStores:
     except recovery.RecoveryError as error:
         raise SystemExit(f"lotstream: {error}") from None
     recovery.tell_of_full_disk(directory)
-    return BookStores(directory, run.process_id or 0)
+    return BookStores(directory, run.process_id or 0, recovery.resumed_at(directory))
 
 
 _locks: list[FileLock] = []
