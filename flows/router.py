@@ -87,14 +87,15 @@ class Outbox:
         """Publish what comes, until cancelled. Raises RedisRefusedError."""
         while True:
             await self._filled.wait()
+            self._filled.clear()  # first, so that what comes while this writes wakes it again
             new: list[Message] = []
             while self._waiting:
                 new += await self._publish_batch()
             while self._letters:
                 await self._write_letter(*next(iter(self._letters.items())))
             note_published(new)
-            self._filled.clear()
-            self._emptied.set()
+            if not self.size:
+                self._emptied.set()
 
     async def emptied(self) -> None:
         """Wait until nothing waits."""
