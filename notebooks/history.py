@@ -161,7 +161,7 @@ def executions(history: History) -> pl.LazyFrame:
     own = pl.col("type") != "commission"
     # A split and a transfer, say, may be known by the same id.
     of_type = pl.when(own).then("type").otherwise(pl.lit("execution"))
-    of_message = ("type", "side", "fill_qty", "fill_price", "exec_id", "order_id")
+    of_message = ("type", "side", "fill_qty", "fill_price", "exec_id", "order_id", "order_ref")
     rows = history.positions.sort(ARRIVAL_ORDER).with_columns(
         of_type=of_type,
         identity=pl.coalesce(_identity(pl.col("exec_id")), "stream_id"),
@@ -385,6 +385,54 @@ def statistics(lots: pl.LazyFrame, by: Sequence[str] = ("currency",)) -> pl.Lazy
         average_loss=_divide("lost", pl.col("losses").cast(MONEY)),
         commission_share=_ratio("commission", "gross"),
     ).sort(by)
+
+
+def with_strategies(history: History, lots: pl.LazyFrame) -> pl.LazyFrame:
+    """Add `opened_by` and `closed_by`, the `order_ref` of the two executions of each lot.
+
+    Null where there was none: the order named no strategy, or an opening or a transfer
+    brought the lot.
+    """
+    booked = executions(history).filter(pl.col("type") == "execution")
+    for side in ("open", "close"):
+        name = pl.col("order_ref").alias("opened_by" if side == "open" else "closed_by")
+        of_side = booked.select("key", pl.col("exec_id").alias(f"{side}_exec_id"), name)
+        lots = lots.join(
+            of_side, on=["key", f"{side}_exec_id"], how="left", maintain_order="left"
+        )  # fmt: skip
+    return lots
+
+
+def by_strategy(history: History) -> pl.LazyFrame:
+    """Return what closed lots brought by strategy: by that which opened, and that which closed.
+
+    One row for each currency, `side` (`opened` or `closed`) and `strategy`; over all
+    strategies both sides add up to the same. `gross`, `commission` (both executions'
+    shares, above 0 = cost) and `net` are of all `lots` on that side; `of_others` counts
+    those of them that another strategy had on the other side, `net_of_others` is their
+    part of `net`. What names no strategy is one of its own, null.
+    """
+    lots = with_strategies(history, closed_lots(history))
+    differs = pl.col("opened_by").ne_missing(pl.col("closed_by"))
+    net = pl.col("net_realized_pnl")
+    sides = [
+        lots.group_by("currency", strategy=f"{side}_by").agg(
+            side=pl.lit(side),
+            lots=pl.len(),
+            gross=pl.col("realized_pnl").sum(),
+            commission=(pl.col("open_commission") + pl.col("close_commission")).sum(),
+            net=net.sum(),
+            of_others=differs.sum(),
+            net_of_others=net.filter(differs).sum(),
+        )
+        for side in ("opened", "closed")
+    ]
+    columns = ("gross", "commission", "net", "of_others", "net_of_others")
+    return (
+        pl.concat(sides)
+        .select("currency", "side", "strategy", "lots", *columns)
+        .sort("currency", "side", "strategy", descending=[False, True, False], nulls_last=True)
+    )
 
 
 def with_clock(lots: pl.LazyFrame, time_zone: str) -> pl.LazyFrame:
