@@ -21,6 +21,9 @@ from typing import NamedTuple
 import polars as pl
 import polars.selectors as cs
 
+from state.exact import MONEY_PLACES, to_text
+from state.retold import Told, retell
+
 QUANTITY = pl.Decimal(38, 10)
 MONEY = pl.Decimal(38, 20)
 TIME = pl.Datetime("ms", "UTC")
@@ -38,7 +41,7 @@ POSITIONS: _Types = {
     "fill_qty": QUANTITY, "fill_price": QUANTITY, "exec_id": pl.String,
     "order_id": pl.Int64, "order_ref": pl.String, "message_commission": QUANTITY,
     "message_commission_currency": pl.String, "realized_pnl_change": MONEY,
-    "net_realized_pnl_change": MONEY,
+    "net_realized_pnl_change": MONEY, "message_terms": pl.String,
     "date": pl.Date,
 }  # fmt: skip
 CLOSED_LOTS: _Types = {
@@ -239,6 +242,37 @@ def _identity(exec_id: pl.Expr) -> pl.Expr:
     """Return what all revisions of an execution id of IBKR's shape share, else the id."""
     shape = r"^([0-9a-zA-Z]{8}\.[0-9a-zA-Z]{8}\.[0-9]{2})\.[0-9]{2}$"
     return exec_id.str.replace(shape, "${1}")
+
+
+# --- open lots -----------------------------------------------------------------------
+
+
+def open_lots(history: History, moment: datetime | None = None) -> pl.DataFrame:
+    """Return each key's open lots, the oldest first: by all rows, or at a moment of booking time.
+
+    For what was open by what was known then, use `open_lots(known_at(history, moment))`.
+    `qty` and `cost_basis` are signed. `opened` of an opening is the time that it was told
+    with. Raises ValueError, saying what is missing, if the rows do not tell a key's lots.
+    """
+    rows = history.positions.sort("key", *ARRIVAL_ORDER).with_columns(
+        pl.col("message_timestamp").dt.epoch("ms"), cs.decimal().cast(pl.String)
+    )
+    until = None if moment is None else int(moment.timestamp() * 1000)
+    found = [
+        (*of_key.select(_INSTRUMENT).row(-1), lot.exec_id, lot.opened, to_text(lot.qty),
+         to_text(lot.price), to_text(lot.cost, MONEY_PLACES))
+        for (key,), of_key in rows.collect().group_by("key", maintain_order=True)
+        for lot in retell(
+            [Told(*row) for row in of_key.select(Told._fields).iter_rows()], str(key), until
+        )
+    ]  # fmt: skip
+    names = (*_INSTRUMENT, "exec_id", "opened", "qty", "price", "cost_basis")
+    text = dict.fromkeys(names, pl.String) | {"opened": pl.Int64}
+    return pl.DataFrame(found, schema=text, orient="row").with_columns(
+        pl.col("opened").cast(TIME),
+        pl.col("multiplier", "qty", "price").cast(QUANTITY),
+        pl.col("cost_basis").cast(MONEY),
+    )
 
 
 # --- closed lots ---------------------------------------------------------------------

@@ -666,6 +666,33 @@ def booked_until(
     return {key: book.snapshot() for key, book in books.items()}
 
 
+def test_open_lots_are_those_of_the_hash_s_positions(a_year: Written) -> None:
+    lots = history.open_lots(history.read(a_year.data_dir))
+    sums = lots.group_by("key").agg(pl.col("qty", "cost_basis").sum(), open_lots=pl.len())
+    held = {key: each for key, each in a_year.positions.items() if each["open_lots"]}
+    assert {row["key"]: tuple(row[name] for name in OF_LOTS) for row in sums.to_dicts()} == {
+        key: tuple(each[name] for name in OF_LOTS) for key, each in held.items()
+    }
+
+
+OF_LOTS = ("qty", "cost_basis", "open_lots")
+
+
+@pytest.mark.parametrize("days", [60, 160, 300])
+def test_open_lots_at_a_moment_are_those_of_a_book_told_nothing_later(
+    a_year: Written, days: int
+) -> None:
+    moment = at("2024-01-02 17:00") + timedelta(days=days)
+    found = history.open_lots(history.read(a_year.data_dir), moment).group_by("key")
+    sums = found.agg(pl.col("qty").sum(), open_lots=pl.len())
+    expected = {
+        key: (Decimal(snapshot.qty).scaleb(-PLACES), snapshot.open_lots)
+        for key, snapshot in booked_until(a_year.messages, moment).items()
+        if snapshot.open_lots
+    }
+    assert {key: (qty, number) for key, qty, number in sums.rows()} == expected
+
+
 @pytest.mark.parametrize("side", ["opened", "closed"])
 def test_strategies_add_up_to_all_closed_lots(a_year: Written, side: str) -> None:
     rows = history.read(a_year.data_dir)
