@@ -86,7 +86,7 @@ def retell(rows: Iterable[Told], key: str, until: int | None = None) -> list[Ope
         message = _message(row, key)
         if message is not None:
             _tell(book, message, key)
-    lots = book.open_lots()
+    lots = [lot._replace(charge=0) for lot in book.open_lots()]
     if until is None and told:
         _check(lots, told[-1], key)
     return lots
@@ -109,35 +109,51 @@ def _known_by(row: Told) -> tuple[str, str]:
 
 
 def _message(row: Told, key: str) -> Message | None:
-    exec_id, timestamp = row.exec_id or "", row.message_timestamp
-    instrument = Instrument(multiplier=from_text(row.multiplier))
     if row.type == "execution":
-        identity, revision = parse_exec_id(exec_id)
-        qty, price = from_text(row.fill_qty or "0"), from_text(row.fill_price or "0")
-        signed = qty if row.side == "BUY" else -qty
-        return Execution(
-            exec_id, identity, revision or 1, timestamp, signed, price, instrument=instrument
-        )
-    if row.type not in ("opening", "split", "transfer"):
+        return _execution(row)
+    if row.type not in ("opening", "split", "cost", "transfer"):
         return None
     if row.message_terms is None:
         raise ValueError(
-            f"{key}: expected the terms of {row.type} {exec_id!r} in message_terms, found none: "
-            f"its row was written by an earlier version"
+            f"{key}: expected the terms of {row.type} {row.exec_id!r} in message_terms, found "
+            f"none: its row was written by an earlier version"
         )
-    said = json.loads(row.message_terms, parse_float=str, parse_int=str)
+    return _of_terms(row, json.loads(row.message_terms, parse_float=str, parse_int=str))
+
+
+def _execution(row: Told) -> Execution:
+    exec_id = row.exec_id or ""
+    identity, revision = parse_exec_id(exec_id)
+    qty, price = from_text(row.fill_qty or "0"), from_text(row.fill_price or "0")
+    signed = qty if row.side == "BUY" else -qty
+    return Execution(
+        exec_id, identity, revision or 1, row.message_timestamp, signed, price,
+        instrument=_instrument(row),
+    )  # fmt: skip
+
+
+def _of_terms(row: Told, said: dict[str, Any]) -> Message:
+    exec_id, timestamp = row.exec_id or "", row.message_timestamp
     match row.type, said.get("direction"):
         case "opening", _:
-            return Opening(exec_id, timestamp, from_text(said["qty"]), *_priced(said), instrument)
+            qty, worth = from_text(said["qty"]), _priced(said)
+            return Opening(exec_id, timestamp, qty, *worth, _instrument(row))
         case "split", _:
             new, _, old = said["ratio"].partition(":")
             return Split(exec_id, timestamp, int(new), int(old), int(said["places"]))
+        case "cost", _:
+            # From a cost on, a lot's cost is borne anew by the units that it has then.
+            return Cost(exec_id, timestamp, from_text(said["per_unit"]))
         case _, "OUT":
             some = said["qty"]
             return TransferOut(exec_id, timestamp, None if some is None else from_text(some))
         case _:
             qty, opened = from_text(said["qty"]), int(said["opened"])
             return TransferIn(exec_id, timestamp, qty, *_priced(said), opened)
+
+
+def _instrument(row: Told) -> Instrument:
+    return Instrument(multiplier=from_text(row.multiplier))
 
 
 def _check(lots: Sequence[OpenLot], last: Told, key: str) -> None:

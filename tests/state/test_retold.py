@@ -79,6 +79,13 @@ def test_the_lots_of_a_moment_are_those_of_a_book_told_nothing_later(
     assert retell(rows, "K", until) == without_charges(early.open_lots())
 
 
+def test_a_cost_lets_the_rest_of_a_lot_s_cost_be_shared_anew() -> None:
+    """Which shows in its last places only, where it does not divide."""
+    lines = ["OPENING 3 cost 1", "SELL 0.5 @ 5", "COST 0", "SELL 0.5 @ 5"]
+    book = Book("K")
+    assert retell(told(book, messages(*lines)), "K") == without_charges(book.open_lots())
+
+
 def test_what_the_rows_lack_is_said() -> None:
     rows = told(Book("K"), messages("BUY 10 @ 100", "SPLIT 2:1"))
     assert [lot.qty for lot in retell(rows, "K")] == [20 * ONE]
