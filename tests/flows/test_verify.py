@@ -2,9 +2,9 @@
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis as redis_py
@@ -14,6 +14,7 @@ from connectors.parquet.files import manifests
 from flows import verify as module
 from flows.common.settings import Settings, load_settings
 from flows.job import recovery
+from flows.job.names import POSITION_ID
 from flows.verify import Damage, verify
 from state.records import FIRST_ID
 from tests.support.flow_process import FlowProcess, parts
@@ -40,7 +41,7 @@ class Kept:
         books = [
             book_store.read_book(directory, key, values[3], values[4], values[5], FIRST_ID)[0]
             for step, key, values in snapshots
-            if step == module.POSITION_ID
+            if step == POSITION_ID
         ]
         return (sorted(snapshots, key=repr), [book.to_state() for book in books])
 
@@ -48,7 +49,7 @@ class Kept:
 @pytest.fixture
 def kept(
     redis: redis_py.Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Kept]:
+) -> Kept:
     ledger = Ledger(redis, seed=5)
     with FlowProcess(tmp_path, redis_url) as flow:
         for _ in range(3):
@@ -60,7 +61,7 @@ def kept(
         settings = load_settings()
         assert verify(settings, flow.recovery_dir) == [], "while the flow runs"
         assert flow.stop() == 0
-    yield Kept(flow, settings)
+    return Kept(flow, settings)
 
 
 def test_any_byte_of_any_file_is_named_or_does_no_harm(kept: Kept) -> None:
@@ -94,7 +95,7 @@ def test_a_snapshot_that_is_gone_is_noticed_by_verify_and_by_the_flow(
     flow = kept.flow
     [store] = recovery.store_files(flow.recovery_dir)
     key = next(key for step, key, _ in recovery.read_snapshots(flow.recovery_dir)
-               if step == module.POSITION_ID)  # fmt: skip
+               if step == POSITION_ID)  # fmt: skip
     with closing(sqlite3.connect(store)) as db, db:
         db.execute("DELETE FROM snaps WHERE state_key = ?", (key,))
     [damage] = kept.look()
@@ -115,8 +116,8 @@ def test_a_snapshot_that_is_gone_is_noticed_by_verify_and_by_the_flow(
 
 
 def test_what_does_not_fit_together_is_named(kept: Kept, redis: redis_py.Redis) -> None:
-    shown = redis.hgetall("positions")
-    key, value = next(iter(shown.items()))
+    [key, *_] = redis.hkeys("positions")
+    value: Any = redis.hget("positions", key)
     redis.hset("positions", key, value.replace(b'"open_lots":', b'"open_lots":1'))
     [damage] = kept.look()
     assert damage.where == "hash positions"
