@@ -7,7 +7,7 @@ at its start with one line that names the variable.
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -49,8 +49,14 @@ class Settings(BaseSettings):
     ibkr_timezone: str = "UTC"
     ibkr_accounts: Annotated[tuple[str, ...], NoDecode] = ()
     """The accounts that the router follows; all but FA masters if not set."""
+    ibkr_marks: Literal["off", "live", "delayed"] = "off"
+    """Whether the router writes marks of what is held; delayed: where no live data is to be had."""
     instruments_hash: Annotated[str, Field(min_length=1)] = "instruments"
     broker_hash: Annotated[str, Field(min_length=1)] = "broker"
+
+    marks_stream: Annotated[str, Field(min_length=1)] = "marks"
+    marks_kept: Annotated[int, Field(ge=1)] = 100_000
+    """About how many of the last marks stay on their stream."""
 
     flex_token: SecretStr | None = None
     flex_query_id: Annotated[str, Field(pattern=r"^\d+$")] | None = None
