@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     own_partitions: Annotated[tuple[int, ...], NoDecode] = ()
     """The partitions this process reads; all of them if not set."""
     positions_hash: Annotated[str, Field(min_length=1)] = "positions"
+    changes_stream: Annotated[str, Field(min_length=1)] = "positions:changes"
+    changes_kept: Annotated[int, Field(ge=0)] = 100_000
+    """About how many entries stay in each stream of changes; 0: there is none."""
     dead_letter_stream: Annotated[str, Field(min_length=1)] = "executions:dead"
     data_dir: Path = Path("data")
     stream_retention_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
