@@ -1,5 +1,9 @@
 """The main job: executions from Redis Streams become positions.
 
+    python -m flows run
+
+which is, with the options that it wants,
+
     python -m bytewax.run flows.positions -r data/recovery -s 1 -b 0
 
 The steps, as the README draws them: source, decode, dead letters aside, key,
@@ -24,6 +28,7 @@ from connectors.redis.dead_letter_sink import DeadLetterSink
 from connectors.redis.hash_sink import PositionHashSink
 from connectors.redis.link import RedisLink, warn_of_eviction
 from connectors.redis.source import Read, RedisStreamSource
+from flows.common.doors import tell_how_to_run
 from flows.common.logs import Progress, log_exceptions, log_exceptions_of_parts, set_up_logging
 from flows.common.settings import load_settings, partition_names
 from flows.job import exporter, names
@@ -115,3 +120,7 @@ def flow() -> Dataflow:
         partitions=settings.streams if settings.stream_partitions > 1 else (),
         progress=Progress(source.to_go),
     )
+
+
+if __name__ == "__main__":
+    tell_how_to_run(__doc__)
