@@ -33,7 +33,7 @@ from flows.common.logs import Progress, log_exceptions, log_exceptions_of_parts,
 from flows.common.settings import load_settings, partition_names
 from flows.job import exporter, names
 from flows.job.decode_step import Messages, at_home, decode_read
-from flows.job.launch import agree_on_partitions, launch
+from flows.job.launch import agree_on_partitions, check_data_dir, launch, tell_start
 from flows.job.position_step import PositionLogic
 from state.records import Changes, Rejected
 
@@ -94,10 +94,11 @@ def flow() -> Dataflow:
     Bytewax's runner calls it, in the main thread, before it opens the recovery store.
     """
     settings = load_settings()
-    set_up_logging(settings)
+    set_up_logging(settings, last_word=True)
     run = launch(settings)
     link = RedisLink(settings.redis_url.get_secret_value(), run.stop)
     agree_on_partitions(link, settings)
+    check_data_dir(settings, run)
     warn_of_eviction(link)
     streams, hours = settings.own_streams, settings.stream_retention_hours
     letters = partition_names(settings.dead_letter_stream, settings.stream_partitions)
@@ -111,6 +112,7 @@ def flow() -> Dataflow:
         accept_gap=settings.accept_gap,
     )
     exporter.start(settings)
+    tell_start(settings, run)
     return build_flow(
         source,
         dead_letters=DeadLetterSink(link, dict(zip(settings.streams, letters, strict=True))),

@@ -32,7 +32,7 @@ from urllib.parse import quote
 from bytewax.recovery import init_db_dir
 
 from connectors.file_lock import FileLock, LockedError
-from flows.job.names import POSITION_ID, POSITION_VERSION
+from flows.job.names import POSITION_ID, POSITION_VERSION, SOURCE_ID
 
 log = logging.getLogger("lotstream.recovery")
 
@@ -199,6 +199,21 @@ def _try(lock: FileLock, *, shared: bool) -> bool:
     except LockedError:
         return False
     return True
+
+
+def resumes_after(directory: Path) -> dict[str, str]:
+    """Return, for each stream that was read before, the entry after which reading goes on."""
+    newest: dict[str, tuple[int, bytes]] = {}
+    for path in sorted(directory.glob("part-*.sqlite3")):
+        with closing(sqlite3.connect(path)) as db:
+            rows = db.execute(
+                "SELECT state_key, snap_epoch, ser_change FROM snaps "
+                "WHERE step_id = ? AND ser_change IS NOT NULL", (SOURCE_ID,),
+            )  # fmt: skip
+            for stream, epoch, state in rows:
+                newest[stream] = max((epoch, state), newest.get(stream, (-1, b"")))
+    # Bytewax itself unpickles what stands there.
+    return {stream: pickle.loads(state)[0] for stream, (_, state) in newest.items()}  # noqa: S301
 
 
 def is_initialised(directory: Path) -> bool:
