@@ -100,8 +100,8 @@ def compact(data_dir: Path, day: date | None = None) -> Iterator[Compacted]:
 
     Raises CompactError, LockedError or OSError; what is done by then stays done.
     """
-    if not data_dir.exists():
-        return
+    if not data_dir.is_dir():
+        raise CompactError(f"DATA_DIR: expected the flow's directory, found none at {data_dir}")
     lock = FileLock(own_dir(data_dir) / f"{_WORKSHOP}.lock")
     lock.acquire()
     workshop = own_dir(data_dir) / _WORKSHOP
