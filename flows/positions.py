@@ -102,6 +102,7 @@ def flow() -> Dataflow:
     warn_of_eviction(link)
     streams, hours = settings.own_streams, settings.stream_retention_hours
     letters = partition_names(settings.dead_letter_stream, settings.stream_partitions)
+    changes = partition_names(settings.changes_stream, settings.stream_partitions)
     source = RedisStreamSource(
         link,
         streams,
@@ -116,7 +117,15 @@ def flow() -> Dataflow:
     return build_flow(
         source,
         dead_letters=DeadLetterSink(link, dict(zip(settings.streams, letters, strict=True))),
-        position_hash=PositionHashSink(link, streams, settings.positions_hash),
+        position_hash=PositionHashSink(
+            link,
+            streams,
+            settings.positions_hash,
+            changes=dict(zip(settings.streams, changes, strict=True)),
+            changes_kept=settings.changes_kept,
+            together=run.together,
+            resumes=run.stores is not None,
+        ),
         parquet=ParquetSink(settings.data_dir, streams),
         stores=run.stores,
         partitions=settings.streams if settings.stream_partitions > 1 else (),

@@ -23,7 +23,9 @@ from connectors.redis.broker import BothSidesReader, BrokerHash
 from connectors.redis.instruments import InstrumentHash
 from connectors.redis.letters import OtherLetters
 from connectors.redis.link import RedisLink, RedisRefusedError
+from connectors.redis.mark_stream import HeldContracts, MarkStream
 from connectors.redis.publisher import BATCH, Once, Publisher
+from flows.broker.marks import Marks
 from flows.broker.side import AccountView, BrokerSide, Comparison, WaitingRegister
 from flows.broker.tws import tws_of
 from flows.common.logs import set_up_logging
@@ -87,14 +89,15 @@ class Outbox:
         """Publish what comes, until cancelled. Raises RedisRefusedError."""
         while True:
             await self._filled.wait()
+            self._filled.clear()  # first, so that what comes while this writes wakes it again
             new: list[Message] = []
             while self._waiting:
                 new += await self._publish_batch()
             while self._letters:
                 await self._write_letter(*next(iter(self._letters.items())))
             note_published(new)
-            self._filled.clear()
-            self._emptied.set()
+            if not self.size:
+                self._emptied.set()
 
     async def emptied(self) -> None:
         """Wait until nothing waits."""
@@ -160,6 +163,15 @@ class Router:
         )
         self._comparison = Comparison(reader, broker, lambda: self.outbox.size)
         self._account_view = AccountView(broker, self._accounts)
+        self._marks: Marks | None = None
+        if settings.ibkr_marks != "off":
+            self._marks = Marks(
+                self._feed,
+                settings.ibkr_marks,
+                tws_of(settings).answer_s,
+                HeldContracts(link, settings.positions_hash),
+                MarkStream(link, settings.marks_stream, settings.marks_kept),
+            )
         # It may have lost what it had taken, so all is offered again.
         loop = asyncio.get_running_loop()
 
@@ -175,6 +187,7 @@ class Router:
             self._broker_side.run(self._feed, self._accounts),
             self._comparison.run(self._feed),
             self._account_view.run(self._feed),
+            *([self._marks.run()] if self._marks else []),
             self._until_failure(),
         ]
 
@@ -231,7 +244,10 @@ def main() -> None:
     try:
         asyncio.run(route(settings))
     except* RedisRefusedError as refused:
-        raise SystemExit(f"lotstream: {refused.exceptions[0]}") from None
+        first: BaseException = refused
+        while isinstance(first, BaseExceptionGroup):  # marks are a group in the group
+            first = first.exceptions[0]
+        raise SystemExit(f"lotstream: {first}") from None
 
 
 if __name__ == "__main__":

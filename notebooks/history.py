@@ -12,6 +12,7 @@ currencies. A position has two clocks, and most questions have an answer on each
 A `key` names a position as the flow does: `symbol`, or `account:symbol`.
 """
 
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -20,6 +21,12 @@ from typing import NamedTuple
 
 import polars as pl
 import polars.selectors as cs
+
+# A notebook's kernel starts in its own directory, beside that of the rules.
+sys.path.append(str(Path(__file__).parents[1]))
+
+from state.exact import MONEY_PLACES, to_text
+from state.retold import Told, retell
 
 QUANTITY = pl.Decimal(38, 10)
 MONEY = pl.Decimal(38, 20)
@@ -38,7 +45,7 @@ POSITIONS: _Types = {
     "fill_qty": QUANTITY, "fill_price": QUANTITY, "exec_id": pl.String,
     "order_id": pl.Int64, "order_ref": pl.String, "message_commission": QUANTITY,
     "message_commission_currency": pl.String, "realized_pnl_change": MONEY,
-    "net_realized_pnl_change": MONEY,
+    "net_realized_pnl_change": MONEY, "message_terms": pl.String,
     "date": pl.Date,
 }  # fmt: skip
 CLOSED_LOTS: _Types = {
@@ -161,7 +168,7 @@ def executions(history: History) -> pl.LazyFrame:
     own = pl.col("type") != "commission"
     # A split and a transfer, say, may be known by the same id.
     of_type = pl.when(own).then("type").otherwise(pl.lit("execution"))
-    of_message = ("type", "side", "fill_qty", "fill_price", "exec_id", "order_id")
+    of_message = ("type", "side", "fill_qty", "fill_price", "exec_id", "order_id", "order_ref")
     rows = history.positions.sort(ARRIVAL_ORDER).with_columns(
         of_type=of_type,
         identity=pl.coalesce(_identity(pl.col("exec_id")), "stream_id"),
@@ -239,6 +246,37 @@ def _identity(exec_id: pl.Expr) -> pl.Expr:
     """Return what all revisions of an execution id of IBKR's shape share, else the id."""
     shape = r"^([0-9a-zA-Z]{8}\.[0-9a-zA-Z]{8}\.[0-9]{2})\.[0-9]{2}$"
     return exec_id.str.replace(shape, "${1}")
+
+
+# --- open lots -----------------------------------------------------------------------
+
+
+def open_lots(history: History, moment: datetime | None = None) -> pl.DataFrame:
+    """Return each key's open lots, the oldest first: by all rows, or at a moment of booking time.
+
+    For what was open by what was known then, use `open_lots(known_at(history, moment))`.
+    `qty` and `cost_basis` are signed. `opened` of an opening is the time that it was told
+    with. Raises ValueError, saying what is missing, if the rows do not tell a key's lots.
+    """
+    rows = history.positions.sort("key", *ARRIVAL_ORDER).with_columns(
+        pl.col("message_timestamp").dt.epoch("ms"), cs.decimal().cast(pl.String)
+    )
+    until = None if moment is None else int(moment.timestamp() * 1000)
+    found = [
+        (*of_key.select(_INSTRUMENT).row(-1), lot.exec_id, lot.opened, to_text(lot.qty),
+         to_text(lot.price), to_text(lot.cost, MONEY_PLACES))
+        for (key,), of_key in rows.collect().group_by("key", maintain_order=True)
+        for lot in retell(
+            [Told(*row) for row in of_key.select(Told._fields).iter_rows()], str(key), until
+        )
+    ]  # fmt: skip
+    names = (*_INSTRUMENT, "exec_id", "opened", "qty", "price", "cost_basis")
+    text = dict.fromkeys(names, pl.String) | {"opened": pl.Int64}
+    return pl.DataFrame(found, schema=text, orient="row").with_columns(
+        pl.col("opened").cast(TIME),
+        pl.col("multiplier", "qty", "price").cast(QUANTITY),
+        pl.col("cost_basis").cast(MONEY),
+    )
 
 
 # --- closed lots ---------------------------------------------------------------------
@@ -385,6 +423,54 @@ def statistics(lots: pl.LazyFrame, by: Sequence[str] = ("currency",)) -> pl.Lazy
         average_loss=_divide("lost", pl.col("losses").cast(MONEY)),
         commission_share=_ratio("commission", "gross"),
     ).sort(by)
+
+
+def with_strategies(history: History, lots: pl.LazyFrame) -> pl.LazyFrame:
+    """Add `opened_by` and `closed_by`, the `order_ref` of the two executions of each lot.
+
+    Null where there was none: the order named no strategy, or an opening or a transfer
+    brought the lot.
+    """
+    booked = executions(history).filter(pl.col("type") == "execution")
+    for side in ("open", "close"):
+        name = pl.col("order_ref").alias("opened_by" if side == "open" else "closed_by")
+        of_side = booked.select("key", pl.col("exec_id").alias(f"{side}_exec_id"), name)
+        lots = lots.join(
+            of_side, on=["key", f"{side}_exec_id"], how="left", maintain_order="left"
+        )  # fmt: skip
+    return lots
+
+
+def by_strategy(history: History) -> pl.LazyFrame:
+    """Return what closed lots brought by strategy: by that which opened, and that which closed.
+
+    One row for each currency, `side` (`opened` or `closed`) and `strategy`; over all
+    strategies both sides add up to the same. `gross`, `commission` (both executions'
+    shares, above 0 = cost) and `net` are of all `lots` on that side; `of_others` counts
+    those of them that another strategy had on the other side, `net_of_others` is their
+    part of `net`. What names no strategy is one of its own, null.
+    """
+    lots = with_strategies(history, closed_lots(history))
+    differs = pl.col("opened_by").ne_missing(pl.col("closed_by"))
+    net = pl.col("net_realized_pnl")
+    sides = [
+        lots.group_by("currency", strategy=f"{side}_by").agg(
+            side=pl.lit(side),
+            lots=pl.len(),
+            gross=pl.col("realized_pnl").sum(),
+            commission=(pl.col("open_commission") + pl.col("close_commission")).sum(),
+            net=net.sum(),
+            of_others=differs.sum(),
+            net_of_others=net.filter(differs).sum(),
+        )
+        for side in ("opened", "closed")
+    ]
+    columns = ("gross", "commission", "net", "of_others", "net_of_others")
+    return (
+        pl.concat(sides)
+        .select("currency", "side", "strategy", "lots", *columns)
+        .sort("currency", "side", "strategy", descending=[False, True, False], nulls_last=True)
+    )
 
 
 def with_clock(lots: pl.LazyFrame, time_zone: str) -> pl.LazyFrame:

@@ -55,7 +55,8 @@ FORGET_AT_ONCE = 500
 
 STATE_VERSION = 3
 
-_END, _END_OF_MONEY = LIMIT * ONE, LIMIT * MONEY
+_END_OF_MONEY = LIMIT * MONEY
+_LIMITS = (-LIMIT * ONE, -_END_OF_MONEY, LIMIT * ONE, _END_OF_MONEY)
 
 _Order = tuple[int, int]
 """A place in booking order: time, place of arrival."""
@@ -156,29 +157,32 @@ class Book:
 
     def _is_next(self, new: Execution) -> bool:
         """Tell whether an execution is what nearly all are: new, in order, nothing odd in it."""
-        identity = new.identity
+        _, identity, revision, timestamp, _, _, _, _, _, instrument, _, other_currency, _ = new
         return (
-            identity not in self._known
-            and new.timestamp >= self._newest
-            and new.instrument is self._agreed
-            and new.revision == 1
-            and new.commission_currency is None
+            timestamp >= self._newest
+            and revision == 1
+            and (instrument is self._agreed or instrument == self._agreed)
+            and other_currency is None
+            and identity not in self._known
             and identity not in self._reports
             and identity not in self._forgotten
         )
 
-    def _apply_next(self, new: Execution) -> Applied:
+    def _apply_next(self, new: Execution) -> Applied:  # noqa: PLR0915 - calls would cost
         """Do what `_put` does, for an execution that is next."""
         _, identity, _, timestamp, qty, price, commission, _, _, _, _, _, adjustment = new
-        (gross, net), place, multiplier = self._realized, self._places, self.instrument.multiplier
+        place, multiplier = self._places, self.instrument.multiplier
         value = qty * price if multiplier == ONE else money(qty, price, self.multiplier)
-        commission, adjustment = commission or 0, adjustment or 0
-        stretch = self._parts[-1].stretch
-        closed = stretch.append(new_row((new, place, qty, value, commission + adjustment)))
+        charge = commission or 0
+        self._commission += charge
+        if adjustment:
+            self._adjustments += adjustment
+            charge += adjustment
         self._paid += value
-        self._commission += commission
-        self._adjustments += adjustment
         self.executions += 1
+        stretch = self._parts[-1].stretch
+        gross, net = self._realized
+        closed = stretch.append(new_row((new, place, qty, value, charge)))
         try:
             self._settle_figures()
         except RejectedError:
@@ -188,11 +192,15 @@ class Book:
         self._known[identity] = place
         self._places = place + 1
         self._newest = timestamp
-        self._name(new)
+        if self._agreed is self._named_by:  # which says the same
+            self._last = new
+        else:
+            self._name(new)
+            self._named_by = self._agreed
         if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
             self._forget()
-        now = self._realized
-        return _new_applied((closed, now[0] - gross, now[1] - net))
+        realized = self._realized
+        return _new_applied((closed, realized[0] - gross, realized[1] - net))
 
     def apply_run(self, run: Run) -> RunUpdate | None:
         """Take in a run at once, as `apply` would message by message.
@@ -707,15 +715,20 @@ class Book:
 
     def _settle_figures(self) -> None:
         """Work out what is realized. Raises RejectedError if a figure grows too large."""
-        stretch, _, _, moved = self._parts[-1]
-        gross = stretch.cost + moved.cost - self._paid
-        charged = self._commission + self._adjustments + moved.laid
-        net = gross - (charged - moved.charge - stretch.not_due) * ONE
-        if (
-            abs(stretch.held) >= _END or abs(self._commission) >= _END or abs(charged) >= _END
-            or abs(stretch.cost) >= _END_OF_MONEY or abs(gross) >= _END_OF_MONEY
-            or abs(net) >= _END_OF_MONEY
-        ):  # fmt: skip
+        stretch, _, _, (cost, charge, laid) = self._parts[-1]
+        commission = self._commission
+        gross = stretch.cost + cost - self._paid
+        charged = commission + self._adjustments + laid
+        net = gross - (charged - charge - stretch.not_due) * ONE
+        least, least_money, end, end_of_money = _LIMITS
+        if not (
+            least < stretch.held < end
+            and least < commission < end
+            and least < charged < end
+            and least_money < stretch.cost < end_of_money
+            and least_money < gross < end_of_money
+            and least_money < net < end_of_money
+        ):
             figures = (
                 ("qty", stretch.held, ONE), ("commission", self._commission, ONE),
                 ("charges", charged, ONE), ("cost_basis", stretch.cost, MONEY),
@@ -853,8 +866,6 @@ class Book:
         }
 
     def _forget_rows(self, rows: Sequence[Row]) -> None:
-        if self._horizon[0] < 0:
-            self._note_before([opening.instrument for opening in self._opened_in_order()])
         newest = rows[-1].fill.timestamp
         self._advance_horizon((newest, rows[-1].place))
         for row in rows:
@@ -875,6 +886,8 @@ class Book:
         self._before = (last, _last_named(named, said))
 
     def _advance_horizon(self, order: _Order) -> None:
+        if self._horizon[0] < 0:
+            self._note_before([opening.instrument for opening in self._opened_in_order()])
         # It never goes back: a bust may stand earlier than what was forgotten before it.
         before, self._horizon = self._horizon, max(self._horizon, order)
         if self._horizon[0] > before[0]:
@@ -896,10 +909,11 @@ class Book:
 
     def to_state(self) -> tuple[Any, ...]:
         """Return all there is to know as plain tuples, lists, numbers and texts."""
+        others = {currency: amount for currency, amount in self._others.items() if amount}
         return (
             STATE_VERSION,
             (self.symbol, self.account, tuple(self.instrument), sorted(self._con_ids)),
-            (self._paid, self._commission, self._adjustments, self.executions, dict(self._others)),
+            (self._paid, self._commission, self._adjustments, self.executions, others),
             [_part_to_state(part) for part in self._parts],
             [tuple(report) for report in self._reports.values()],
             [(*opening[:-1], tuple(opening.instrument), place)
@@ -993,8 +1007,13 @@ def _difference(before: list[ClosedLot], after: list[ClosedLot]) -> list[ClosedL
     """Return what turns one list of closed lots into the other: taken back, then new ones."""
     if not before:
         return after
-    gone, new = Counter(before) - Counter(after), Counter(after) - Counter(before)
-    return [lot.taken_back() for lot in gone.elements()] + list(new.elements())
+    left, gone = Counter(after), []
+    for lot in before:
+        if left.get(lot):
+            left[lot] -= 1
+        else:
+            gone.append(lot.taken_back())
+    return gone + list(left.elements())
 
 
 # --- plain values of what a book is made of ---------------------------------------------------

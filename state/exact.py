@@ -117,7 +117,8 @@ def share(whole: int, units: int, of: int) -> int:
     """
     if not whole or not units:
         return 0
-    part, rest = divmod(whole * units, of)
-    if rest:
+    product = whole * units
+    part = product // of  # faster than divmod
+    if rest := product - part * of:
         part += 2 * rest > of or (2 * rest == of and part & 1)
     return part

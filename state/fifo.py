@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from state.exact import share
 from state.messages import Execution
-from state.snapshot import ClosedLot
+from state.snapshot import ClosedLot, new_closed_lot
 
 
 class Row(NamedTuple):
@@ -64,7 +64,6 @@ class Piece(NamedTuple):
 # A tuple's own constructor takes a third of the time.
 new_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
 _new_piece: Callable[[tuple[Any, ...]], Piece] = partial(tuple.__new__, Piece)
-_new_closed_lot: Callable[[tuple[Any, ...]], ClosedLot] = partial(tuple.__new__, ClosedLot)
 
 _NOBODY = Row(Execution("", "", 1, -1, 0, 0), -1, 0, 0, 0)
 
@@ -72,7 +71,7 @@ _NOBODY = Row(Execution("", "", 1, -1, 0, 0), -1, 0, 0, 0)
 class Stretch:
     """Executions in booking order, on top of the lots that were open before them."""
 
-    __slots__ = ("base", "closed", "cost", "held", "not_due", "number", "opened", "rows")
+    __slots__ = ("_oldest", "base", "closed", "cost", "held", "not_due", "number", "opened", "rows")
 
     def __init__(self, lots: Iterable[Lot] = (), rows: Sequence[Row] = ()) -> None:
         self.rows = [_NOBODY]
@@ -83,6 +82,8 @@ class Stretch:
         """How many rows opened something, up to each."""
         self.held = 0
         """Units after the last row, signed."""
+        self._oldest: Piece | None = None
+        """What is open of the oldest lot; None if that has to be looked up."""
         for row, rest in lots:
             self.rows.append(row)
             self.opened.append(self.opened[-1] + rest)
@@ -108,29 +109,37 @@ class Stretch:
 
     # --- putting rows in -------------------------------------------------------------------
 
-    def append(self, row: Row) -> list[ClosedLot]:
+    def append(self, row: Row) -> list[ClosedLot]:  # noqa: PLR0915 - calls would cost
         """Book one more execution, as `extend` does; return what it closed."""
         _, _, qty, value, charge = row
-        was_opened, was_closed = self.opened[-1], self.closed[-1]
-        self.held += qty
-        held = self.held if self.held > 0 else -self.held
-        opened = (was_opened + was_closed + (qty if qty > 0 else -qty) + held) >> 1
-        closed = opened - held
+        held, opened, closed = self.held, self.opened[-1], self.closed[-1]
+        self.held = now = held + qty
         self.rows.append(row)
-        self.opened.append(opened)
-        self.closed.append(closed)
-        self.number.append(self.number[-1] + (opened > was_opened))
-        if closed == was_closed:
+        if not held or not qty or (held > 0) == (qty > 0):
+            self.opened.append(opened + (qty if qty > 0 else -qty))
+            self.closed.append(closed)
+            self.number.append(self.number[-1] + (qty != 0))
             self.cost += value
             self.not_due += charge
             return []
-        pieces = self._pieces(was_closed, closed)
-        for _, _, cost, due in pieces:
+        oldest = self._oldest or self._lot_at(closed)
+        if not now or (now > 0) == (held > 0):
+            need = qty if qty > 0 else -qty
+            found, self._oldest, cost, due = self._match(row, need, oldest)
+            self.opened.append(opened)
+            self.closed.append(closed + need)
+            self.number.append(self.number[-1])
             self.cost -= cost
             self.not_due -= due
-        if opened != was_opened:  # a flip: it closed all there was, and opened the rest of it
-            self.cost, self.not_due = self._worth(was_opened, opened)
-        return self._matched(row, pieces)
+            return found
+        # A flip: it closes all there is, and opens the rest of it.
+        found, self._oldest, _, _ = self._match(row, opened - closed, oldest)
+        rest = now if now > 0 else -now
+        self.opened.append(opened + rest)
+        self.closed.append(opened)
+        self.number.append(self.number[-1] + 1)
+        self.cost, self.not_due = _behind(row, rest)
+        return found
 
     def extend(self, rows: Sequence[Row]) -> None:
         """Book executions one behind the other."""
@@ -166,6 +175,7 @@ class Stretch:
         before = self._worth(begin, end)[1] if begin < end else 0
         fill, place, qty, value, _ = self.rows[at]
         self.rows[at] = new_row((fill, place, qty, value, charge))
+        self._oldest = None
         if begin < end:
             self.not_due += self._worth(begin, end)[1] - before
 
@@ -180,7 +190,7 @@ class Stretch:
         self.closed[at:] = list(map(sub, opened, are_open))[1:]
         opens = map(gt, opened[1:], opened)
         self.number[at - 1 :] = accumulate(opens, initial=self.number[at - 1])
-        self.held = are_held[-1]
+        self.held, self._oldest = are_held[-1], None
 
     def _weigh(self) -> None:
         self.cost, self.not_due = self._worth(self.closed[-1], self.opened[-1])
@@ -222,31 +232,63 @@ class Stretch:
             charge += fee
         return cost, charge
 
-    def _matched(self, closer: Row, pieces: Sequence[Piece]) -> list[ClosedLot]:
-        """Return the matches of a closer: what it closed on the line, piece by piece."""
-        (by, _, qty, value, _), rows = closer, self.rows
+    def _lot_at(self, place: int) -> Piece:
+        """Return the lot in which a place on the line lies, from there on."""
+        at = bisect_right(self.opened, place)
+        units = self.opened[at] - place
+        return _new_piece((at, units, *_behind(self.rows[at], units)))
+
+    def _match(  # noqa: PLR0915 - calls would cost
+        self, closer: Row, need: int, oldest: Piece
+    ) -> tuple[list[ClosedLot], Piece | None, int, int]:
+        """Close units, from the oldest lot on, with the first units of a closer.
+
+        Returns the matches; what is left of the last lot, if anything; what the closed
+        units cost, and what of charges falls due with them.
+        """
+        by, _, qty, value, _ = closer
+        close_id, close_time, close_price = by[0], by[3], by[5]
+        rows, opened = self.rows, self.opened
         size = qty if qty > 0 else -qty
         direction = "SHORT" if qty > 0 else "LONG"
-        found, upto, paid = [], 0, 0
-        for at, units, cost, _ in pieces:
-            # The closer's own first units closed; they bear its value as those of a lot do.
+        at, units, cost, due = oldest
+        upto = paid = gone = fallen_due = 0
+        found = []
+        while True:
+            left: Piece | None = None
+            if units > need:
+                left = _new_piece((at, units - need, *_behind(rows[at], units - need)))
+                _, _, cost_left, due_left = left
+                units, cost, due = need, cost - cost_left, due - due_left
+            gone += cost
+            fallen_due += due
+            # The closer's own first units close; they bear its value as those of a lot do.
             of, upto, before = rows[at][0], upto + units, paid
             paid = share(value, upto, size)
             found.append(
-                _new_closed_lot(
-                    (direction, units, of[0], of[3], of[5], by[0], by[3], by[5],
+                new_closed_lot(
+                    (direction, units, of[0], of[3], of[5], close_id, close_time, close_price,
                      before - paid - cost)
                 )
             )  # fmt: skip
-        return found
+            need -= units
+            if not need:
+                return found, left, gone, fallen_due
+            at += 1
+            while opened[at] == opened[at - 1]:
+                at += 1
+            units = opened[at] - opened[at - 1]
+            cost, due = _behind(rows[at], units)
 
     def closed_lots(self, start: int) -> list[ClosedLot]:
         """Return what the rows from one on closed, in order."""
-        found = []
+        found: list[ClosedLot] = []
+        oldest: Piece | None = None
         begin = self.closed[start - 1]
         for row, end in zip(self.rows[start:], self.closed[start:], strict=True):
             if end > begin:
-                found += self._matched(row, self._pieces(begin, end))
+                lots, oldest, _, _ = self._match(row, end - begin, oldest or self._lot_at(begin))
+                found += lots
                 begin = end
         return found
 
@@ -262,7 +304,9 @@ class Stretch:
 
     def rows_between(self, begin: int, end: int) -> list[int]:
         """Return the numbers of the rows that have units between two places on the line."""
-        return [piece.row for piece in self._pieces(begin, end)]
+        opened = self.opened
+        rows = range(bisect_right(opened, begin), bisect_left(opened, end) + 1)
+        return [at for at in rows if opened[at] > opened[at - 1]] if begin < end else []
 
     def count_lots(self) -> int:
         """Count the rows with open units."""
@@ -283,6 +327,7 @@ class Stretch:
         self.closed[:stop] = [closed] * (len(kept) + 1)
         self.opened[0] = closed
         self.base = len(kept) + 1
+        self._oldest = None
         return gone
 
     # --- as plain values ----------------------------------------------------------------------
@@ -307,6 +352,16 @@ class Stretch:
         new._total(new.base, sum(held))
         new._weigh()
         return new
+
+
+def _behind(row: Row, units: int) -> tuple[int, int]:
+    """Return what a row's last units bear of its cost and its charge."""
+    _, _, qty, cost, charge = row
+    size = qty if qty > 0 else -qty
+    if units == size:
+        return cost, charge
+    gone = size - units
+    return cost - share(cost, gone, size), charge - share(charge, gone, size)
 
 
 def _order(row: Row) -> tuple[int, int]:

@@ -28,11 +28,11 @@ MAY_IMPORT = {
     "connectors.ibkr": {"state", "connectors.ibkr", "connectors.backoff", "connectors.metrics"},
     "connectors.parquet": {
         "state", "connectors.parquet", "connectors.disk", "connectors.file_lock",
-        "connectors.metrics",
+        "connectors.kept", "connectors.metrics",
     },
     "connectors.redis": {
-        "state", "connectors.redis", "connectors.backoff", "connectors.metrics",
-        "connectors.columns.replies",
+        "state", "connectors.redis", "connectors.backoff", "connectors.kept",
+        "connectors.metrics", "connectors.columns.replies",
     },
     "flows.common": {"state", "connectors.redis", "flows.common"},
     "flows.job": {"state", *_SYSTEMS, "flows.common", "flows.job"},
@@ -48,6 +48,9 @@ MAY_IMPORT = {
     "flows": {"state", *_SYSTEMS, "connectors.ibkr", "flows.broker", "flows.common"},
     "flows.positions": {"state", *_SYSTEMS, "flows.common", "flows.job"},
     "flows.rescale": {
+        "state", *_SYSTEMS, "flows.common", "flows.job.names", "flows.job.recovery",
+    },
+    "flows.verify": {
         "state", *_SYSTEMS, "flows.common", "flows.job.names", "flows.job.recovery",
     },
     "notebooks": {"state", "notebooks"},
@@ -116,6 +119,7 @@ BREACHES = [
     ("flows/positions.py", "from flows.watch import page"),
     ("flows/positions.py", "from connectors.ibkr.feed import Feed"),
     ("flows/rescale.py", "from flows.job.position_step import PositionLogic"),
+    ("flows/verify.py", "from flows.watch import page"),
     ("notebooks/show.py", "from flows.common.settings import load_settings"),
     ("notebooks/show.py", "import bytewax.operators as op"),
     ("notebooks/01_positions.ipynb", "import flows.demo"),

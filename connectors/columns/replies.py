@@ -20,12 +20,13 @@ import re
 import secrets
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import hiredis
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import redis
 from numpy.typing import NDArray
 
@@ -156,9 +157,7 @@ class Texts(NamedTuple):
         """Return some of them."""
         if len(places) == len(self.lengths) and (np.diff(places) > 0).all():
             return self
-        ends = np.cumsum(self.lengths)
-        starts, stops = (ends - self.lengths)[places], ends[places]
-        return Texts(_gather(self.letters, starts, stops), stops - starts)
+        return Texts(_letters(self.to_arrow().take(pa.array(places))), self.lengths[places])
 
     def to_arrow(self) -> pa.Array:
         """Return them as binary."""
@@ -173,14 +172,11 @@ class Texts(NamedTuple):
         order: the texts of one group after the other. bounds: where each group begins in
         that order, and where the last one ends.
         """
-        ends = np.cumsum(self.lengths)
-        # Each with a byte more than it has, where the line end is put.
-        starts, stops = (ends - self.lengths)[order], ends[order] + 1
-        lines = _gather(np.append(self.letters, np.uint8(0)), starts, stops)
-        ends = np.cumsum(stops - starts)
-        lines[ends - 1] = ord("\n")
-        text, cuts = lines.tobytes(), np.append(0, ends)[bounds].tolist()
-        return [text[start:stop] for start, stop in pairwise(cuts)]
+        texts = self.to_arrow().take(pa.array(order))
+        groups = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), texts)
+        joined = pc.binary_join(groups, b"\n").to_pylist()
+        some = np.diff(bounds).tolist()
+        return [text + b"\n" if any_ else b"" for text, any_ in zip(joined, some, strict=True)]
 
 
 class Shape(NamedTuple):
@@ -413,8 +409,14 @@ class _EntryLines(NamedTuple):
 
     def texts(self, line: int) -> Texts:
         """Return a line of each entry."""
-        starts, stops = self.starts[line], self.starts[line + 1] - 2
-        return Texts(_gather(self.reply, starts, stops), stops - starts)
+        bounds = np.empty((self.starts.shape[1], 2), np.int32)
+        bounds[:, 0] = self.starts[line]
+        np.subtract(self.starts[line + 1], 2, out=bounds[:, 1], casting="unsafe")
+        # What lies between them are texts to Arrow too, but not taken.
+        buffers = [None, pa.py_buffer(bounds), pa.py_buffer(self.reply)]
+        all_texts = pa.Array.from_buffers(pa.binary(), bounds.size - 1, buffers)
+        texts = all_texts.take(pa.array(np.arange(0, bounds.size, 2)))
+        return Texts(_letters(texts), (bounds[:, 1] - bounds[:, 0]).astype(np.int64))
 
 
 class Replies(Sequence[RawEntry]):
@@ -460,15 +462,10 @@ class Replies(Sequence[RawEntry]):
         return [begin + at for reply, begin in begins for at in reply.odd.tolist()]
 
 
-def _gather(bytes_: _Bytes, starts: _Ints, stops: _Ints) -> _Bytes:
-    """Copy pieces of bytes one behind the other."""
-    lengths = stops - starts
-    if len(lengths) and (lengths == lengths[0]).all():
-        return bytes_[starts[:, None] + np.arange(lengths[0])].ravel()
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    places: _Ints = np.repeat(starts - ends + lengths, lengths) + np.arange(total)
-    return bytes_[places]
+def _letters(texts: pa.Array) -> _Bytes:
+    """Return the bytes of texts that Arrow has just copied one behind the other."""
+    _, _, letters = texts.buffers()
+    return np.frombuffer(letters, np.uint8) if letters else np.empty(0, np.uint8)
 
 
 class SomeEntries(Sequence[RawEntry]):

@@ -48,6 +48,7 @@ from connectors.ibkr.session import (
     TwsError,
     connect,
     fetch_executions,
+    is_of_market_data,
     waits,
 )
 
@@ -333,7 +334,9 @@ class ExecutionFeed:
         self.positions.lost()
         self.fetch()
 
-    def _on_error(self, _request: int, code: int, text: str, _contract: Any) -> None:
+    def _on_error(self, request: int, code: int, text: str, _contract: Any) -> None:
+        if is_of_market_data(request):
+            return
         if code in _HEALED:
             log.info("TWS has IBKR's servers back (%d), asking for executions", code)
             self._cut = False

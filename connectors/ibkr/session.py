@@ -7,6 +7,7 @@ id, and would fail to connect if TWS does not end the list of executions.
 """
 
 import asyncio
+import itertools
 import logging
 import random
 import socket
@@ -78,10 +79,14 @@ class ReadingIB(IB):
         # They log every attempt and every fill; what matters is logged here, once.
         for part in ("client", "wrapper", "ib"):
             logging.getLogger(f"{IB.__module__.split('.')[0]}.{part}").setLevel(logging.CRITICAL)
+        self.read_instead(instead)
         handlers: dict[int, Reader] = self.client.decoder.handlers
-        handlers.update(instead)
         for kind, reader in (before or {}).items():
             handlers[kind] = _both(reader, handlers[kind])
+
+    def read_instead(self, readers: Mapping[int, Reader]) -> None:
+        """Have TWS's messages of further kinds read instead of by the library."""
+        self.client.decoder.handlers.update(readers)
 
     async def reqExecutionsAsync(self, execFilter: Any = None) -> list[Any]:  # noqa: ARG002, N802, N803
         """Ask for nothing; see `fetch_executions`."""
@@ -181,6 +186,19 @@ async def fetch_executions(ib: IB, answer_s: float, heard: Callable[[], int]) ->
     finally:
         # Else the library would keep, for ever, a request that is never answered.
         wrapper._endReq(request)  # noqa: SLF001
+
+
+_FIRST_OF_MARKET_DATA = 1_000_000_000
+
+
+def market_data_numbers() -> Iterator[int]:
+    """Yield numbers for requests that the library's own, counted from 1, never reach."""
+    return itertools.count(_FIRST_OF_MARKET_DATA)
+
+
+def is_of_market_data(request: int) -> bool:
+    """Tell whether a request's number is one of `market_data_numbers`."""
+    return request >= _FIRST_OF_MARKET_DATA
 
 
 async def contract_details(ib: IB, con_id: int, answer_s: float) -> ContractDetails | None:

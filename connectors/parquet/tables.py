@@ -17,6 +17,7 @@ from connectors.parquet.wide import Ints, Wide, decimals, quotients
 from state.exact import MONEY_PLACES, ONE, PLACES, to_text
 from state.messages import TYPE_NAMES, CommissionReport, ContractNumber, Execution, Message
 from state.records import Changes, RunUpdates, Update
+from state.retold import terms
 from state.run import EXECUTION_WIDTH, LOT_WIDTH, NO_COMMISSION, REPORT_WIDTH
 from state.snapshot import ClosedLot, PositionSnapshot
 
@@ -36,7 +37,7 @@ POSITIONS_SCHEMA = pa.schema(
         "fill_qty": QUANTITY, "fill_price": QUANTITY, "exec_id": pa.string(),
         "order_id": pa.int64(), "order_ref": pa.string(), "message_commission": QUANTITY,
         "message_commission_currency": pa.string(), "realized_pnl_change": MONEY,
-        "net_realized_pnl_change": MONEY,
+        "net_realized_pnl_change": MONEY, "message_terms": pa.string(),
     }
 )  # fmt: skip
 CLOSED_LOTS_SCHEMA = pa.schema(
@@ -366,6 +367,7 @@ def _run_positions(did: _Booked) -> pa.Table:
         "message_commission_currency": pc.if_else(pa.array(said), currencies, None),
         "realized_pnl_change": did.gains.to_decimals(MONEY),
         "net_realized_pnl_change": did.net_gains.to_decimals(MONEY),
+        "message_terms": pa.nulls(len(did.of_run), pa.string()),
     }  # fmt: skip
     return pa.table(columns, schema=POSITIONS_SCHEMA)
 
@@ -501,7 +503,7 @@ def _position_row(update: Update) -> tuple[Any, ...]:
         *position[:others], other_commissions_json(position.other_commissions),
         *position[others + 1 :], update.stream_id,
         *_message_fields(update.message, position.currency),
-        applied.realized_change, applied.net_change,
+        applied.realized_change, applied.net_change, terms(update.message),
     )  # fmt: skip
 
 

@@ -8,16 +8,18 @@ once a second; once it is live, each one at once.
 
 import logging
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 from hashlib import sha1
-from itertools import chain, starmap
+from itertools import chain
 from json import dumps
 
 import redis
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from redis.exceptions import NoScriptError
 
+from connectors.redis.changes_stream import ChangesStream, Shown
 from connectors.redis.link import RedisLink, StoppedError, send_all
 from state.exact import MONEY_PLACES, to_text
 from state.records import Changes
@@ -33,8 +35,8 @@ LOOK_EVERY_S = 2.0
 
 _AT_ONCE = 1000
 
-_Shown = tuple[str, PositionSnapshot]
-"""A position and the entry that caused it."""
+_Latest = tuple[str, PositionSnapshot]
+"""A position, behind the entry that caused it."""
 
 # The stream_id is the value's last member. An id is two whole numbers, so of two
 # the longer is the larger, and of equally long ones the later in text order. With
@@ -62,10 +64,26 @@ class PositionHashSink(FixedPartitionedSink[Changes, None]):
 
     Items are keyed by their source stream. Repeating a write changes nothing, and what
     a replay repeats the server passes over.
+
+    changes: the stream of changes of each source stream, if there are any. changes_kept:
+    about how many entries each keeps. together: whether several workers or processes run.
+    resumes: whether a restart shows positions again.
     """
 
-    def __init__(self, link: RedisLink, streams: list[str], name: str) -> None:
+    def __init__(
+        self,
+        link: RedisLink,
+        streams: list[str],
+        name: str,
+        *,
+        changes: Mapping[str, str] | None = None,
+        changes_kept: int = 0,
+        together: bool = False,
+        resumes: bool = False,
+    ) -> None:
         self._link, self._parts, self._name = link, sorted(streams), name
+        self._changes = changes or {}
+        self._changes_kept, self._together, self._resumes = changes_kept, together, resumes
 
     def list_parts(self) -> list[str]:
         """Name the source streams."""
@@ -79,15 +97,41 @@ class PositionHashSink(FixedPartitionedSink[Changes, None]):
         self, step_id: str, for_part: str, resume_state: None
     ) -> "_PositionHashPartition":
         """Begin with nothing held."""
-        del step_id, for_part, resume_state
-        return _PositionHashPartition(self._link, self._name)
+        del step_id, resume_state
+        changes = None
+        if self._changes_kept:
+            changes = ChangesStream(self._link, self._changes[for_part], self._changes_kept)
+        return _PositionHashPartition(
+            self._link,
+            self._name,
+            changes,
+            holds_first=self._together or self._resumes,
+            holds=self._together,
+        )
 
 
 class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
-    def __init__(self, link: RedisLink, name: str) -> None:
-        self._link, self._name = link, name
-        self._held: dict[str, _Shown] = {}
-        self._latest: dict[str, _Shown] = {}
+    """Writes the positions of one stream's keys.
+
+    holds, holds_first: whether changes wait for the end of the epoch, always and in the
+    first one.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        name: str,
+        changes: ChangesStream | None,
+        *,
+        holds: bool,
+        holds_first: bool,
+    ) -> None:
+        self._link, self._name, self._changes = link, name, changes
+        self._holds, self._holds_now = holds, holds_first
+        self._held: dict[str, _Latest] = {}
+        self._untold: dict[str, Shown] = {}
+        """Of each key, what is in the hash and not yet among the changes."""
+        self._latest: dict[str, _Latest] = {}
         """Of each key, held or written, the one that has not changed for longest first."""
         self._write_at = self._look_at = 0.0
         link.after_outage.append(self._write_all_again)
@@ -101,14 +145,29 @@ class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
         self._latest.update(by_key)
         if values[-1].live or time.monotonic() >= self._write_at:
             self._write_held()
+            if not self._holds_now:
+                self._write_changes()
 
     def snapshot(self) -> None:
         self._write_held()
+        self._write_changes()
+        self._holds_now = self._holds
 
     def _write_held(self) -> None:
         held, self._held = self._held, {}
-        self._write(list(held.items()))
+        shown = self._write(held.items())
+        if self._changes is not None:
+            self._untold.update((one[0], one) for one in shown)
         self._write_at = time.monotonic() + WRITE_EVERY_S
+
+    def _write_changes(self) -> None:
+        if self._changes is None or not self._untold:
+            return
+        untold, self._untold = self._untold, {}
+        try:
+            self._changes.write(list(untold.values()))
+        except StoppedError:
+            log.warning("changes not written, as Redis is away: the next start writes them")
 
     def _write_all_again(self) -> None:
         # A server that was away may have come back without its last writes, though it
@@ -116,12 +175,19 @@ class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
         # time; no lock, since two that wait for each other's would wait for ever, and
         # the server takes what is written twice or late for what it is.
         self._write(list(self._latest.items()))
+        self._check_changes()
+
+    def _check_changes(self) -> None:
+        if self._changes is not None:
+            with suppress(StoppedError):  # the next start writes them
+                self._changes.check()
 
     def _write_what_was_deleted(self) -> None:
-        """Write all again if the hash was deleted, or evicted."""
+        """Write all again if the hash was deleted, or evicted; so with the changes."""
         if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + LOOK_EVERY_S
+        self._check_changes()
         # What has changed since was written since; the one that has not for longest tells.
         with suppress(RuntimeError):  # another thread changes it at this moment: next time
             key = next(iter(self._latest), None)
@@ -132,14 +198,19 @@ class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
     def _is_there(self, key: str) -> bool:
         return bool(self._link.call(lambda client: client.hexists(self._name, key)))
 
-    def _write(self, shown: list[tuple[str, _Shown]]) -> None:
+    def _write(self, latest: Iterable[tuple[str, _Latest]]) -> list[Shown]:
+        """Write positions to the hash; return what it holds now, or something newer."""
+        shown = [
+            (key, stream_id, to_json(position, stream_id)) for key, (stream_id, position) in latest
+        ]
         for start in range(0, len(shown), _AT_ONCE):
-            args = list(chain.from_iterable(starmap(_script_args, shown[start : start + _AT_ONCE])))
+            args = list(chain.from_iterable(map(_script_args, shown[start : start + _AT_ONCE])))
             try:
                 self._link.call(partial(self._run_script, args))
             except StoppedError:
                 log.warning("positions not written, as Redis is away: the next start writes them")
-                return
+                return []
+        return shown
 
     def _run_script(self, args: list[str], client: redis.Redis) -> None:
         [answer] = send_all(client, ("EVALSHA", _WRITE_NEWER_SHA, 1, self._name, *args))
@@ -149,9 +220,9 @@ class _PositionHashPartition(StatefulSinkPartition[Changes, None]):
             raise answer
 
 
-def _script_args(key: str, shown: _Shown) -> list[str]:
-    stream_id, position = shown
-    return [key, *stream_id.split("-"), to_json(position, stream_id)]
+def _script_args(shown: Shown) -> list[str]:
+    key, stream_id, text = shown
+    return [key, *stream_id.split("-"), text]
 
 
 def to_json(position: PositionSnapshot, stream_id: str) -> str:

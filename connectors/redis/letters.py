@@ -18,7 +18,7 @@ from connectors.redis.link import RedisLink, send
 
 # Ids are two whole numbers of up to 20 digits, more than Lua's numbers hold exactly: the
 # longer is the larger, of equally long ones the later in text order.
-_ORDER = """
+ORDER = """
 local function above(a, b)
   if #a ~= #b then return #a > #b end
   return a > b
@@ -47,7 +47,7 @@ end
 """
 
 # KEYS: the letters, how far the flow was. ARGV: the entry's id, the letter's words.
-_FLOW = f"""{_ORDER}
+_FLOW = f"""{ORDER}
 local id, last = ARGV[1], newest(KEYS[1])
 local mark = redis.call('GET', KEYS[2])
 if not newer(id, mark or last) then return 0 end
@@ -58,7 +58,7 @@ return 1
 
 # KEYS: the letters, how far the flow was, what was written before. ARGV: by what the letter
 # is known, its words.
-_OTHER = f"""{_ORDER}
+_OTHER = f"""{ORDER}
 if redis.call('SADD', KEYS[3], ARGV[1]) == 0 then return 0 end
 local last = newest(KEYS[1])
 redis.call('SET', KEYS[2], last, 'NX')

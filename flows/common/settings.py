@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     own_partitions: Annotated[tuple[int, ...], NoDecode] = ()
     """The partitions this process reads; all of them if not set."""
     positions_hash: Annotated[str, Field(min_length=1)] = "positions"
+    changes_stream: Annotated[str, Field(min_length=1)] = "positions:changes"
+    changes_kept: Annotated[int, Field(ge=0)] = 100_000
+    """About how many entries stay in each stream of changes; 0: there is none."""
     dead_letter_stream: Annotated[str, Field(min_length=1)] = "executions:dead"
     data_dir: Path = Path("data")
     stream_retention_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -52,8 +55,14 @@ class Settings(BaseSettings):
     ibkr_timezone: str = "UTC"
     ibkr_accounts: Annotated[tuple[str, ...], NoDecode] = ()
     """The accounts that the router follows; all but FA masters if not set."""
+    ibkr_marks: Literal["off", "live", "delayed"] = "off"
+    """Whether the router writes marks of what is held; delayed: where no live data is to be had."""
     instruments_hash: Annotated[str, Field(min_length=1)] = "instruments"
     broker_hash: Annotated[str, Field(min_length=1)] = "broker"
+
+    marks_stream: Annotated[str, Field(min_length=1)] = "marks"
+    marks_kept: Annotated[int, Field(ge=1)] = 100_000
+    """About how many of the last marks stay on their stream."""
 
     flex_token: SecretStr | None = None
     flex_query_id: Annotated[str, Field(pattern=r"^\d+$")] | None = None

@@ -172,12 +172,15 @@ class _Trader:
             "fill_qty": str(abs(signed)),
             "fill_price": str(max(ticks, 1) * tick),
             "order_id": str(self._orders),
+            "order_ref": _STRATEGIES[self._orders % len(_STRATEGIES)],
             "exec_id": f"0000e0d5.{0x67750000 + self._executions:08x}.01.01",
             "timestamp": _milliseconds(when),
         }
 
 
 _SECOND = timedelta(seconds=1)
+_STRATEGIES = ("trend", "revert", "")
+"""By order; the last is an order that names none."""
 
 
 def _falls_on(number: int, every: int) -> bool:

@@ -70,7 +70,7 @@ def launch(settings: Settings) -> Launched:
 def tell_start(settings: Settings, run: Launched) -> None:
     """Log what is read, where that goes on, and where it goes."""
     recovery_directory = run.recovery_directory
-    after = {} if recovery_directory is None else recovery.resumes_after(recovery_directory)
+    after = {} if run.stores is None else run.stores.resumed_at
     numbers = [settings.streams.index(stream) for stream in settings.own_streams]
     log.info(
         "started: stream %s, %s, from %s; DATA_DIR %s, %s",
@@ -123,7 +123,7 @@ def _recovered(directory: Path, run: "_RunOptions", stop: Event) -> BookStores:
     except recovery.RecoveryError as error:
         raise SystemExit(f"lotstream: {error}") from None
     recovery.tell_of_full_disk(directory)
-    return BookStores(directory, run.process_id or 0)
+    return BookStores(directory, run.process_id or 0, recovery.resumed_at(directory))
 
 
 _locks: list[FileLock] = []

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from flows.common.settings import partition_names
 from tests.support.flow_process import FlowProcess, until
+from tests.support.follower import newest
 from tests.support.scaling import Ledger, found
 from tests.support.servers import free_port
 
@@ -82,6 +84,8 @@ def test_a_cluster_of_two_one_killed_then_three_then_one_gets_every_position_rig
     ledger.publish(200, 2)
     alone.until_committed(redis, *TWO)
     assert found(redis, tmp_path / "data", 2) == ledger.expected()
+    changes = partition_names("positions:changes", 2)
+    assert newest(redis, *changes) == ledger.expected().hash
 
 
 def test_a_cluster_whose_processes_do_not_share_their_recovery_directory_never_runs(

@@ -231,8 +231,7 @@ def test_what_is_not_linear_is_marked_and_not_multiplied(
     router.start()
     wait_until(router.saw("connected to TWS", 2), START_S)
     tws.fill(fill(3, AAPL, "BOT", 1, 1))
-    # What falls between a list and what TWS sends from then on, the next list brings.
-    wait_until(lambda: redis.xlen("executions") == 1, 3 * START_S)
+    wait_until(lambda: redis.xlen("executions") == 1, START_S)
     assert len(letters(redis)) == 2
 
 

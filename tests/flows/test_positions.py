@@ -296,7 +296,7 @@ TYPES = {
         "fill_price": QUANTITY, "exec_id": pa.string(), "order_id": pa.int64(),
         "order_ref": pa.string(), "message_commission": QUANTITY,
         "message_commission_currency": pa.string(), "realized_pnl_change": MONEY,
-        "net_realized_pnl_change": MONEY,
+        "net_realized_pnl_change": MONEY, "message_terms": pa.string(),
     },
     "closed_lots": {
         "account": pa.string(), "symbol": pa.string(), "currency": pa.string(),

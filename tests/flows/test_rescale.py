@@ -1,7 +1,6 @@
 """More partitions, and other processes for them, with nothing lost, doubled or rebuilt."""
 
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from flows.common.settings import partition_names
 from flows.job.names import POSITION_ID, POSITION_VERSION
 from flows.job.recovery import RecoveryError, new_store
 from tests.support.flow_process import ROOT, FlowProcess, group, groups, read_stream
+from tests.support.follower import newest
 from tests.support.scaling import Ledger, found
 
 Start = Callable[..., FlowProcess]
@@ -104,6 +104,9 @@ def test_one_stream_becomes_four_and_each_flow_goes_on_where_the_one_died(
         until_read(flow, redis, [f"executions:{part}"])
         assert flow.stop() == 0
     assert found(redis, tmp_path / "data", 4) == ledger.expected()
+    # Also those whose last change came before the streams were divided.
+    changes = partition_names("positions:changes", 4)
+    assert newest(redis, *changes) == ledger.expected().hash
     assert sum(redis.xlen(f"executions:{part}") for part in range(4)) == len(ledger.entries)
 
 
@@ -343,7 +346,7 @@ def test_redis_away_is_one_line(tmp_path: Path) -> None:
 
 def test_positions_of_another_version_are_not_moved(tmp_path: Path) -> None:
     state = (POSITION_VERSION + 1, "executions", "A")
-    with new_store(tmp_path / "r", [(POSITION_ID, "A", pickle.dumps(state))]):
+    with new_store(tmp_path / "r", [(POSITION_ID, "A", state)]):
         pass
     with pytest.raises(RecoveryError, match=f"of version {POSITION_VERSION}, found"):
         rescale.read_state([tmp_path / "r"], ["executions"])

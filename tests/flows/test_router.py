@@ -4,6 +4,7 @@ Whatever happens to TWS, Redis or the router: each execution is on the stream on
 and each commission once.
 """
 
+import asyncio
 import itertools
 import os
 import random
@@ -21,6 +22,9 @@ from typing import Any
 import pytest
 import redis as redis_py
 
+from connectors.ibkr.messages import Letter
+from connectors.redis.link import RedisLink
+from flows.router import Outbox
 from tests.conftest import OwnServer
 from tests.support.router_process import START_S, Router
 from tests.support.servers import RedisServer, free_port
@@ -326,6 +330,29 @@ def test_a_redis_that_lost_its_data_gets_all_that_tws_lists_again(
         wait_until(router.saw("Redis is away"))
         server.start()
         settle(redis, [exec_id(1), exec_id(2)])
+
+
+def test_what_comes_while_a_letter_is_written_is_published(
+    redis: redis_py.Redis, redis_url: str
+) -> None:
+    message = {"symbol": "AAPL", "exec_id": exec_id(1), "side": "BUY"}
+
+    async def both() -> None:
+        stop = threading.Event()
+        outbox = Outbox(RedisLink(redis_url, stop), {"executions": "executions:dead"})
+        writing = asyncio.create_task(outbox.run())
+        redis.client_pause(1000)
+        outbox.refuse(Letter(exec_id(2), "U1", {"tws": "?"}, "cannot be read"))
+        await asyncio.sleep(0.1)
+        outbox.put([message])
+        await asyncio.wait_for(outbox.emptied(), START_S)
+        assert outbox.size == 0
+        stop.set()
+        writing.cancel()
+
+    asyncio.run(both())
+    assert has_length(redis, 1)
+    assert has_length(redis, 1, "executions:dead")
 
 
 def test_a_commission_that_changes_while_it_is_being_published_comes_too(

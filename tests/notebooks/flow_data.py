@@ -62,6 +62,7 @@ INSTRUMENTS: list[tuple[str, Fields, float]] = [
     ("FDXM 20240315", {"sec_type": "FUT", "currency": "EUR", "multiplier": "5"}, 16800.0),
 ]
 ACCOUNTS = ("DU1000001", "DU1000002")
+STRATEGIES = ("", "trend", "revert")
 
 
 def one_row() -> list[tuple[int, Fields]]:
@@ -99,6 +100,7 @@ def _fill(chance: random.Random, number: int, of: int) -> Fields:
         "fill_qty": chance.choice([1, 2, 3, 5, 10]),
         "fill_price": f"{start_price * drift:.2f}",
         "order_id": number // 2,
+        **({"order_ref": STRATEGIES[number % 3]} if number % 3 else {}),
         "exec_id": f"0000e0d5.{number:08x}.01.01",
         "timestamp": happened,
     }

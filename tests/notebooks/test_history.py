@@ -506,6 +506,38 @@ def test_an_opening_has_an_age_only_if_a_statement_told_it(tmp_path: Path) -> No
     assert sorted(rows_of(report, "term")) == [("long",), ("unknown",)]
 
 
+def test_pnl_by_strategy_is_by_who_opened_and_by_who_closed(tmp_path: Path) -> None:
+    """What `a` opened was closed half by itself, half by `b`; `b` revised its order's name."""
+    bought = "buy 2024-01-02T15:00 @ 10"
+    first, second = (f"{IBKR}0{revision} 2024-01-02T16:00 @ 11" for revision in (1, 2))
+    rows = history_of(
+        tmp_path,
+        [
+            told("1-0", exec_id="buy", fill="BUY 4 @ 10", commission="2", order_ref="a"),
+            told("2-0", exec_id=f"{IBKR}01", fill="SELL 1 @ 11", commission="2", order_ref="x"),
+            told("3-0", exec_id=f"{IBKR}02", fill="SELL 2 @ 11", commission="2", order_ref="b"),
+            told("4-0", exec_id="own", fill="SELL 2 @ 12", commission="3", order_ref="a"),
+            told("5-0", exec_id="gift", type="opening", symbol="F", commission="0"),
+            told("6-0", exec_id="sell", fill="SELL 1 @ 5", symbol="F", commission="0"),
+        ],
+        [
+            matched("2-0", "1", bought, first, "1"),
+            matched("3-0", "-1", bought, first, "-1"),
+            matched("3-0", "2", bought, second, "2"),
+            matched("4-0", "2", bought, "own 2024-01-02T17:00 @ 12", "4"),
+            matched("6-0", "1", "gift 2024-01-02T15:00 @ 2", "sell 2024-01-02T18:00 @ 5", "3",
+                    symbol="F"),
+        ],
+    )  # fmt: skip
+    figures = ("side", "strategy", "lots", "gross", "commission", "net", "of_others",
+               "net_of_others")  # fmt: skip
+    assert rows_of(history.by_strategy(rows), *figures) == [
+        ("opened", "a", 2, 6, 3, 3, 1, 1), ("opened", None, 1, 3, 0, 3, 0, 0),
+        ("closed", "a", 1, 4, 2, 2, 0, 0), ("closed", "b", 1, 2, 1, 1, 1, 1),
+        ("closed", None, 1, 3, 0, 3, 0, 0),
+    ]  # fmt: skip
+
+
 def test_tax_years_add_up_by_currency_and_more(tmp_path: Path) -> None:
     matches = [
         matched("1-0", "1", OPENED, "a 2024-12-31T23:59 @ 1", "5"),
@@ -632,6 +664,44 @@ def booked_until(
             key = position_key(symbol, account)
             books.setdefault(key, Book(symbol, account)).apply(message)
     return {key: book.snapshot() for key, book in books.items()}
+
+
+def test_open_lots_are_those_of_the_hash_s_positions(a_year: Written) -> None:
+    lots = history.open_lots(history.read(a_year.data_dir))
+    sums = lots.group_by("key").agg(pl.col("qty", "cost_basis").sum(), open_lots=pl.len())
+    held = {key: each for key, each in a_year.positions.items() if each["open_lots"]}
+    assert {row["key"]: tuple(row[name] for name in OF_LOTS) for row in sums.to_dicts()} == {
+        key: tuple(each[name] for name in OF_LOTS) for key, each in held.items()
+    }
+
+
+OF_LOTS = ("qty", "cost_basis", "open_lots")
+
+
+@pytest.mark.parametrize("days", [60, 160, 300])
+def test_open_lots_at_a_moment_are_those_of_a_book_told_nothing_later(
+    a_year: Written, days: int
+) -> None:
+    moment = at("2024-01-02 17:00") + timedelta(days=days)
+    found = history.open_lots(history.read(a_year.data_dir), moment).group_by("key")
+    sums = found.agg(pl.col("qty").sum(), open_lots=pl.len())
+    expected = {
+        key: (Decimal(snapshot.qty).scaleb(-PLACES), snapshot.open_lots)
+        for key, snapshot in booked_until(a_year.messages, moment).items()
+        if snapshot.open_lots
+    }
+    assert {key: (qty, number) for key, qty, number in sums.rows()} == expected
+
+
+@pytest.mark.parametrize("side", ["opened", "closed"])
+def test_strategies_add_up_to_all_closed_lots(a_year: Written, side: str) -> None:
+    rows = history.read(a_year.data_dir)
+    figures = ("gross", "commission", "net")
+    by_strategy = history.by_strategy(rows).filter(pl.col("side") == side)
+    assert set(by_strategy.collect()["strategy"]) >= {"trend", "revert", None}
+    total = by_strategy.group_by("currency").agg(pl.col(*figures, "lots").sum()).sort("currency")
+    expected = history.statistics(history.closed_lots(rows)).select("currency", *figures, "lots")
+    assert rows_of(total, "currency", *figures, "lots") == expected.collect().rows()
 
 
 @pytest.mark.parametrize("days", [3, 60, 157, 160, 300, 420])

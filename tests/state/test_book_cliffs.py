@@ -193,12 +193,14 @@ OVER_ALL_LOTS = [
 remembers at the most, which bounds it."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_twice_the_messages_cost_twice_the_work(kind: Callable[[int], Work]) -> None:
     ratio = cost_of(kind(TWICE)) / cost_of(kind(FEW))
     assert ratio < MOST, f"{ratio:.2f}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", OVER_ALL_LOTS, ids=lambda kind: kind.__name__)
 def test_what_goes_over_all_lots_does_so_once_a_message(kind: Callable[[int], Work]) -> None:
     ratio = cost_of(kind(TWICE)) / cost_of(kind(FEW))

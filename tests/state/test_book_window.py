@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from state import book as book_module
 from state.book import REMEMBERED, Book
-from state.messages import Message, RejectedError
+from state.messages import Instrument, Message, Opening, RejectedError
 from tests.support.notation import average, exec_id, fees, lots, message, net
 from tests.support.oracle import check_agrees, check_step, told
 from tests.support.strategies import SETTINGS, sessions
@@ -47,6 +47,7 @@ def test_at_least_the_last_two_thousand_executions_can_be_corrected_at_any_time(
             assert book.apply(message(f"#{oldest}.2 BUY 1 @ {oldest} at {oldest}"))
 
 
+@pytest.mark.long
 def test_splits_do_not_shorten_the_memory_of_executions() -> None:
     book = Book("XYZ")
     for n in range(1, MANY + 1):
@@ -167,6 +168,7 @@ def test_a_correction_cannot_move_an_execution_to_before_what_was_forgotten() ->
     assert average(book) == "1500"  # 1 to 2999
 
 
+@pytest.mark.long
 def test_a_correction_cannot_move_an_execution_before_a_forgotten_one_of_the_same_time() -> None:
     book = Book("XYZ")
     book.apply(message("#1 BUY 1 @ 7 at 90"))
@@ -177,6 +179,7 @@ def test_a_correction_cannot_move_an_execution_before_a_forgotten_one_of_the_sam
     assert book.apply(message("#1.2 SELL 1 @ 8 at 6"))
 
 
+@pytest.mark.long
 def test_what_was_forgotten_stays_so_also_when_busts_of_an_earlier_time_are_forgotten() -> None:
     book = filled(MANY)
     for n in range(MANY - 600, MANY):
@@ -283,3 +286,16 @@ def test_what_a_book_does_not_refuse_it_books_where_it_belongs(
             check_step(applied, before, after)
             check_agrees(book, heard)
             before = after
+
+
+def test_what_an_opening_names_outlasts_it_also_if_an_action_is_forgotten_first() -> None:
+    book = Book("XYZ")
+    opening = message("OPENING 5 @ 1")
+    assert isinstance(opening, Opening)
+    book.apply(opening._replace(instrument=Instrument(sec_type="STK", con_id=7)))
+    book.apply(message("SPLIT 1:1 at 1"))
+    for n in range(2, MANY):
+        book.apply(message(f"#{n} BUY 1 @ 5 at {n}"))
+    again = Book.from_state(pickle.loads(pickle.dumps(book.to_state())))  # noqa: S301  # our own
+    assert again.snapshot() == book.snapshot()
+    assert (again.snapshot().sec_type, again.snapshot().con_id) == ("STK", 7)

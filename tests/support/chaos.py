@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
@@ -18,10 +19,11 @@ import pyarrow.parquet as pq
 import redis
 
 from state.keys import partition_of
-from tests.support import naive
+from tests.support import follower, naive
 from tests.support.flow_process import (
     FlowProcess,
     Outcome,
+    Row,
     order,
     outcome,
     parts,
@@ -279,13 +281,18 @@ class Feed:
             yield
 
 
-class Watch:
-    """Readers of the hash and of the Parquet files who note whatever no reader may see."""
+_END, _LAST_ID = "the end of changes", f"{2**63}-0"
 
-    def __init__(self, server: RedisServer, data_dir: Path) -> None:
-        self._server, self._data_dir = server, data_dir
+
+class Watch:
+    """Readers of hash, changes and Parquet files who note whatever no reader may see."""
+
+    def __init__(self, server: RedisServer, data_dir: Path, changes: list[str]) -> None:
+        self._server, self._data_dir, self._changes = server, data_dir, changes
         self._over = Event()
         self.reads = 0
+        self.followed: dict[str, Row] = {}
+        """The positions, as one knows them who only follows their changes."""
         self.wrong: list[str] = []
 
     def _watch_hash(self) -> None:
@@ -312,11 +319,26 @@ class Watch:
             known |= new
             time.sleep(0.05)
 
+    def _follow(self, stream: str) -> None:
+        with redis.Redis.from_url(self._server.url, decode_responses=True) as client:
+            for key, position in follower.follow(client, stream):
+                if key == _END:
+                    return
+                self.followed[key] = position
+
     @contextmanager
     def on(self, *, files: bool = True) -> Iterator[None]:
         """Watch; an entry id names a row only where there is one stream, so `files`."""
-        with _threads(self._over, self._watch_hash, *([self._watch_files] if files else [])):
-            yield
+        targets = [self._watch_hash, *([self._watch_files] if files else [])]
+        targets += [partial(self._follow, stream) for stream in self._changes]
+        with _threads(self._over, *targets):
+            try:
+                yield
+            finally:
+                with self._server.client() as client:
+                    for stream in self._changes:
+                        position = f'{{"stream_id": "{_LAST_ID}"}}'
+                        client.xadd(stream, {"key": _END, "position": position}, id=_LAST_ID)
 
 
 @contextmanager
@@ -443,9 +465,10 @@ def run(
     feed = Feed(server, Trader(rng, wild=wild), names, seed)
     flow = FlowProcess(
         directory, server.url, recovery=recovery, arguments=arguments,
-        STREAM_PARTITIONS=str(partitions),
+        STREAM_PARTITIONS=str(partitions), CHANGES_KEPT="10000000",
     )  # fmt: skip
-    watch = Watch(server, flow.data_dir)
+    changes = [name.replace("executions", "positions:changes") for name in names]
+    watch = Watch(server, flow.data_dir, changes)
     with server.client() as client, watch.on(files=partitions == 1), flow:
         with feed.live():
             for number in range(kills - 2):
@@ -461,6 +484,8 @@ def run(
         assert flow.stop() == 0
         assert watch.wrong == []
         compare(written(client, flow, names), expected)
+        assert follower.newest(client, *changes) == expected.hash
+        until(lambda: watch.followed == expected.hash, "all that a follower was told")
     return Figures(
         kills, sum(map(len, entries.values())), len(expected.positions), len(expected.dead),
         watch.reads, flow.whole_log.count("snapshots of an epoch that a crash cut off"),

@@ -25,6 +25,7 @@ from state.messages import (
     Message,
     RejectedError,
 )
+from state.retold import terms
 from state.snapshot import ClosedLot, PositionSnapshot
 from tests.support.flow_process import Outcome, Row, order, time_of
 
@@ -188,6 +189,7 @@ def _rows(
         "message_commission_currency":
             None if commission is None else said.get("commission_currency", held.currency),
         "realized_pnl_change": _exact(changes[0]), "net_realized_pnl_change": _exact(changes[1]),
+        "message_terms": None,
         "date": at.date(),
     }  # fmt: skip
     return value, row
@@ -281,6 +283,7 @@ def _position_row(
         "message_commission_currency": None if paid is None else currency or position.currency,
         "realized_pnl_change": _scaled(applied.realized_change, MONEY_PLACES),
         "net_realized_pnl_change": _scaled(applied.net_change, MONEY_PLACES),
+        "message_terms": terms(message),
         "date": _day(at),
     }  # fmt: skip
 

@@ -155,6 +155,9 @@ class Holding:
 class _Session:
     writer: asyncio.StreamWriter
     ready: bool = False
+    market_data_type: int = 1
+    watched: dict[str, int] = field(default_factory=dict)
+    """The con_ids whose prices are asked for, by the request's number."""
 
     def send(self, *fields: Field) -> None:
         body = "".join(f"{value}\0" for value in fields).encode()
@@ -187,6 +190,12 @@ class TwsDouble:
     asked_details: list[int] = field(default_factory=list)
     instruments: dict[int, Instrument] = field(default_factory=dict)
     """All that were ever filled or held, by con_id."""
+    lines: int = 100
+    """How many contracts' prices it sends at once."""
+    not_subscribed: set[int] = field(default_factory=set)
+    """The con_ids of which there is delayed data only."""
+    quotes: dict[int, dict[int, str]] = field(default_factory=dict)
+    """The prices by con_id and kind of tick: 1 bid, 2 ask, 4 last, 9 close."""
     requests: list[int] = field(default_factory=list)
     """The kinds of all requests so far."""
     port: int = field(default_factory=free_port)
@@ -300,6 +309,23 @@ class TwsDouble:
     def report(self, fill: Fill) -> None:
         """Report what an execution costs that is yet to come."""
         self._send_all(*fill.commission_fields())
+
+    def quote(self, con_id: int, kind: int, price: str) -> None:
+        """Let a price change; see `quotes`."""
+
+        def change() -> None:
+            self.quotes.setdefault(con_id, {})[kind] = price
+            for session in self._sessions:
+                for request, watched in session.watched.items():
+                    if watched == con_id:
+                        session.send(*self._tick(request, con_id, kind))
+
+        self._do(change)
+
+    @property
+    def watched(self) -> list[int]:
+        """The con_ids whose prices are asked for at the moment, once for each request."""
+        return sorted(each for session in self._sessions for each in session.watched.values())
 
     def order(self, order: Order) -> None:
         """Tell of an order, as TWS tells the master client."""
@@ -416,6 +442,36 @@ class TwsDouble:
         if self.ends_executions:
             yield [55, 1, details[1]]
 
+    def _market_data_type(self, session: _Session, details: list[str]) -> Rows:
+        session.market_data_type = int(details[1])
+        yield from ()
+
+    def _market_data(self, session: _Session, details: list[str]) -> Rows:
+        request, con_id = details[1], int(details[2])
+        delayed = con_id in self.not_subscribed
+        if len(session.watched) >= self.lines:
+            yield [4, 2, request, 101, "Max number of tickers has been reached", ""]
+        elif delayed and session.market_data_type < 3:
+            yield [4, 2, request, 354, "Requested market data is not subscribed", ""]
+        else:
+            session.watched[request] = con_id
+            if delayed:
+                yield [4, 2, request, 10167, "Displaying delayed market data", ""]
+            yield [58, 1, request, 3 if delayed else 1]
+            yield [81, request, 0.01, "9c0001", 3]
+            for kind in self.quotes.get(con_id, {}):
+                yield self._tick(request, con_id, kind)
+            yield [46, 6, request, 45, "1783348205"]
+
+    def _tick(self, request: str, con_id: int, kind: int) -> list[Field]:
+        delayed = {1: 66, 2: 67, 4: 68, 9: 75}[kind]
+        shown = delayed if con_id in self.not_subscribed else kind
+        return [1, 6, request, shown, self.quotes[con_id][kind], "100", 0]
+
+    def _no_market_data(self, session: _Session, details: list[str]) -> Rows:
+        if session.watched.pop(details[1], None) is None:
+            yield [4, 2, details[1], 300, "Can't find EId", ""]
+
     def _account_summary(self, _session: _Session, details: list[str]) -> Rows:
         yield [64, 1, details[1]]
 
@@ -423,6 +479,9 @@ class TwsDouble:
         yield [49, 1, int(time.time())]
 
     _ANSWERS: ClassVar[dict[str, Callable[["TwsDouble", _Session, list[str]], Rows]]] = {
+        "1": _market_data,
+        "2": _no_market_data,
+        "59": _market_data_type,
         "71": _start,
         "61": _positions,
         "6": _account,

@@ -1,0 +1,90 @@
+"""`python -m flows.lots` on files as the flow writes them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from connectors.parquet.tables import tables
+from state.book import Book
+from state.records import Changes, Update
+from tests.support.flow_process import ROOT
+from tests.support.notation import messages
+
+
+def write(data_dir: Path, account: str | None, symbol: str, lines: Sequence[str]) -> None:
+    """Book messages that arrive a second apart; write their rows as the flow does."""
+    book, updates = Book(symbol, account), []
+    for number, each in enumerate(messages(*lines), 1):
+        applied = book.apply(each)
+        assert applied is not None
+        updates.append(Update(f"{number * 1000}-0", each, applied, book.snapshot()))
+    changes = Changes("s", symbol, updates[-1].stream_id, book.snapshot(), updates, live=False)
+    for table in tables([changes]):
+        directory = data_dir / table.data_set / f"date=1970-01-{table.day + 1:02}"
+        directory.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.rows, directory / f"{symbol}.{table.rows.num_rows}.parquet")
+
+
+def run(data_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DATA_DIR": str(data_dir)}
+    return subprocess.run(
+        [sys.executable, "-m", "flows.lots", *options],
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def lots(data_dir: Path, *options: str) -> list[tuple[Any, ...]]:
+    done = run(data_dir, "--json", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout, parse_float=Decimal, parse_int=Decimal)
+    return [(each["symbol"], each["qty"], each["price"], each["age_s"]) for each in found]
+
+
+def test_open_lots_as_of_now_and_of_moments(tmp_path: Path) -> None:
+    lines = ["BUY 10 @ 100.25", "BUY 5 @ 110", "SPLIT 2:1", "#1.2 BUY 8 @ 100.25 at 1",
+             "SELL 4 @ 60", "IN 3 @ 7 of 2"]  # fmt: skip
+    write(tmp_path, "U1", "AAPL", lines)
+    write(tmp_path, None, "T", ["OPENING -50 @ 20.5"])
+    now = "--known-at", "1970-01-01T01:00Z"
+    assert lots(tmp_path, "U1:AAPL", *now) == [
+        ("AAPL", 12, Decimal("50.125"), 3599), ("AAPL", 10, 55, 3598), ("AAPL", 3, 7, 3598),
+    ]  # fmt: skip
+    assert lots(tmp_path, "T") == [("T", -50, Decimal("20.5"), None)]
+    assert [symbol for symbol, *_ in lots(tmp_path)] == ["T", "AAPL", "AAPL", "AAPL"]
+    # By what is known, and by what was known then.
+    assert lots(tmp_path, "U1:AAPL", "--at", "1970-01-01T00:00:02Z") == [
+        ("AAPL", 8, Decimal("100.25"), 1), ("AAPL", 5, 110, 0),
+    ]  # fmt: skip
+    assert lots(tmp_path, "U1:AAPL", "--known-at", "1970-01-01T00:00:02Z") == [
+        ("AAPL", 10, Decimal("100.25"), 1), ("AAPL", 5, 110, 0),
+    ]  # fmt: skip
+    shown = run(tmp_path)
+    assert shown.returncode == 0
+    assert "U1" in shown.stdout
+    assert "50.125" in shown.stdout
+    assert "601.50 USD" in shown.stdout
+
+
+def test_what_cannot_be_told_is_named(tmp_path: Path) -> None:
+    write(tmp_path, None, "GOOD", ["BUY 1 @ 1"])
+    write(tmp_path, None, "AAPL", ["BUY 10 @ 100", "BUY 5 @ 110"])
+    [part] = (tmp_path / "positions").glob("*/AAPL*")
+    pq.write_table(pq.read_table(part)[1:], part)
+    done = run(tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("AAPL: expected lots of 15 in all that cost 1550, found 5")
+    assert "GOOD" in done.stdout
+    assert "AAPL" not in done.stdout
+    assert run(tmp_path, "GOOD").returncode == 0
+    nothing = run(tmp_path, "NONE")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert nothing.stderr.startswith("no open lots of NONE in ")
+    for wrong in ("yesterday", "2026-07-06"):
+        assert "expected a time with its zone" in run(tmp_path, "--at", wrong).stderr

@@ -1,0 +1,96 @@
+"""The rows of a key tell its open lots: as the book that wrote them has them."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from state.book import Book
+from state.exact import MONEY_PLACES, ONE, to_text
+from state.messages import TYPE_NAMES, ContractNumber, Execution, Message, Opening, RejectedError
+from state.retold import Told, retell, terms
+from state.snapshot import OpenLot
+from tests.support.notation import messages
+from tests.support.strategies import SETTINGS, Arrivals, arrivals, sessions, unruly
+
+
+def told(book: Book, taken: Sequence[Message]) -> list[Told]:
+    """Book messages; return the row of each that is taken."""
+    rows = []
+    for each in taken:
+        try:
+            applied = book.apply(each)
+        except RejectedError:
+            continue
+        if applied is None:
+            continue
+        now = book.snapshot()
+        fill = each if isinstance(each, Execution) else None
+        side = fill and ("BUY" if fill.qty > 0 else "SELL")
+        rows.append(
+            Told(
+                TYPE_NAMES[type(each)], getattr(each, "exec_id", None), each.timestamp,
+                side, fill and to_text(abs(fill.qty)), fill and to_text(fill.price),
+                terms(each), to_text(now.multiplier), to_text(now.qty),
+                to_text(now.cost_basis, MONEY_PLACES), now.open_lots,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def without_charges(lots: Sequence[OpenLot]) -> list[OpenLot]:
+    return [lot._replace(charge=0) for lot in lots]
+
+
+FEWER = settings(SETTINGS, max_examples=60)
+"""The books themselves are held against oracles elsewhere."""
+
+
+@FEWER
+@given(st.one_of(sessions(), unruly()))
+def test_the_rows_tell_the_lots_of_the_book(taken: list[Message]) -> None:
+    book = Book("K")
+    assert retell(told(book, taken), "K") == without_charges(book.open_lots())
+
+
+@FEWER
+@given(arrivals(), st.integers(0, 8))
+def test_the_lots_of_a_moment_are_those_of_a_book_told_nothing_later(
+    arrived: Arrivals, second: int
+) -> None:
+    taken = arrived.messages
+    book = Book("K")
+    rows = told(book, taken)
+    assert retell(rows, "K") == without_charges(book.open_lots())
+    last = {
+        each.identity: each.timestamp
+        for each in sorted(
+            (each for each in taken if isinstance(each, Execution)), key=lambda e: e.revision
+        )
+    }
+    until = second * 1000
+    early = Book("K")
+    for each in taken:
+        happened = last[each.identity] if isinstance(each, Execution) else each.timestamp
+        if isinstance(each, Opening | ContractNumber) or happened <= until:
+            early.apply(each)
+    assert retell(rows, "K", until) == without_charges(early.open_lots())
+
+
+def test_a_cost_lets_the_rest_of_a_lot_s_cost_be_shared_anew() -> None:
+    """Which shows in its last places only, where it does not divide."""
+    lines = ["OPENING 3 cost 1", "SELL 0.5 @ 5", "COST 0", "SELL 0.5 @ 5"]
+    book = Book("K")
+    assert retell(told(book, messages(*lines)), "K") == without_charges(book.open_lots())
+
+
+def test_what_the_rows_lack_is_said() -> None:
+    rows = told(Book("K"), messages("BUY 10 @ 100", "SPLIT 2:1"))
+    assert [lot.qty for lot in retell(rows, "K")] == [20 * ONE]
+    with pytest.raises(ValueError, match=r"K: expected the terms of split '.*'.*earlier version"):
+        retell([row._replace(message_terms=None) for row in rows], "K")
+    with pytest.raises(ValueError, match=r"K: expected lots of 20 .*, found 0 .*rows are missing"):
+        retell(rows[1:], "K")
+    assert Decimal(rows[-1].cost_basis) == Decimal(1000)
