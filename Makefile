@@ -12,7 +12,7 @@ VENV_PYTHON := .venv/bin/python
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test lint types bench soak lock clean
+.PHONY: help setup demo quick test lint types bench soak notebooks lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1	/p' Makefile | expand -t 14
@@ -28,11 +28,15 @@ setup: .venv/.ready  ## make .venv with all that demo, tests and notebooks need
 	done; \
 	if [ -z "$$python" ]; then \
 	    echo "lotstream needs Python 3.11 or 3.12 with pip and venv; none of these is one:" \
-	        "$(or $(PYTHON),$(CANDIDATES)). Install one, or name it: make PYTHON=/path/to/python" >&2; \
+	        "$(or $(PYTHON),$(CANDIDATES)). Install one, or name it: make PYTHON=/path/to/python." >&2; \
+	    echo "With 3.13 or later only, there are two ways: a version manager brings 3.12 beside it" \
+	        "(pyenv install 3.12, or uv python install 3.12), or the container does without" \
+	        "(docker build --file deploy/Dockerfile --tag lotstream .)." >&2; \
 	    exit 1; \
 	fi; \
 	echo "Making .venv with $$("$$python" --version) (about a minute)"; \
-	"$$python" -m venv --clear .venv
+	"$$python" -m venv --clear .venv; \
+	echo "Installing $$(grep -c '^[A-Za-z0-9]' requirements.lock) packages of requirements.lock"
 	@$(VENV_PYTHON) -m pip install --quiet --quiet --disable-pip-version-check \
 	    --only-binary :all: --require-hashes --requirement requirements.lock
 	@touch .venv/.ready
@@ -59,6 +63,18 @@ bench: setup  ## measure speed and memory
 
 soak: setup  ## the long chaos run
 	@$(VENV_PYTHON) -m pytest -m soak
+
+# The sample has a place of its own: a flow that wrote there would mix its rows with it.
+notebooks: setup  ## open the notebooks in JupyterLab: on DATA_DIR (data), else on a sample
+	@$(VENV_PYTHON) -c 'import jupyterlab' 2>/dev/null || { echo "Installing JupyterLab"; \
+	    sed -n 's/ *\\$$//; /^[A-Za-z0-9]/p' requirements.lock > .venv/pins.txt; \
+	    $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check \
+	        --constraint .venv/pins.txt 'jupyterlab>=4,<5'; }
+	@data="$${DATA_DIR:-data}"; if [ ! -d "$$data/positions" ]; then \
+	    echo "No rows in $$data: showing the sample in data-sample"; data=data-sample; \
+	    [ -d $$data ] || $(VENV_PYTHON) -m flows.demo --keep $$data || exit; \
+	fi; \
+	DATA_DIR="$$data" $(VENV_PYTHON) -m jupyterlab --notebook-dir notebooks
 
 lock: setup  ## pin the newest versions that pyproject.toml allows
 	@$(VENV_PYTHON) -m uv pip compile pyproject.toml --extra dev --upgrade --quiet \

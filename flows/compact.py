@@ -85,13 +85,13 @@ def main(
     """Merge the Parquet parts of each day before today (UTC) into one file a data set."""
     settings = load_settings()
     set_up_logging(settings)
+    done = None
     try:
-        done = list(compact(settings.data_dir, None if day is None else day.date()))
+        for done in compact(settings.data_dir, None if day is None else day.date()):
+            print(done, flush=True)  # a day may take long
     except (CompactError, LockedError, OSError) as error:
         raise SystemExit(f"lotstream: cannot compact: {error}") from None
-    for compacted in done:
-        print(compacted)
-    if not done:
+    if done is None:
         print("nothing to compact")
 
 

@@ -31,7 +31,7 @@ from connectors.codec import decode
 from connectors.file_lock import LockedError
 from connectors.parquet.files import DataDirError, StreamFiles
 from connectors.redis.letters import keys_beside
-from connectors.redis.link import RedisLink, explain, send
+from connectors.redis.link import RedisLink, can_pass, explain, send
 from connectors.redis.names import GROUP, count_key, once_keys, trace_stream
 from connectors.redis.partitions import recorded
 from flows.common.logs import set_up_logging
@@ -492,7 +492,8 @@ def rescale(
     except (RescaleError, recovery.RecoveryError, LockedError, DataDirError) as error:
         raise SystemExit(f"lotstream: {error}") from None
     except redis.RedisError as error:
-        raise SystemExit(f"lotstream: {explain(error)}; run this again") from None
+        why = f"Redis is away: {error}" if can_pass(error) else explain(error)
+        raise SystemExit(f"lotstream: {why}; run this again") from None
     print(f"Done. Now start producers and flows, all with STREAM_PARTITIONS={to}.")
 
 

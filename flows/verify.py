@@ -76,6 +76,10 @@ def main(
     set_up_logging(settings)
     if directory is not None and not recovery.is_initialised(directory):
         raise SystemExit(f"lotstream: -r: expected a recovery directory, found {directory}")
+    if not settings.data_dir.is_dir():
+        raise SystemExit(
+            f"lotstream: DATA_DIR: expected the flow's directory, found none at {settings.data_dir}"
+        )
     found = verify(settings, directory)
     for damage in found:
         print(damage)

@@ -119,6 +119,7 @@ BREACHES = [
     ("flows/positions.py", "from flows.watch import page"),
     ("flows/positions.py", "from connectors.ibkr.feed import Feed"),
     ("flows/rescale.py", "from flows.job.position_step import PositionLogic"),
+    ("flows/verify.py", "from flows.watch import page"),
     ("notebooks/show.py", "from flows.common.settings import load_settings"),
     ("notebooks/show.py", "import bytewax.operators as op"),
     ("notebooks/01_positions.ipynb", "import flows.demo"),

@@ -147,22 +147,20 @@ class Board:
             self._pages.discard(page)
 
 
-def _row(key: str, position: Position) -> list[Any]:
-    """Return what the page knows of a position, in the order of board.js; figures as text."""
-    return [
-        key,
-        position.account,
-        position.symbol,
-        position.currency,
-        _text(position.qty),
-        _text(position.avg_price),
-        _text(position.last_price),
-        _text(position.cost_basis),
-        _text(position.realized_pnl),
-        _text(position.net_realized_pnl),
-        _text(position.commission),
-        position.changed_at,
-    ]
+def _row(key: str, position: Position) -> dict[str, Any]:
+    """Return what the page knows of a position; figures as text, which is exact."""
+    figures = (
+        "qty", "avg_price", "last_price", "cost_basis", "realized_pnl", "net_realized_pnl",
+        "commission",
+    )  # fmt: skip
+    return {
+        "key": key,
+        "account": position.account,
+        "symbol": position.symbol,
+        "currency": position.currency,
+        **{name: _text(getattr(position, name)) for name in figures},
+        "changed_at": position.changed_at,
+    }
 
 
 def _account(account: str, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,16 +175,16 @@ def _account(account: str, about: Mapping[str, Any]) -> dict[str, Any]:
 _OF_AN_ORDER = ("side", "qty", "symbol", "order_type", "limit_price", "stop_price", "status")
 
 
-def _totals(overview: Overview) -> list[list[Any]]:
+def _totals(overview: Overview) -> list[dict[str, Any]]:
     return [
-        [
-            total.currency,
-            _text(total.realized_pnl),
-            _text(total.net_realized_pnl),
-            _text(total.commission),
-            total.open,
-            total.flat,
-        ]
+        {
+            "currency": total.currency,
+            "realized_pnl": _text(total.realized_pnl),
+            "net_realized_pnl": _text(total.net_realized_pnl),
+            "commission": _text(total.commission),
+            "open": total.open,
+            "flat": total.flat,
+        }
         for total in overview.totals
     ]
 

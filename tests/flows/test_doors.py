@@ -100,3 +100,23 @@ def test_a_port_in_use_ends_the_board_with_one_line(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(SystemExit, match=f"--port: expected a free port .*, found {port}"):
             serve(Board(overview_reader(settings), tmp_path), port)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["flows.verify"], "DATA_DIR: expected the flow's directory, found none at"),
+        (["flows.rescale", "--to", "4", "--into", "new"], "Redis is away: Error 111"),
+    ],
+)
+def test_what_is_not_there_is_no_success(tmp_path: Path, command: list[str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, text=True, capture_output=True, check=False,
+        env={
+            "PATH": os.environ["PATH"], "REDIS_URL": "redis://127.0.0.1:1/0",
+            "DATA_DIR": str(tmp_path / "absent"),
+        },
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert said in done.stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
+from tests.conftest import OwnServer
 from tests.support import naive
 from tests.support.flow_process import FlowProcess, add, outcome, read_stream
 
@@ -51,6 +52,32 @@ def test_a_backup_of_both_directories_goes_on_where_it_was_made(
     trade(redis, *range(40, 60))
     run(flow, redis)
     assert is_as_if_nothing_had_happened(flow, redis)
+
+
+def test_a_backup_of_everything_is_restored_and_goes_on(
+    own_server: OwnServer, tmp_path: Path
+) -> None:
+    server = own_server(appendonly=True)
+    flow = FlowProcess(tmp_path / "flow", server.url)
+    with server.client() as client:
+        trade(client, *range(20))
+        run(flow, client)
+        for name in DIRECTORIES:
+            shutil.copytree(tmp_path / "flow" / name, tmp_path / "backup" / name)
+        trade(client, *range(20, 25))  # producers go on; Redis is copied last
+    server.stop()
+    shutil.copytree(server.directory, tmp_path / "backup" / "redis")
+    for name in DIRECTORIES:
+        shutil.rmtree(tmp_path / "flow" / name)
+        shutil.copytree(tmp_path / "backup" / name, tmp_path / "flow" / name)
+    shutil.rmtree(server.directory)
+    shutil.copytree(tmp_path / "backup" / "redis", server.directory)
+    server.start()
+    with server.client() as client:
+        trade(client, *range(25, 30))
+        run(flow, client)
+        assert len(read_stream(client, "executions")) == 30
+        assert is_as_if_nothing_had_happened(flow, client)
 
 
 @pytest.mark.parametrize("lost", [("recovery",), DIRECTORIES])

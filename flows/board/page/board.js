@@ -13,43 +13,42 @@ const format = (options) => {
   const formatter = new Intl.NumberFormat("en-US", options);
   return (text) => (text === null ? "–" : formatter.format(text).replace("-", "−"));
 };
-const asMoney = format({ minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const cents = { minimumFractionDigits: 2, maximumFractionDigits: 2 };
+const asMoney = format({ ...cents, signDisplay: "negative" }); // nothing is −0.00
 const asPrice = format({ minimumFractionDigits: 2, maximumFractionDigits: 6 });
 const asQuantity = format({ maximumFractionDigits: 10 });
 const asCount = format({ maximumFractionDigits: 0 });
 const asRate = format({ maximumFractionDigits: 1 });
-const asGain = (text) => (Number(text) > 0 ? "+" : "") + asMoney(text);
-const sign = (text) => (Number(text) > 0 ? "gain" : Number(text) < 0 ? "loss" : "");
+const asGain = format({ ...cents, signDisplay: "exceptZero" });
+const sign = (text) => ({ "+": "gain", "−": "loss" })[asGain(text)[0]] ?? ""; // as it is shown
 
 const dayOf = new Intl.DateTimeFormat("en-CA", { dateStyle: "short" });
 const timeOf = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 const shortTimeOf = new Intl.DateTimeFormat("en-GB", { timeStyle: "short" });
 const asMoment = (ms) => (Date.now() - ms < 72e6 ? timeOf : dayOf).format(ms);
 
-// --- columns: the order of what the server sends for a row is in FIELDS ---------------
-
-const FIELDS = ["key", "account", "symbol", "currency", "qty", "avg_price", "last_price",
-  "cost_basis", "realized_pnl", "net_realized_pnl", "commission", "changed_at"];
+// --- columns: `field` is a name that the server sends with each row; the least wanted
+// are left out where there is little room: `optional` first, then `wide` ----------------
 
 const COLUMNS = [
   { field: "symbol", title: "Symbol", text: (v) => v, left: true },
   { field: "account", title: "Account", text: (v) => v ?? "", left: true },
   { field: "currency", title: "Cur.", text: (v) => v, left: true },
   { field: "qty", title: "Quantity", text: asQuantity, number: true },
-  { field: "avg_price", title: "Avg price", text: asPrice, number: true },
+  { field: "avg_price", title: "Avg price", text: asPrice, number: true, wide: true },
   { field: "last_price", title: "Last price", text: asPrice, number: true, optional: true },
   { field: "cost_basis", title: "Cost basis", text: asMoney, number: true, optional: true },
   { field: "realized_pnl", title: "Realized P&L", text: asGain, number: true, signed: true },
-  { field: "spark", title: "Trend", left: true },
+  { field: "spark", title: "Trend", left: true, wide: true },
   { field: "net_realized_pnl", title: "Net P&L", text: asGain, number: true, signed: true },
   { field: "commission", title: "Commission", text: asMoney, number: true, optional: true },
-  { field: "changed_at", title: "Changed", text: asMoment, number: true },
+  { field: "changed_at", title: "Changed", text: asMoment, number: true, wide: true },
 ];
 
 // --- what is known ------------------------------------------------------------------
 
 const rows = new Map(); // key -> row
-let totals = []; // [currency, realized, net, commission, open, flat]
+let totals = []; // of each currency: currency, realized_pnl, net_realized_pnl, commission, open, flat
 let curves = {}; // currency -> [[ms, P&L], ...]
 let visible = []; // the rows that pass the filter, sorted
 const choice = { sort: "symbol", down: false, show: "open", search: "" };
@@ -60,7 +59,7 @@ function take(frame) {
   heard = performance.now();
   if (frame.all) rows.clear();
   for (const key of frame.gone ?? []) rows.delete(key);
-  for (const values of frame.rows ?? []) takeRow(values, frame.all);
+  for (const row of frame.rows ?? []) takeRow(row, frame.all);
   for (const [key, spark] of Object.entries(frame.sparks ?? {})) rows.get(key).spark = spark;
   if (frame.all) curves = frame.curves;
   if (frame.totals) {
@@ -73,8 +72,7 @@ function take(frame) {
   requestAnimationFrame(draw);
 }
 
-function takeRow(values, all) {
-  const row = Object.fromEntries(FIELDS.map((field, place) => [field, values[place]]));
+function takeRow(row, all) {
   const old = rows.get(row.key);
   row.words = `${row.symbol} ${row.account ?? ""} ${row.currency}`.toLowerCase();
   row.spark = old ? old.spark : [];
@@ -166,8 +164,8 @@ function newRow() {
   return { line, cells, row: null };
 }
 
-const classOf = ({ field, left, optional }) =>
-  [field, left && "left", optional && "optional"].filter(Boolean).join(" ");
+const classOf = ({ field, left, optional, wide }) =>
+  [field, left && "left", optional && "optional", wide && "wide"].filter(Boolean).join(" ");
 
 function fillRow(slot, row, place) {
   const { line, cells, row: old } = slot;
@@ -235,15 +233,16 @@ const charts = new Map(); // currency -> its elements
 
 function drawCharts() {
   for (const [currency, chart] of charts) {
-    if (!totals.some(([name]) => name === currency)) {
+    if (!totals.some((total) => total.currency === currency)) {
       chart.card.remove();
       charts.delete(currency);
     }
   }
-  for (const total of totals) {
-    if (!charts.has(total[0])) charts.set(total[0], newChart(total[0]));
-    drawChart(charts.get(total[0]), total);
+  for (const { currency } of totals) {
+    if (!charts.has(currency)) charts.set(currency, newChart(currency));
   }
+  // Only now, as each card takes room from the others.
+  for (const total of totals) drawChart(charts.get(total.currency), total);
 }
 
 function newChart(currency) {
@@ -263,10 +262,11 @@ function newChart(currency) {
 
 function point(chart, x) {
   chart.cursor = x;
-  drawChart(chart, totals.find(([name]) => name === chart.currency));
+  drawChart(chart, totals.find(({ currency }) => currency === chart.currency));
 }
 
-function drawChart(chart, [currency, realized, net, commission, open, flat]) {
+function drawChart(chart, total) {
+  const { currency, realized_pnl: realized, net_realized_pnl: net, commission, open, flat } = total;
   chart.sum.textContent = asGain(realized);
   chart.sum.className = sign(realized);
   chart.note.textContent = `${asCount(open)} open, ${asCount(flat)} flat`;
@@ -306,6 +306,10 @@ function drawCurve(chart, curve) {
   const date = end - start > 72e6 ? dayOf : shortTimeOf;
   svg("text", { x: 0, y: height - 3 }, picture).textContent = date.format(start);
   svg("text", { x: width, y: height - 3, "text-anchor": "end" }, picture).textContent = date.format(end);
+  if (chart.cursor === null) {
+    svg("text", { class: "axis", x: 0, y: 10 }, picture).textContent = asMoney(high);
+    if (high > low) svg("text", { class: "axis", x: 0, y: floor - 4 }, picture).textContent = asMoney(low);
+  }
   if (chart.cursor !== null) drawCursor(chart, curve, x, floor, width);
 }
 
@@ -355,7 +359,8 @@ function flowBadges(streams) {
     ? "unknown" : asCount(streams.reduce((sum, stream) => sum + stream.lag, 0));
   badges.push([waited > BEHIND_S ? "warn" : "good", `lag ${lag}, ${asSpan(waited)}`]);
   const ages = streams.map(({ committed_age_s }) => committed_age_s).filter((age) => age !== null);
-  if (ages.length) badges.push(["", `committed up to ${asSpan(Math.min(...ages))} ago`]);
+  if (ages.length && !waited) badges.push(["", "all committed"]);
+  else if (ages.length) badges.push(["", `committed up to ${asSpan(Math.min(...ages))} ago`]);
   return badges;
 }
 
@@ -500,5 +505,7 @@ new ResizeObserver(() => {
 const events = new EventSource("events");
 events.onmessage = (event) => take(JSON.parse(event.data));
 setInterval(() => {
-  if (performance.now() - heard > SILENT_MS) showProblem("The board's server is away: old figures");
+  if (performance.now() - heard <= SILENT_MS) return;
+  showProblem("The board's server is away: old figures");
+  for (const badge of byId("badges").children) badge.className = "badge"; // nothing is known to be good
 }, 1000);

@@ -112,14 +112,17 @@ def test_all_is_sent_once_then_only_what_changed(board: str, redis: redis_py.Red
     with frames(board) as events:
         first = next(events)
         assert first["all"]
-        assert sorted(row[0] for row in first["rows"]) == ["A", "B", "C"]
+        assert sorted(row["key"] for row in first["rows"]) == ["A", "B", "C"]
         put(redis, position("B", qty="0.0000000001", realized_pnl="7.5"))
         redis.hdel("positions", "C")
         changed = next(frame for frame in events if frame.get("rows"))
-    assert [row[0] for row in changed["rows"]] == ["B"]
-    assert changed["rows"][0][4] == "0.0000000001"
+    [row] = changed["rows"]
+    assert (row["key"], row["qty"], row["avg_price"]) == ("B", "0.0000000001", "150.25")
     assert changed["gone"] == ["C"]
-    assert changed["totals"] == [["USD", "7.5", "-2", "2", 2, 0]]
+    assert changed["totals"] == [
+        {"currency": "USD", "realized_pnl": "7.5", "net_realized_pnl": "-2", "commission": "2",
+         "open": 2, "flat": 0}
+    ]  # fmt: skip
     assert len(json.dumps(changed)) < 1500
 
 
@@ -368,6 +371,42 @@ def test_the_theme_is_chosen_and_kept(page: Page) -> None:
     until(lambda: page.text("#theme") == "Theme: light", "the theme after a reload")
 
 
+@pytest.mark.parametrize("width", [390, 768, 1280, 1920])
+def test_nothing_is_cut_off_or_scrolls_sideways_at_any_width(
+    page: Page, redis: redis_py.Redis, width: int
+) -> None:
+    put(
+        redis,
+        position("AAPL  250718C00205000", account="DU1000001", realized_pnl="-1234567.89",
+                 net_realized_pnl="-0.001", cost_basis="12345678.9"),
+        position("SAP", account="DU1000001", currency="EUR"),
+    )  # fmt: skip
+    try:
+        page.browser.set_window_size(width, 900)
+        for currency in ("USD", "EUR"):
+            page.until_text("#charts", currency)
+            symbol = {"EUR": "SAP", "USD": "IBM"}[currency]
+            newer = position(
+                symbol, account="DU1000001", currency=currency, realized_pnl="7",
+                timestamp=1700000009000, stream_id="1700000009000-0",
+            )  # fmt: skip
+            put(redis, newer)
+        page.until_text("#charts", "+7.00")
+        page.browser.refresh()  # what is there is drawn at once, and nothing changes any more
+        page.until_text("#charts", "EUR")
+        page.until_text("#rows", "AAPL")
+        too_wide = page.do("""return [...document.querySelectorAll("html, #scroll, .chart svg")]
+            .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.id || e.tagName)""")
+        assert too_wide == []
+        until(lambda: page.do("return document.querySelectorAll('.curve').length") > 0, "curves")
+        drawn = "return [...document.querySelectorAll('.chart svg path.curve')].every(e => "
+        inside = "e.getBBox().x + e.getBBox().width <= e.ownerSVGElement.clientWidth + 1)"
+        assert page.do(drawn + inside)
+        assert "−0.00" not in page.text("#rows")
+    finally:
+        page.browser.set_window_size(1440, 900)
+
+
 def test_badges_tell_of_flow_lag_and_dead_letters(page: Page, redis: redis_py.Redis) -> None:
     page.until_text("#badges", "flow not seen yet")
     be_heard(redis)
@@ -409,4 +448,5 @@ def test_outages_are_said_and_outlived(
         page.until_text("#rows", "B")
         running.close()
         page.until_text("#problem", "The board's server is away")
+        until(lambda: not page.texts(".badge.good"), "no badge that says all is well")
     chromium.get("about:blank")
