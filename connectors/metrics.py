@@ -106,6 +106,9 @@ RATES_MISSING = Gauge(
     "lotstream_rates_missing", "Currencies that have no rate to BASE_CURRENCY among the marks."
 )
 
+for _gauge in (BASE_TOTAL_PNL, BASE_UNREALIZED_PNL, RATES_MISSING):
+    _gauge.set(float("nan"))  # a process that does not know says nothing
+
 
 FIELDS = (
     "type", "symbol", "side", "fill_qty", "fill_price", "order_id", "exec_id", "timestamp",

@@ -1,7 +1,10 @@
 """The second flow beside the first: killed, left without marks, and given wrong ones."""
 
+import math
 import random
+import re
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -9,9 +12,11 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import pytest
 import redis as redis_py
 
 from tests.support.flow_process import FlowProcess, Row, add, read_hash
+from tests.support.servers import free_port
 
 SYMBOLS = ("A", "B", "C", "D")
 STALE_S = 3
@@ -106,10 +111,12 @@ def test_whatever_is_killed_each_position_is_valued_exactly_by_the_mark_that_cou
     redis_url: str, redis: redis_py.Redis, tmp_path: Path
 ) -> None:
     market = Market(redis_url, seed=7)
-    rng = random.Random(7)
+    rng, port = random.Random(7), free_port()
     with (
         FlowProcess(tmp_path / "positions", redis_url) as positions,
-        valuing(tmp_path / "valuation", redis_url) as valuation,
+        valuing(
+            tmp_path / "valuation", redis_url, METRICS_PORT=str(port), BASE_CURRENCY="EUR"
+        ) as valuation,
     ):
         with market.live():
             for killed in (valuation, positions, valuation):
@@ -123,6 +130,7 @@ def test_whatever_is_killed_each_position_is_valued_exactly_by_the_mark_that_cou
         assert "are no marks" in valuation.whole_log
         redis.delete("valuations")
         valuation.until(lambda: as_expected(redis, market), "the deleted valuations")
+        _adds_up_in_euros(valuation, redis, port)
         _goes_stale(valuation, redis)
         assert valuation.stop() == 0
         assert positions.stop() == 0
@@ -141,3 +149,21 @@ def _goes_stale(valuation: FlowProcess, client: redis_py.Redis) -> None:
         add(client, {"symbol": symbol, "price": "5", "timestamp": now}, stream="marks")
     valuation.until(lambda: state() == {"live"}, "live valuations")
     valuation.until(lambda: state() == {"stale"}, "stale valuations, without a new mark")
+
+
+def _adds_up_in_euros(valuation: FlowProcess, client: redis_py.Redis, port: int) -> None:
+    def scraped(name: str) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            [line] = re.findall(rf"(?m)^lotstream_{name} (.*)$", answer.read().decode())
+        return float(line)
+
+    assert math.isnan(scraped("base_total_pnl"))
+    assert scraped("rates_missing") == 1
+    now = str(time.time_ns() // 1_000_000)
+    add(client, {"symbol": "EUR.USD", "price": "1.25", "timestamp": now}, stream="marks")
+    valuation.until(lambda: scraped("rates_missing") == 0, "the rate")
+    totals = [row["total_pnl"] or 0 for row in read_hash(client, "valuations").values()]
+    assert scraped("base_total_pnl") == pytest.approx(float(sum(totals)) / 1.25)
+    assert scraped('total_pnl{currency="USD"}'.replace("{", "\\{")) == pytest.approx(
+        float(sum(totals))
+    )
