@@ -66,8 +66,8 @@ class NewsSource(FixedPartitionedSource[tuple[str, News], None]):
     ) -> None:
         self._link, self._stop = link, stop
         self._hashes, self._changes, self._marks = (positions, valuations), changes, marks
-        self.rates: dict[str, int] = {}
-        """The last prices of symbols that look like a currency pair, such as `EUR.USD`."""
+        self.rates: dict[str, Mark] = {}
+        """The marks that count of symbols that look like a currency pair, such as `EUR.USD`."""
 
     def list_parts(self) -> list[str]:
         """Name the stream of marks."""
@@ -113,7 +113,7 @@ class _Reader:
         hashes: tuple[str, str],
         changes: Sequence[str],
         marks: str,
-        rates: dict[str, int],
+        rates: dict[str, Mark],
     ) -> None:
         self._link, (self._positions, self._valuations) = link, hashes
         self._marks, self._rates = marks, rates
@@ -199,7 +199,7 @@ class _Reader:
             marks[symbol] = later(marks.get(symbol), mark)
         for symbol, mark in marks.items():
             if len(symbol) == _PAIR and symbol[3] == ".":
-                self._rates[symbol] = mark.price
+                self._rates[symbol] = later(self._rates.get(symbol), mark)
             _of(news, symbol, begins=begins)
             news[symbol] = news[symbol]._replace(mark=later(news[symbol].mark, mark))
         if entries:

@@ -15,16 +15,16 @@ from connectors import metrics
 from connectors.redis.valuations import read_valuation
 from flows.common.settings import Settings
 from state.exact import MONEY
-from state.valuation import InBase, in_base
+from state.valuation import InBase, Mark, in_base
 
 log = logging.getLogger("lotstream.metrics")
 _NAN = float("nan")
 
 
-def start(settings: Settings, rates: Mapping[str, int]) -> None:
+def start(settings: Settings, rates: Mapping[str, Mark]) -> None:
     """Serve the metrics if METRICS_PORT is set.
 
-    rates: the last prices of currency pairs. Raises SystemExit if the port is taken.
+    rates: the marks of currency pairs. Raises SystemExit if the port is taken.
     """
     if settings.metrics_port is None:
         return
@@ -41,7 +41,7 @@ def start(settings: Settings, rates: Mapping[str, int]) -> None:
 
 
 def _refresh(
-    client: redis.Redis, settings: Settings, rates: Mapping[str, int]
+    client: redis.Redis, settings: Settings, rates: Mapping[str, Mark]
 ) -> Callable[[], None]:
     def refresh() -> None:
         # An old figure must not look like a new one.
@@ -57,7 +57,8 @@ def _refresh(
             metrics.REDIS_UP.set(0)
             return
         metrics.REDIS_UP.set(1)
-        _set(texts, settings.base_currency, dict(rates))
+        prices = {pair: mark.price for pair, mark in dict(rates).items()}
+        _set(texts, settings.base_currency, prices)
 
     return refresh
 

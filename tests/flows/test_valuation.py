@@ -162,6 +162,9 @@ def _adds_up_in_euros(valuation: FlowProcess, client: redis_py.Redis, port: int)
     now = str(time.time_ns() // 1_000_000)
     add(client, {"symbol": "EUR.USD", "price": "1.25", "timestamp": now}, stream="marks")
     valuation.until(lambda: scraped("rates_missing") == 0, "the rate")
+    read, earlier = scraped("marks_read_total"), str(int(now) - 1)
+    add(client, {"symbol": "EUR.USD", "price": "2", "timestamp": earlier}, stream="marks")
+    valuation.until(lambda: scraped("marks_read_total") > read, "the earlier rate")
     totals = [row["total_pnl"] or 0 for row in read_hash(client, "valuations").values()]
     assert scraped("base_total_pnl") == pytest.approx(float(sum(totals)) / 1.25)
     assert scraped('total_pnl{currency="USD"}'.replace("{", "\\{")) == pytest.approx(
