@@ -8,15 +8,16 @@ in between the messages since, so that an epoch costs in proportion to what chan
 All that is kept is true for ever: a book after an entry depends only on the entries
 up to it. So what a run wrote that died before its epoch was durable does no harm:
 loading a book as of an entry leaves the later messages out.
+
+What stands in a row is under a checksum, and says behind which entry it belongs: so a
+row that was damaged, or that is missing among others, is noticed.
 """
 
-import pickle
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from io import BytesIO
 from itertools import count
 from pathlib import Path
 from threading import local
@@ -24,6 +25,7 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import quote
 
+from connectors.kept import DamagedError, dumps, loads, seal, unseal
 from state.book import Book
 from state.messages import Message, message_from_state, message_to_state
 from state.records import FIRST_ID, id_order, last_id
@@ -48,9 +50,10 @@ _TIME_FOR_WHOLE_S = 0.002
 """At the end of an epoch, for books that may be written but need not."""
 
 _Row = tuple[int, int, int, bytes]
-"""Last entry id (milliseconds, sequence), whether it is a whole book, pickled data.
+"""Last entry id (milliseconds, sequence), whether it is a whole book, sealed data.
 
-That is the state of a whole book; else batches of messages, one behind the other.
+That is the state of a whole book; else the entry that the book had before, and batches
+of messages, one behind the other.
 """
 
 _Taken = tuple[Any, ...] | list[tuple[Any, ...]]
@@ -81,7 +84,7 @@ class _Changed:
 
     def add(self, batch: _Batch) -> None:
         # Packed at once, since all of it together would delay the commit.
-        self.batches.append(pickle.dumps(batch, _PROTOCOL))
+        self.batches.append(dumps(batch))
         _, self.ids, _ = batch
         self.messages += self.ids.count(b"\n")
 
@@ -93,8 +96,12 @@ class BookStores:
     of a message, or of an epoch.
     """
 
-    def __init__(self, directory: Path, process: int = 0) -> None:
+    def __init__(
+        self, directory: Path, process: int = 0, resumed_at: Mapping[str, str] | None = None
+    ) -> None:
+        """resumed_at: of each stream, the entry up to which all was durable at the start."""
         self._directory, self._process = directory, process
+        self.resumed_at = resumed_at or {}
         self._numbers = count()
         self._of_thread = local()
 
@@ -161,63 +168,19 @@ class BookStore:
             self._db.execute("BEGIN")
             self._write()
             self._db.execute("COMMIT")
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             raise BookStoreError(
                 f"cannot write to the recovery directory {self._directory}: {error}"
             ) from error
         self._changed, self._checkpoint = {}, None
 
-    def load(self, key: str, symbol: str, account: str | None, entry_id: str) -> Book:
-        """Return the book of a key as it was after an entry.
-
-        Raises BookStoreError if what is kept does not reach that entry.
-        """
-        upto = id_order(entry_id)
-        rows = sorted(self._rows(key, upto))
-        start = max((n for n, row in enumerate(rows) if row[2]), default=None)
-        if start is None:
-            book, last = Book(symbol, account), id_order(FIRST_ID)
-        else:
-            book, last = self._book(rows[start][3]), rows[start][:2]
-            rows = rows[start + 1 :]
-        self._since_whole[key] = 0
-        for *_, data in rows:
-            try:
-                last, taken = _take_in(book, data, last)
-            except Exception as error:
-                raise self._unreadable(error) from error
-            self._since_whole[key] += taken
-        if last != upto:
-            raise BookStoreError(
-                f"{self._directory}: expected the book of {key!r} up to entry {entry_id}, found "
-                f"it up to {last[0]}-{last[1]}; {_REBUILD}"
-            )
-        self._committed[key] = upto
+    def load(
+        self, key: str, symbol: str, account: str | None, entry_id: str, resumed_at: str = FIRST_ID
+    ) -> Book:
+        """Return the book of a key as it was after an entry, as `read_book` does."""
+        book, since = read_book(self._directory, key, symbol, account, entry_id, resumed_at)
+        self._since_whole[key], self._committed[key] = since, id_order(entry_id)
         return book
-
-    def _book(self, data: bytes) -> Book:
-        try:
-            return Book.from_state(next(_loads(data)))
-        except Exception as error:
-            raise self._unreadable(error) from error
-
-    def _unreadable(self, error: Exception) -> BookStoreError:
-        # Another version's data, taken for this one's, may fail in any way.
-        return BookStoreError(
-            f"{self._directory}: expected a book or messages as this version of lotstream keeps "
-            f"them, found what cannot be read: {error}; {_REBUILD}"
-        )
-
-    def _rows(self, key: str, upto: tuple[int, int]) -> list[_Row]:
-        """Return what any process has written of a book, as far as an entry."""
-        rows: list[_Row] = []
-        for path in self._directory.glob("books-*.db"):
-            with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
-                rows += db.execute(
-                    "SELECT ms, seq, whole, data FROM books "
-                    "WHERE key = ? AND (ms, seq) <= (?, ?)", (key, *upto)
-                )  # fmt: skip
-        return rows
 
     def _write_back(self) -> None:
         """Move what is committed from the log to where it stays, for the log not to grow."""
@@ -235,12 +198,14 @@ class BookStore:
                     self._write_whole(key, changed.book, last)
                     since = 0
             if since:
-                rows.append((key, *last, b"".join(changed.batches)))
+                before = self._committed.get(key, id_order(FIRST_ID))
+                data = b"".join([dumps(before), *changed.batches])
+                rows.append((key, *last, seal(data, (key, *last, 0))))
             self._committed[key], self._since_whole[key] = last, since
         self._db.executemany("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 0, ?)", rows)
 
     def _write_whole(self, key: str, book: Book, last: tuple[int, int]) -> None:
-        data = pickle.dumps(book.to_state(), _PROTOCOL)
+        data = seal(dumps(book.to_state()), (key, *last, 1))
         self._db.execute("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 1, ?)", (key, *last, data))
         self._forget_before(key)
 
@@ -257,13 +222,80 @@ class BookStore:
             )
 
 
+def read_book(  # noqa: PLR0917 - what names a book, and the entries it is between
+    directory: Path, key: str, symbol: str, account: str | None, entry_id: str, resumed_at: str
+) -> tuple[Book, int]:
+    """Return the book of a key as it was after an entry.
+
+    resumed_at: the entry up to which all is durable. Returns also how many messages were
+    taken in again on top of what was kept whole. Raises BookStoreError if what is kept is
+    damaged, or does not reach just that entry.
+    """
+    upto = id_order(entry_id)
+    rows = sorted(_rows(directory, key, max(upto, id_order(resumed_at))))
+    if rows and rows[-1][:2] > upto:
+        raise BookStoreError(
+            f"{directory}: expected the snapshot of {key!r} after entry {rows[-1][0]}-"
+            f"{rows[-1][1]}, which its book has, found "
+            f"{'none' if entry_id == FIRST_ID else f'that after {entry_id}'}; {_REBUILD}"
+        )
+    book, last, since = Book(symbol, account), id_order(FIRST_ID), 0
+    start = max((n for n, row in enumerate(rows) if row[2]), default=-1)
+    try:
+        if start >= 0:
+            book, last = Book.from_state(next(loads(rows[start][3]))), rows[start][:2]
+        for *_, data in rows[start + 1 :]:
+            last, taken = _take_in(book, data, last)
+            since += taken
+    except Exception as error:  # another version's data, taken for this one's
+        raise BookStoreError(
+            f"{directory}: expected a book or messages as this version of lotstream keeps them, "
+            f"found what cannot be read: {error}; {_REBUILD}"
+        ) from error
+    if last != upto:
+        raise BookStoreError(
+            f"{directory}: expected the book of {key!r} up to entry {entry_id}, found it up to "
+            f"{last[0]}-{last[1]}; {_REBUILD}"
+        )
+    return book, since
+
+
+def first_entries(directory: Path) -> dict[str, tuple[int, int]]:
+    """Return each key of which anything is kept, with the first entry of that."""
+    found: dict[str, tuple[int, int]] = {}
+    for path in store_files(directory):
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+            for key, *entry in db.execute("SELECT key, ms, seq FROM books"):
+                found[key] = min((entry[0], entry[1]), found.get(key, (entry[0], entry[1])))
+    return found
+
+
+def _rows(directory: Path, key: str, upto: tuple[int, int]) -> list[_Row]:
+    """Return what any process has written of a book, as far as an entry."""
+    rows: list[_Row] = []
+    for path in store_files(directory):
+        try:
+            with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+                found = db.execute(
+                    "SELECT ms, seq, whole, data FROM books "
+                    "WHERE key = ? AND (ms, seq) <= (?, ?)", (key, *upto)
+                ).fetchall()  # fmt: skip
+            rows += [(*row[:3], unseal(row[3], (key, *row[:3]))) for row in found]
+        except (sqlite3.DatabaseError, DamagedError) as error:
+            raise BookStoreError(f"{path} is damaged: {error}; {_REBUILD}") from error
+    return rows
+
+
 def _take_in(book: Book, data: bytes, last: tuple[int, int]) -> tuple[tuple[int, int], int]:
     """Let a book take in again what batches bring after an entry.
 
     Returns the last entry then, and how many messages there were.
     """
     taken = 0
-    for version, ids, kept in _loads(data):
+    before, *batches = loads(data)
+    if before > last:
+        raise ValueError(f"expected messages after entry {last[0]}-{last[1]}, found some missing")
+    for version, ids, kept in batches:
         if version != _BATCH_VERSION:
             raise ValueError(f"expected messages of version {_BATCH_VERSION}, found {version}")
         listed, messages = unpack_texts(ids), _messages(kept)
@@ -294,12 +326,50 @@ def _apply(book: Book, messages: Run | list[Message], start: int) -> None:
         book.apply(message)
 
 
+def store_files(directory: Path) -> list[Path]:
+    """Return the files that hold books."""
+    return sorted(directory.glob("books-*.db"))
+
+
+def check_pages(db: sqlite3.Connection) -> None:
+    """Raise DamagedError if SQLite finds a file's pages not as it writes them."""
+    [[found], *_] = db.execute("PRAGMA integrity_check(1)").fetchall()
+    if found != "ok":
+        raise DamagedError(found)
+
+
+def check_file(path: Path) -> None:
+    """Read all that a file holds. Raises BookStoreError if anything in it is damaged."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+            check_pages(db)
+            for *of, data in db.execute("SELECT key, ms, seq, whole, data FROM books"):
+                for _ in loads(unseal(data, of)):
+                    pass
+    except (sqlite3.DatabaseError, DamagedError) as error:
+        raise BookStoreError(f"{path} is damaged: {error}; {_REBUILD}") from error
+
+
+def scrub_books(directory: Path, durable: Callable[[str], str]) -> None:
+    """Delete what runs wrote that died before it was durable.
+
+    durable: the entry up to which all that concerns a key is.
+    """
+    for path in store_files(directory):
+        with closing(sqlite3.connect(path)) as db, db:
+            for key, ms, seq in db.execute("SELECT key, ms, seq FROM books").fetchall():
+                if (ms, seq) > id_order(durable(key)):
+                    db.execute(
+                        "DELETE FROM books WHERE key = ? AND ms = ? AND seq = ?", (key, ms, seq)
+                    )
+
+
 def copy_books(directories: Iterable[Path], target: Path, wanted: Callable[[str], bool]) -> None:
     """Copy what any worker has written of the wanted keys' books to another directory.
 
     Each file becomes one of its own there: two may each have a part of the same book.
     """
-    paths = [path for directory in directories for path in sorted(directory.glob("books-*.db"))]
+    paths = [path for directory in directories for path in store_files(directory)]
     for number, path in enumerate(paths):
         with closing(sqlite3.connect(path)) as old, closing(
             sqlite3.connect(target / f"books-moved-{number}.db")
@@ -308,20 +378,3 @@ def copy_books(directories: Iterable[Path], target: Path, wanted: Callable[[str]
             for row in old.execute("SELECT key, ms, seq, whole, data FROM books"):
                 if wanted(row[0]):
                     new.execute("INSERT INTO books VALUES (?, ?, ?, ?, ?)", row)
-
-
-_PROTOCOL = 5
-
-
-def _loads(data: bytes) -> Iterator[Any]:
-    """Return the values that were written one behind the other."""
-    file = BytesIO(data)
-    while file.tell() < len(data):
-        yield _Unpickler(file).load()
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads plain values only: what is kept names no class."""
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        raise pickle.UnpicklingError(f"expected plain values, found {module_name}.{global_name}")

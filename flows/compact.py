@@ -36,7 +36,8 @@ import typer
 
 from connectors.disk import sync
 from connectors.file_lock import FileLock, LockedError
-from connectors.parquet.files import own_dir, publishing
+from connectors.kept import checksum_of
+from connectors.parquet.files import is_whole, own_dir, publishing
 from flows.common.logs import set_up_logging
 from flows.common.settings import load_settings
 
@@ -52,9 +53,9 @@ LISTING_S = 1.0
 _WORKSHOP = "compact~"
 
 _DAY = re.compile(r"date=(\d{4}-\d\d-\d\d)")
-_MERGED = re.compile(r"merged-(\d+)\.parquet")
-_PART = re.compile(r".+\.\d+-\d+\.(\d+)-(\d+)\.parquet")
-"""The part's stream, and the entries after and up to which it has the rows."""
+_MERGED = re.compile(r"merged-(\d+)(?:\.[0-9a-f]{8})?\.parquet")
+_PART = re.compile(r".+\.\d+-\d+\.(\d+)-(\d+)(?:\.[0-9a-f]{8})?\.parquet")
+"""The part's stream, and the entries after and up to which it has the rows; the checksum."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -99,8 +100,8 @@ def compact(data_dir: Path, day: date | None = None) -> Iterator[Compacted]:
 
     Raises CompactError, LockedError or OSError; what is done by then stays done.
     """
-    if not data_dir.exists():
-        return
+    if not data_dir.is_dir():
+        raise CompactError(f"DATA_DIR: expected the flow's directory, found none at {data_dir}")
     lock = FileLock(own_dir(data_dir) / f"{_WORKSHOP}.lock")
     lock.acquire()
     workshop = own_dir(data_dir) / _WORKSHOP
@@ -111,7 +112,9 @@ def compact(data_dir: Path, day: date | None = None) -> Iterator[Compacted]:
             if len(parts) > 1:
                 making = workshop / f"{data_set}.{of}"
                 making.mkdir(parents=True)
-                rows = _merge(parts, making / _new_name(parts))
+                merged = making / _new_name(parts)
+                rows = _merge(parts, merged)
+                merged.rename(merged.with_suffix(f".{checksum_of(merged)}.parquet"))
                 _put_in_place(data_dir, making, directory, parts)
                 yield Compacted(data_set, of, len(parts), rows)
     finally:
@@ -185,6 +188,8 @@ def _tables(parts: list[Path]) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     schema = None
     for part in parts:
+        if is_whole(part) is False:
+            raise CompactError(f"{part} is damaged: its checksum is not that of its name")
         try:
             rows = pq.ParquetFile(part).read()
         except pa.ArrowInvalid as error:

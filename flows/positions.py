@@ -1,5 +1,9 @@
 """The main job: executions from Redis Streams become positions.
 
+    python -m flows run
+
+which is, with the options that it wants,
+
     python -m bytewax.run flows.positions -r data/recovery -s 1 -b 0
 
 The steps, as the README draws them: source, decode, dead letters aside, key,
@@ -24,11 +28,12 @@ from connectors.redis.dead_letter_sink import DeadLetterSink
 from connectors.redis.hash_sink import PositionHashSink
 from connectors.redis.link import RedisLink, warn_of_eviction
 from connectors.redis.source import Read, RedisStreamSource
+from flows.common.doors import tell_how_to_run
 from flows.common.logs import Progress, log_exceptions, log_exceptions_of_parts, set_up_logging
 from flows.common.settings import load_settings, partition_names
 from flows.job import exporter, names
 from flows.job.decode_step import Messages, at_home, decode_read
-from flows.job.launch import agree_on_partitions, launch
+from flows.job.launch import agree_on_partitions, check_data_dir, launch, tell_start
 from flows.job.position_step import PositionLogic
 from state.records import Changes, Rejected
 
@@ -89,10 +94,11 @@ def flow() -> Dataflow:
     Bytewax's runner calls it, in the main thread, before it opens the recovery store.
     """
     settings = load_settings()
-    set_up_logging(settings)
+    set_up_logging(settings, last_word=True)
     run = launch(settings)
     link = RedisLink(settings.redis_url.get_secret_value(), run.stop)
     agree_on_partitions(link, settings)
+    check_data_dir(settings, run)
     warn_of_eviction(link)
     streams, hours = settings.own_streams, settings.stream_retention_hours
     letters = partition_names(settings.dead_letter_stream, settings.stream_partitions)
@@ -107,6 +113,7 @@ def flow() -> Dataflow:
         accept_gap=settings.accept_gap,
     )
     exporter.start(settings)
+    tell_start(settings, run)
     return build_flow(
         source,
         dead_letters=DeadLetterSink(link, dict(zip(settings.streams, letters, strict=True))),
@@ -124,3 +131,7 @@ def flow() -> Dataflow:
         partitions=settings.streams if settings.stream_partitions > 1 else (),
         progress=Progress(source.to_go),
     )
+
+
+if __name__ == "__main__":
+    tell_how_to_run(__doc__)

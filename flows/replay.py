@@ -176,7 +176,7 @@ class Desk:
         if bool(letter_ids) == bool(reason):
             _stop("name either dead letters' ids or a --reason")
         if reason:
-            yield from [letter for letter in self.box.letters() if letter.field == reason]
+            yield from self._of_reason(reason)
         for text in letter_ids:
             stream, _, letter_id = text.rpartition("/")
             if not _ID.fullmatch(letter_id):
@@ -189,6 +189,15 @@ class Desk:
             if not found:
                 self._explain_absence(letter_id, done)
             yield from found
+
+    def _of_reason(self, reason: str) -> list[Letter]:
+        letters = list(self.box.letters())
+        found = [letter for letter in letters if letter.field == reason]
+        if not found:
+            there = ", ".join(sorted({shown(letter.field) for letter in letters})) or "none"
+            _stop(f"--reason: expected a field that dead letters are about ({there}), "
+                  f"found {reason!r}")  # fmt: skip
+        return found
 
     def put_back(self, letter: Letter, fields: list[bytes], changes: str, *, dry_run: bool) -> None:
         """Put a letter back and say so."""

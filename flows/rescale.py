@@ -16,7 +16,6 @@ two streams would become one stream's, and their ids could be equal.
 """
 
 import os
-import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,26 +138,21 @@ def read_state(directories: Sequence[Path], streams: Sequence[str]) -> _State:
         if not recovery.is_initialised(directory):
             raise RescaleError(f"--from: expected a recovery directory, found {str(directory)!r}")
         recovery.prepare(directory, None)
-        for step, key, pickled in recovery.read_snapshots(directory):
+        for step, key, values in recovery.read_snapshots(directory):
             if step == SOURCE_ID and key in state.progress:
                 raise RescaleError(f"--from: stream {key!r} is in two of the directories")
             if step == SOURCE_ID:
-                state.progress[key] = _Progress(*_loads(pickled))
+                state.progress[key] = _Progress(*values)
             elif step == PARQUET_ID:
-                state.last_rows[key] = _loads(pickled)
+                [state.last_rows[key]] = values
             elif step == POSITION_ID:
-                state.positions[key] = _loads(pickled)
+                state.positions[key] = values
     if directories and set(state.progress) != set(streams):
         raise RescaleError(
             f"--from: expected the recovery directories of {', '.join(streams)}, found those of "
             f"{', '.join(sorted(state.progress)) or 'none'}"
         )
     return state
-
-
-def _loads(pickled: bytes) -> Any:
-    # Whoever can write there can also replace what the flow itself reads.
-    return pickle.loads(pickled)  # noqa: S301
 
 
 def write_state(state: _State, parts: Sequence[_Part], layout: Layout) -> None:
@@ -169,14 +163,12 @@ def write_state(state: _State, parts: Sequence[_Part], layout: Layout) -> None:
         def stream_of(key: str) -> str:
             return parts[partition_of(key, len(parts))].stream
 
-        snapshots = [
-            (SOURCE_ID, part.stream, pickle.dumps(tuple(part.progress)))
-            for part in parts
-            if part.stream in own
+        snapshots: list[recovery.Snapshot] = [
+            (SOURCE_ID, part.stream, tuple(part.progress)) for part in parts if part.stream in own
         ]
         for key, (version, _, *rest) in state.positions.items():
             if (stream := stream_of(key)) in own:
-                snapshots.append((POSITION_ID, key, pickle.dumps((version, stream, *rest))))
+                snapshots.append((POSITION_ID, key, (version, stream, *rest)))
         with recovery.new_store(directory, snapshots) as making:
             copy_books(state.directories, making, lambda key: stream_of(key) in own)  # noqa: B023
         print(f"{directory}: partitions {', '.join(map(str, numbers))}")

@@ -5,6 +5,7 @@ that were seen. For scripts: `--once` prints one page, `--json` exact figures.
 """
 
 import os
+import re
 import select
 import signal
 import sys
@@ -73,7 +74,14 @@ class View:
 
     sort: Sort = Sort.KEY
     show: Show = Show.OPEN
-    page: int = 0
+    top: int = 0
+    """The row at the top."""
+    room: int = 1
+    """Rows that were shown last."""
+    search: str = ""
+    """Only positions whose key or currency has each of these words."""
+    typing: bool = False
+    """Whether keys go to `search`."""
     overview: Overview | None = None
     """The last look that succeeded."""
     problem: str = ""
@@ -98,26 +106,48 @@ class View:
     def positions(self) -> list[tuple[str, Position]]:
         """Return the positions to show, sorted."""
         assert self.overview is not None
+        words = self.search.lower().split()
         shown = [
             (key, position)
             for key, position in self.overview.positions.items()
-            if self.show is Show.ALL or (self.show is Show.OPEN) == bool(position.qty)
+            if (self.show is Show.ALL or (self.show is Show.OPEN) == bool(position.qty))
+            and all(word in f"{key} {position.currency}".lower() for word in words)
         ]
         return sorted(shown, key=_SORT_KEYS[self.sort])
 
     def press(self, key: str) -> bool:
         """Do what a key asks for; return False if that is to end."""
+        if self.typing:
+            self._type(key)
+            return True
         match key:
             case "s":
                 self.sort = _next(self.sort)
             case "f":
                 self.show = _next(self.show)
-            case " " | "n":
-                self.page += 1
-            case "b" | "p":
-                self.page -= 1
+            case "/":
+                self.typing, self.search = True, ""
+            case "\x1b":
+                self.search = ""
+            case _:
+                self.top += _ROWS_BY.get(key, 0) + _PAGES_BY.get(key, 0) * self.room
         return key != "q"
 
+    def _type(self, key: str) -> None:
+        match key:
+            case "\r" | "\n":
+                self.typing = False
+            case "\x1b":
+                self.typing, self.search = False, ""
+            case "\x7f" | "\b":
+                self.search = self.search[:-1]
+            case _ if key.isprintable():
+                self.search += key
+
+
+_UP, _DOWN, _PAGE_UP, _PAGE_DOWN = "\x1b[A", "\x1b[B", "\x1b[5~", "\x1b[6~"
+_ROWS_BY = {_UP: -1, _DOWN: 1, "k": -1, "j": 1}
+_PAGES_BY = {_PAGE_UP: -1, _PAGE_DOWN: 1, " ": 1, "n": 1, "b": -1, "p": -1}
 
 _SORT_KEYS: dict[Sort, Callable[[tuple[str, Position]], Any]] = {
     Sort.KEY: lambda item: item[0],
@@ -137,10 +167,11 @@ def _next(choice: Choice) -> Choice:
 # --- the page -------------------------------------------------------------------------
 
 
-def page(view: View, height: int | None = None) -> RenderableType:
+def page(view: View, height: int | None = None, width: int = 80) -> RenderableType:
     """Draw all of it.
 
     height: lines there are; the positions that fit are shown. None: all of them.
+    width: columns there are; figures that do not fit are left out, the least wanted first.
     """
     parts: list[RenderableType] = []
     if view.problem:
@@ -150,35 +181,40 @@ def page(view: View, height: int | None = None) -> RenderableType:
     parts += [_header(view, view.overview), *_streams(view.overview), *_breaks(view.overview)]
     if view.account:
         parts += _accounts(view.overview)
-    totals = _totals(view.overview.totals)
-    taken = len(parts) + len(view.overview.totals) + 3
+    totals = _totals(view.overview.totals, width)
+    taken = len(parts) + len(view.overview.totals) + 3 + max(0, len(view.problem) - 1) // width
     rows = view.positions()
-    room = len(rows) if height is None else max(1, height - taken)
-    pages = max(1, -(-len(rows) // max(1, room)))
-    view.page = min(max(view.page, 0), pages - 1)
-    on_page = rows[view.page * room : (view.page + 1) * room]
-    parts.append(_positions(on_page, view.overview.at_ms))
-    parts += [totals, _footer(view, len(rows), pages, keys=height is not None)]
+    room = view.room = len(rows) if height is None else max(1, height - taken)
+    last = len(rows) - 1 - (len(rows) - 1) % room if rows else 0
+    view.top = min(max(view.top, 0), last)
+    on_page = rows[view.top : view.top + room]
+    parts.append(_positions(on_page, view.overview.at_ms, width))
+    parts += [totals, _footer(view, len(rows), width, keys=height is not None)]
     return Group(*parts)
 
 
 def _header(view: View, overview: Overview) -> RenderableType:
     clock = moment(overview.at_ms, overview.at_ms)
     per_second = view.rate.per_second
-    rate = "" if per_second is None else f"  {per_second:,.0f} executions/s"
     letters = overview.dead_letters
-    text = Text(f"lotstream {clock} UTC{rate}  ", style="dim" if view.problem else "")
+    text = Text(f"lotstream {clock} UTC  ", style="dim" if view.problem else "", **_ONE_LINE)
     text.append(f"dead letters: {letters:,}", style="bold red" if letters else "")
     words, kind = broker_words(overview.broker)
     if words:
         text.append(f"  {words}", style=_BROKER_STYLES[kind])
+    if per_second is not None:
+        text.append(f"  {per_second:,.0f} executions/s")
     return text
+
+
+_ONE_LINE: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis"}
 
 
 def _breaks(overview: Overview) -> Iterator[RenderableType]:
     found = list(overview.broker.breaks.items())
     for key, about in found[:MOST_BREAKS]:
         text = shown(f"break: {break_words(key, about)}")
+        text.no_wrap, text.overflow = True, "ellipsis"
         text.stylize("bold red")
         yield text
     if len(found) > MOST_BREAKS:
@@ -223,8 +259,7 @@ def _streams(overview: Overview) -> Iterator[RenderableType]:
             shown(f"{state.stream}: "),
             (flow_words(state), _FLOW_STYLES[state.flow]),
             f", {progress(state)}",
-            no_wrap=True,
-            overflow="ellipsis",
+            **_ONE_LINE,
         )
     if len(worst_first) > MOST_STREAMS:
         yield Text(f"and {len(worst_first) - MOST_STREAMS} streams more")
@@ -240,51 +275,88 @@ def progress(state: StreamState) -> str:
     waited = f" ({age(state.lag_s)})" if state.lag_s else ""
     if state.committed_age_s is None:
         return f"lag {lag}{waited}, nothing committed"
+    if not state.lag_s:
+        return "lag 0, all committed"
     return f"lag {lag}{waited}, committed up to {age(state.committed_age_s)} ago"
 
 
-def _positions(rows: list[tuple[str, Position]], now_ms: int) -> Table:
+Cell = str | Text
+Column = tuple[str, int, list[Cell]]
+"""A title, how much it is wanted (less is more), and a cell a row."""
+
+
+def _positions(rows: list[tuple[str, Position]], now_ms: int, width: int) -> Table:
+    held = [position for _, position in rows]
+    columns: list[Column] = [
+        ("Qty", 0, [figure(each.qty, _QTY_WIDTH) for each in held]),
+        ("Avg price", 3, [figure(each.avg_price, _PRICE_WIDTH, 4) for each in held]),
+        ("Last price", 7, [figure(each.last_price, _PRICE_WIDTH, 4) for each in held]),
+        ("Cost basis", 6, [figure(each.cost_basis, _MONEY_WIDTH, 2) for each in held]),
+        ("Realized P&L", 4, [money(each.realized_pnl) for each in held]),
+        ("Net P&L", 1, [money(each.net_realized_pnl) for each in held]),
+        ("Commission", 8, [figure(each.commission, _MONEY_WIDTH, 2) for each in held]),
+        ("Cur", 2, [shown(each.currency[:4]) for each in held]),
+        ("Changed", 5, [moment(each.changed_at, now_ms) for each in held]),
+    ]
+    return _table("Position", [shown(key) for key, _ in rows], columns, width)
+
+
+def _totals(totals: list[Total], width: int) -> Table:
+    names = [f"{each.currency}: {each.open:,} open, {each.flat:,} flat" for each in totals]
+    columns: list[Column] = [
+        ("Cost basis", 2, [figure(each.cost_basis, _MONEY_WIDTH, 2) for each in totals]),
+        ("Realized P&L", 1, [money(each.realized_pnl) for each in totals]),
+        ("Net P&L", 0, [money(each.net_realized_pnl) for each in totals]),
+        ("Commission", 3, [figure(each.commission, _MONEY_WIDTH, 2) for each in totals]),
+    ]
+    return _table("Total", [shown(name) for name in names], columns, width)
+
+
+def _table(title: str, names: list[Text], columns: list[Column], width: int) -> Table:
+    """Make a table of the columns that there is room for beside the names."""
+    room = width - 1 - min(_NAME_WIDTH, max([len(title), *map(len, names)]))
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=True)
-    table.add_column("Position", no_wrap=True, overflow="ellipsis", ratio=1)
-    for name, width in (("Qty", 7), ("Avg price", 9), ("Realized P&L", 12), ("Net P&L", 11)):
-        table.add_column(name, justify="right", no_wrap=True, min_width=width)
-    table.add_column("Cur", no_wrap=True)
-    table.add_column("Changed", no_wrap=True)
-    for key, position in rows:
-        table.add_row(
-            shown(key),
-            figure(position.qty, _QTY_WIDTH),
-            figure(position.avg_price, _PRICE_WIDTH, 4),
-            money(position.realized_pnl),
-            money(position.net_realized_pnl),
-            shown(position.currency[:4]),
-            moment(position.changed_at, now_ms),
-        )
+    table.add_column(title, no_wrap=True, overflow="ellipsis", ratio=1)
+    fitting: list[Column] = []
+    for column in sorted(columns, key=lambda column: column[1]):
+        heading, wanted, cells = column
+        if wanted >= _EXTRA and width < _WIDE:
+            break
+        room -= 1 + max([len(heading), *map(len, cells)])
+        if room < 0:
+            break
+        fitting.append(column)
+    chosen = [column for column in columns if column in fitting]
+    for heading, _, _ in chosen:
+        table.add_column(heading, justify="left" if heading in _TEXTS else "right", no_wrap=True)
+    for row in zip(names, *(cells for _, _, cells in chosen), strict=True):
+        table.add_row(*row)
     return table
 
 
-def _totals(totals: list[Total]) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=True)
-    table.add_column("Total", no_wrap=True, ratio=1)
-    for name in ("Cost basis", "Realized P&L", "Net P&L", "Commission"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for total in totals:
-        table.add_row(
-            shown(f"{total.currency}: {total.open:,} open, {total.flat:,} flat"),
-            figure(total.cost_basis, _MONEY_WIDTH, 2),
-            money(total.realized_pnl),
-            money(total.net_realized_pnl),
-            figure(total.commission, _MONEY_WIDTH, 2),
-        )
-    return table
+_NAME_WIDTH = 32
+"""Of a position; an account with an option's symbol has it."""
+_EXTRA, _WIDE = 6, 100
+"""Columns no more wanted than this are for wide terminals, so that they do not come and go."""
+_TEXTS = {"Cur", "Changed"}
 
 
-def _footer(view: View, rows: int, pages: int, *, keys: bool) -> Text:
-    shown = "" if view.show is Show.ALL else f"{view.show} "
-    text = f"{rows:,} {shown}positions by {view.sort}"
+def _footer(view: View, rows: int, width: int, *, keys: bool) -> Text:
+    if view.typing:
+        return Text(f"filter: {view.search}_   (Enter keeps it, Esc drops it)", **_ONE_LINE)
+    kind = "" if view.show is Show.ALL else f"{view.show} "
+    text = f"{rows:,} {kind}positions by {view.sort}"
+    if view.search:
+        text += f", with {view.search!r}"
     if keys:
-        text += f", {view.page + 1}/{pages}   keys: s sort, f filter, n next, p back, q quit"
-    return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
+        text += f", {view.top // view.room + 1}/{max(1, -(-rows // view.room))}"
+        told = (_KEYS, _KEYS_SHORT, "")
+        text += next(words for words in told if len(text) + len(words) <= width or not words)
+    return Text(text, style="dim", **_ONE_LINE)
+
+
+_KEYS = "   s sort, f open/flat/all, / filter, arrows, PgUp, PgDn, q quit"
+_KEYS_SHORT = "   keys: s f / PgDn q"
 
 
 def money(value: Decimal) -> Text:
@@ -349,15 +421,21 @@ def watch(
     account: Annotated[
         bool, typer.Option("--account", help="Also what the broker says of the account.")
     ] = False,
+    search: Annotated[
+        str,
+        typer.Option("--filter", metavar="WORDS", help="Only keys or currencies with these words."),
+    ] = "",
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 0.5,
 ) -> None:
     """Show live positions, lag and errors. Exit code 1 if Redis is away (with --once)."""
-    reader, view = overview_reader(load_settings()), View(sort, show, account=account)
+    reader = overview_reader(load_settings())
+    view = View(sort, show, search=search, account=account)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with suppress(KeyboardInterrupt):
         if once:
             view.look(reader)
-            print(as_json(view)) if json else Console().print(page(view))
+            console = Console()
+            print(as_json(view)) if json else console.print(page(view, width=console.width))
             raise typer.Exit(1 if view.problem else 0)
         if json:
             _stream_json(reader, view, every)
@@ -378,11 +456,11 @@ def _live(reader: OverviewReader, view: View, every_s: float) -> None:
         while True:
             view.look(reader)
             until = time.monotonic() + every_s
-            screen.update(page(view, console.height), refresh=True)
+            screen.update(page(view, console.height, console.width), refresh=True)
             while key := pressed(until - time.monotonic()):
                 if not view.press(key):
                     return
-                screen.update(page(view, console.height), refresh=True)
+                screen.update(page(view, console.height, console.width), refresh=True)
 
 
 @contextmanager
@@ -394,15 +472,24 @@ def _keys() -> Iterator[Callable[[float], str]]:
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     tty.setcbreak(terminal)
+    waiting: list[str] = []
 
     def pressed(seconds: float) -> str:
-        ready, _, _ = select.select([terminal], [], [], max(0.0, seconds))
-        return os.read(terminal, 1).decode(errors="ignore") or "q" if ready else ""
+        if not waiting:
+            ready, _, _ = select.select([terminal], [], [], max(0.0, seconds))
+            if ready:
+                # A key such as an arrow is several characters, which come together.
+                typed = os.read(terminal, 1024).decode(errors="ignore")
+                waiting.extend(_KEY.findall(typed) or "q")
+        return waiting.pop(0) if waiting else ""
 
     try:
         yield pressed
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+_KEY = re.compile(r"\x1b[\[O][\d;]*[A-Za-z~]|.", re.DOTALL)
 
 
 def _wait(seconds: float) -> str:

@@ -12,6 +12,7 @@ currencies. A position has two clocks, and most questions have an answer on each
 A `key` names a position as the flow does: `symbol`, or `account:symbol`.
 """
 
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -20,6 +21,9 @@ from typing import NamedTuple
 
 import polars as pl
 import polars.selectors as cs
+
+# A notebook's kernel starts in its own directory, beside that of the rules.
+sys.path.append(str(Path(__file__).parents[1]))
 
 from state.exact import MONEY_PLACES, to_text
 from state.retold import Told, retell

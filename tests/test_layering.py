@@ -28,11 +28,11 @@ MAY_IMPORT = {
     "connectors.ibkr": {"state", "connectors.ibkr", "connectors.backoff", "connectors.metrics"},
     "connectors.parquet": {
         "state", "connectors.parquet", "connectors.disk", "connectors.file_lock",
-        "connectors.metrics",
+        "connectors.kept", "connectors.metrics",
     },
     "connectors.redis": {
-        "state", "connectors.redis", "connectors.backoff", "connectors.metrics",
-        "connectors.columns.replies",
+        "state", "connectors.redis", "connectors.backoff", "connectors.kept",
+        "connectors.metrics", "connectors.columns.replies",
     },
     "flows.common": {"state", "connectors.redis", "flows.common"},
     "flows.job": {"state", *_SYSTEMS, "flows.common", "flows.job"},
@@ -56,6 +56,9 @@ MAY_IMPORT = {
         "flows.job.launch", "flows.valuing",
     },
     "flows.rescale": {
+        "state", *_SYSTEMS, "flows.common", "flows.job.names", "flows.job.recovery",
+    },
+    "flows.verify": {
         "state", *_SYSTEMS, "flows.common", "flows.job.names", "flows.job.recovery",
     },
     "notebooks": {"state", "notebooks"},

@@ -11,10 +11,14 @@ newest entry whose rows are written (`last_id`) and the files of the last commit
 
 A start finishes step 3 if a crash cut it off, and deletes temporary files that no
 manifest names.
+
+A file's name ends with its checksum, so that damage is noticed: `...parts.1f0a22c3.parquet`.
+The manifest has one of its own in it.
 """
 
 import json
 import re
+import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -26,10 +30,11 @@ import pyarrow.parquet as pq
 from connectors import metrics
 from connectors.disk import make_dir, sync
 from connectors.file_lock import FileLock
+from connectors.kept import checksum_of
 from connectors.parquet.tables import Table
 from state.records import FIRST_ID
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 """Of the manifest's own form; one of another version is not read."""
 
 _WAYS_OUT = (
@@ -59,7 +64,7 @@ class StreamFiles:
     """The files of one stream's rows, and the manifest that commits them."""
 
     def __init__(self, data_dir: Path, stream: str) -> None:
-        self._data_dir, self._stream = data_dir, stream
+        self._data_dir, self.stream = data_dir, stream
         self._name = re.sub(r"[^A-Za-z0-9_-]+", ".", stream)
         self._own_dir = own_dir(data_dir) / self._name
         self._manifest = self._own_dir / "manifest.json"
@@ -93,6 +98,9 @@ class StreamFiles:
     def recover(self) -> str:
         """Finish the last commit, delete what never became one; return `last_id`."""
         manifest = self._read_manifest()
+        for name, path in manifest["files"].items():
+            if (self._own_dir / name).exists() and not is_whole(self._own_dir / name, Path(path)):
+                raise DataDirError(f"{self._own_dir / name} is damaged; {_WAYS_OUT}")
         self._publish(manifest["files"])
         for leftover in self._own_dir.glob("*.parquet*"):
             leftover.unlink()
@@ -113,17 +121,18 @@ class StreamFiles:
 
     def commit(self, last_id: str) -> None:
         """Let all that was written since the last commit appear, or none of it."""
-        finishing = [self._threads.submit(file.finish) for file in self._open.values()]
+        checksums = list(self._threads.map(PartFile.finish, self._open.values()))
+        finishing = [self._threads.submit(sync, file.path) for file in self._open.values()]
         files = {}
-        for (data_set, day), file in self._open.items():
-            final = f"{self._name}.{self._after}.{last_id}.parquet"
+        for ((data_set, day), file), checksum in zip(self._open.items(), checksums, strict=True):
+            final = f"{self._name}.{self._after}.{last_id}.{checksum}.parquet"
             files[file.path.name] = f"{data_set}/date={date_of(day)}/{final}"
         manifest = {
-            "version": MANIFEST_VERSION, "stream": self._stream, "first_id": self.first_id,
+            "version": MANIFEST_VERSION, "stream": self.stream, "first_id": self.first_id,
             "last_id": last_id, "files": files,
         }  # fmt: skip
         temporary = self._manifest.with_suffix(".tmp")
-        temporary.write_text(json.dumps(manifest))
+        temporary.write_text(json.dumps(manifest | {"checksum": _checksum(manifest)}))
         sync(temporary)
         sync(self._own_dir)
         for done in (*finishing, *self._syncing):
@@ -155,26 +164,58 @@ class StreamFiles:
         ]
 
     def _read_manifest(self) -> dict[str, Any]:
-        try:
-            manifest: Any = json.loads(self._manifest.read_text())
-        except FileNotFoundError:
-            return {"first_id": FIRST_ID, "last_id": FIRST_ID, "files": {}}
-        except ValueError as error:
+        manifest = read_manifest(self._manifest)
+        if manifest and manifest["stream"] != self.stream:
             raise DataDirError(
-                f"{self._manifest}: expected a manifest, found no JSON: {error}; {_WAYS_OUT}"
-            ) from error
-        version = manifest.get("version") if isinstance(manifest, dict) else None
-        if version != MANIFEST_VERSION:
-            raise DataDirError(
-                f"{self._manifest}: expected a manifest of version {MANIFEST_VERSION}, found "
-                f"version {version}: run the lotstream that wrote it; or {_WAYS_OUT}"
-            )
-        if manifest["stream"] != self._stream:
-            raise DataDirError(
-                f"{self._manifest}: expected the manifest of stream {self._stream!r}, "
+                f"{self._manifest}: expected the manifest of stream {self.stream!r}, "
                 f"found that of {manifest['stream']!r}"
             )
-        return dict(manifest)
+        return manifest or {"first_id": FIRST_ID, "last_id": FIRST_ID, "files": {}}
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return what a manifest says, nothing if there is none.
+
+    Raises DataDirError if it is damaged, or of another version of lotstream.
+    """
+    try:
+        manifest: Any = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DataDirError(
+            f"{path}: expected a manifest, found no JSON: {error}; {_WAYS_OUT}"
+        ) from error
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    if version != MANIFEST_VERSION:
+        raise DataDirError(
+            f"{path}: expected a manifest of version {MANIFEST_VERSION}, found "
+            f"version {version}: run the lotstream that wrote it; or {_WAYS_OUT}"
+        )
+    if manifest.pop("checksum", None) != _checksum(manifest):
+        raise DataDirError(f"{path} is damaged: its checksum is wrong; {_WAYS_OUT}")
+    return dict(manifest)
+
+
+def manifests(data_dir: Path) -> list[Path]:
+    """Return the manifests of all streams."""
+    return sorted(own_dir(data_dir).glob("*/manifest.json"))
+
+
+_CHECKSUM = re.compile(r".+\.([0-9a-f]{8})\.parquet")
+
+
+def is_whole(path: Path, named: Path | None = None) -> bool | None:
+    """Tell whether a file has the checksum that its name says; None if that says none.
+
+    named: the name that it is to have, if it has another so far.
+    """
+    match = _CHECKSUM.fullmatch((named or path).name)
+    return match and checksum_of(path) == match[1]
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(manifest, sort_keys=True).encode()):08x}"
 
 
 def own_dir(data_dir: Path) -> Path:
@@ -227,13 +268,13 @@ class PartFile:
         if self._held_rows >= _ROW_GROUP:
             self._write()
 
-    def finish(self) -> None:
-        """Complete the file and wait until the disk has it."""
+    def finish(self) -> str:
+        """Complete the file, which is still to be synced; return its checksum."""
         if self._held:
             self._write()
         self._writer.close()
         self._file.close()
-        sync(self.path)
+        return checksum_of(self.path)
 
     def _write(self) -> None:
         self._writer.write_table(pa.concat_tables(self._held))

@@ -12,10 +12,12 @@ twice, with or without a recovery store.
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.file_lock import LockedError
+from connectors.kept import seal_values, unseal_values
 from connectors.parquet.files import DataDirError, StreamFiles
 from connectors.parquet.tables import DATA_SETS, tables
 from state.records import FIRST_ID, Changes, id_order
@@ -26,7 +28,11 @@ _ROWS_AT_ONCE, _ROWS_AT_ONCE_LIVE = 10_000, 200
 """Rows made to tables together: many cost less, few delay what comes after them less."""
 
 
-class ParquetSink(FixedPartitionedSink[Changes, str]):
+ResumeState = tuple[Any, ...]
+"""The entry up to which rows are committed, under a checksum (`kept.seal_values`)."""
+
+
+class ParquetSink(FixedPartitionedSink[Changes, ResumeState]):
     """Append each update's rows to the data sets once.
 
     Items are keyed by their source stream; each stream has its own files and manifest.
@@ -45,7 +51,7 @@ class ParquetSink(FixedPartitionedSink[Changes, str]):
         return self._parts.index(item_key)
 
     def build_part(
-        self, step_id: str, for_part: str, resume_state: str | None
+        self, step_id: str, for_part: str, resume_state: ResumeState | None
     ) -> "_ParquetPartition":
         """Settle what a crash left behind and go on after the last commit.
 
@@ -62,18 +68,19 @@ class ParquetSink(FixedPartitionedSink[Changes, str]):
             log.critical("stopped: cannot write to DATA_DIR: %s", error)
             raise
 
-    def _build(self, for_part: str, resume_state: str | None) -> "_ParquetPartition":
+    def _build(self, for_part: str, resume_state: ResumeState | None) -> "_ParquetPartition":
         part = _ParquetPartition(StreamFiles(self._data_dir, for_part))
-        if id_order(part.last_id) < id_order(resume_state or FIRST_ID):
+        [kept] = unseal_values(for_part, resume_state) if resume_state else [FIRST_ID]
+        if id_order(part.last_id) < id_order(kept):
             raise DataDirError(
-                f"{self._data_dir}: expected rows up to entry {resume_state} of stream "
+                f"{self._data_dir}: expected rows up to entry {kept} of stream "
                 f"{for_part!r}, as the recovery directory has it, found rows up to "
                 f"{part.last_id}; a recovery directory and a DATA_DIR belong together"
             )
         return part
 
 
-class _ParquetPartition(StatefulSinkPartition[Changes, str]):
+class _ParquetPartition(StatefulSinkPartition[Changes, ResumeState]):
     """Rows go to files while the epoch runs, in a thread; `snapshot` commits them.
 
     It holds up the flow, so as little as can be is left to it.
@@ -114,7 +121,7 @@ class _ParquetPartition(StatefulSinkPartition[Changes, str]):
             self._writing.append(thread.submit(self._files.write, made))
         self._held, self._held_rows = [], 0
 
-    def snapshot(self) -> str:
+    def snapshot(self) -> ResumeState:
         if self._newest > self._written:
             try:
                 for written in self._writing:
@@ -128,7 +135,7 @@ class _ParquetPartition(StatefulSinkPartition[Changes, str]):
                 raise
             self._written = self._newest
             self._held, self._held_rows, self._writing = [], 0, []
-        return self.last_id
+        return seal_values(self._files.stream, (self.last_id,))
 
     def close(self) -> None:
         for thread in self._threads.values():

@@ -27,6 +27,7 @@ from connectors.redis.broker_state import (
 from connectors.redis.exact_json import from_json
 from connectors.redis.link import can_pass, explain, send
 from connectors.redis.names import CONSUMER, GROUP
+from connectors.redis.partitions import disagreement, recorded
 
 SILENT_S = 5.0
 """A flow that was not heard of for longer is away; it makes itself heard every second."""
@@ -143,7 +144,8 @@ class OverviewReader:
     """Takes looks; keeps what it has read, so that the next look costs less.
 
     url: as in REDIS_URL. streams: those whose progress is of interest. letters: the
-    dead letter streams. positions_hash, broker_hash: the hashes' names.
+    dead letter streams. positions_hash, broker_hash: the hashes' names. partitions: a
+    stream and how many it is taken to have, which is compared with what Redis has.
     """
 
     def __init__(
@@ -154,6 +156,7 @@ class OverviewReader:
         letters: Sequence[str],
         positions_hash: str,
         broker_hash: str = "broker",
+        partitions: tuple[str, int] | None = None,
     ) -> None:
         self._client = redis.Redis.from_url(
             url,
@@ -165,7 +168,7 @@ class OverviewReader:
         for command in ("XINFO STREAM", "XRANGE"):
             self._client.set_response_callback(command, lambda reply, **_: reply)
         self._streams, self._letters, self._hash = streams, letters, positions_hash
-        self._broker_hash = broker_hash
+        self._broker_hash, self._partitions = broker_hash, partitions
         self._raw: dict[bytes, bytes] = {}
         self._positions: dict[str, Position] = {}
 
@@ -173,9 +176,10 @@ class OverviewReader:
         """Look.
 
         Raises RedisAwayError, saying why, and ValueError, naming the key, if a value of
-        the hash is no position.
+        the hash is no position, or if the streams have another number of partitions.
         """
         try:
+            self._compare_partitions()
             (seconds, micros), values, broker, lengths, infos = self._ask()
             now_ms = seconds * 1000 + micros // 1000
             waiting = self._oldest_waiting(infos)
@@ -188,6 +192,15 @@ class OverviewReader:
         ]
         view = broker_view(broker[0], broker[1], broker[2], now_ms)
         return Overview(now_ms, dict(self._positions), streams, sum(lengths), view)
+
+    def _compare_partitions(self) -> None:
+        """Compare once; a number that is not recorded yet, at the next look."""
+        if self._partitions is not None:
+            stream, found = self._partitions
+            if (has := recorded(self._client, stream)) is not None:
+                if has != found:
+                    raise ValueError(disagreement(stream, has, found))
+                self._partitions = None
 
     def close(self) -> None:
         """Close the connection."""

@@ -27,11 +27,15 @@ def agree(link: RedisLink, streams: Sequence[str]) -> None:
     stream = streams[0] if len(streams) == 1 else streams[0].removesuffix(":0")
     has = link.call(lambda client: _record(client, stream, len(streams)))
     if has != len(streams):
-        raise PartitionsError(
-            f"STREAM_PARTITIONS: expected {has}, as stream {stream!r} has had so far, found "
-            f"{len(streams)}; to change it, stop all that writes and reads the stream and run "
-            f"flows.rescale"
-        )
+        raise PartitionsError(disagreement(stream, has, len(streams)))
+
+
+def disagreement(stream: str, has: int, found: int) -> str:
+    """Say that a stream has another number of partitions than was found."""
+    return (
+        f"STREAM_PARTITIONS: expected {has}, as stream {stream!r} has had so far, found {found}; "
+        f"to change it, stop all that writes and reads the stream and run flows.rescale"
+    )
 
 
 def recorded(client: redis.Redis, stream: str) -> int | None:

@@ -28,6 +28,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors import metrics
 from connectors.columns.replies import BulkConnection, Replies, Reply, last_id_in, parse
+from connectors.kept import seal_values, unseal_values
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError, send, send_all
 from connectors.redis.names import CONSUMER, GROUP
 from state.records import FIRST_ID, RawEntry, id_order
@@ -41,8 +42,11 @@ costs something for itself each time, so that with thousands of keys, more pay o
 TRIM_EVERY_S = 10.0
 ALIVE_EVERY_S = 1.0
 
-ResumeState = tuple[str, int]
+_Progress = tuple[str, int]
 """The id of the last entry handed on, and how many were before and with it."""
+
+ResumeState = tuple[Any, ...]
+"""The same under a checksum (`kept.seal_values`)."""
 
 
 class GapError(Exception):
@@ -85,7 +89,7 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
         retention_ms: int | None = None,
         accept_gap: str | None = None,
     ) -> None:
-        self._link, self._streams, self._stop = link, streams, stop
+        self._link, self.streams, self._stop = link, streams, stop
         self._written, self._accept_gap = written, accept_gap
         self._counts, self._retention_ms = (count, bulk_count), retention_ms
         self._block_ms = max(1, block_ms // len(streams))
@@ -98,7 +102,7 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
 
     def list_parts(self) -> list[str]:
         """Name the streams."""
-        return self._streams
+        return self.streams
 
     def build_part(
         self, step_id: str, for_part: str, resume_state: ResumeState | None
@@ -108,7 +112,7 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
         reader = _StreamReader(self._link, for_part, self._counts, self._block_ms, self._accept_gap)
         reader.began_at, reader.must_hold = self._written(for_part)
         if resume_state is not None:
-            reader.last_id, reader.entries_read = resume_state
+            reader.last_id, reader.entries_read = unseal_values(for_part, resume_state)
         self._readers.append(reader)
         part = _StreamPartition(reader, self._stop, self._retention_ms)
         # A server that was away may have come back without its last writes.
@@ -119,8 +123,8 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
 class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
     def __init__(self, reader: "_StreamReader", stop: Event, retention_ms: int | None) -> None:
         self._reader, self._stop, self._retention_ms = reader, stop, retention_ms
-        self._snapshot: ResumeState = (reader.last_id, reader.entries_read)
-        self._shown: ResumeState | None = None
+        self._snapshot: _Progress = (reader.last_id, reader.entries_read)
+        self._shown: _Progress | None = None
         self._trim_at = self._alive_at = 0.0
         self._closing: float | None = None
         """When the epoch before ended, until all of it is durable."""
@@ -154,7 +158,7 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
     def snapshot(self) -> ResumeState:
         self._closing = time.monotonic()
         self._snapshot = (self._reader.last_id, self._reader.entries_read)
-        return self._snapshot
+        return seal_values(self._reader.stream, self._snapshot)
 
     def show_progress_again(self) -> None:
         self._shown = None
@@ -188,7 +192,7 @@ class _StreamReader:
         block_ms: int,
         accept_gap: str | None,
     ) -> None:
-        self._link, self._stream = link, stream
+        self._link, self.stream = link, stream
         self._count, self._bulk_count = counts
         self._block_ms, self._accept_gap = block_ms, accept_gap
         self.last_id = FIRST_ID
@@ -216,7 +220,7 @@ class _StreamReader:
         found = self._read_bulk() or self._read_parsed()
         if entries := sum(map(len, found)):
             metrics.BATCH_ENTRIES.observe(entries)
-        return [Read(self._stream, some, live=not self._behind) for some in found]
+        return [Read(self.stream, some, live=not self._behind) for some in found]
 
     def _took(self, entries: Reply | list[RawEntry], *, most: int) -> None:
         """Note that entries were read; if there may be more, ask for them."""
@@ -261,8 +265,8 @@ class _StreamReader:
 
     def _ask_bulk(self, after: str) -> None:
         """Ask for the entries after one, for `_read_bulk` to take."""
-        read = ("XREAD", "COUNT", self._bulk_count, "STREAMS", self._stream, after)
-        self._checks = [("XRANGE", self._stream, one, one) for one in self._anchors(after)]
+        read = ("XREAD", "COUNT", self._bulk_count, "STREAMS", self.stream, after)
+        self._checks = [("XRANGE", self.stream, one, one) for one in self._anchors(after)]
         try:
             if self._bulk is None and self._may_bulk:
                 self._bulk = BulkConnection(self._link.client)
@@ -320,9 +324,9 @@ class _StreamReader:
             anchors |= {self.began_at} - {FIRST_ID}
         answers = send_all(
             client,
-            ("XREAD", "COUNT", self._count, "BLOCK", self._block_ms, "STREAMS", self._stream,
+            ("XREAD", "COUNT", self._count, "BLOCK", self._block_ms, "STREAMS", self.stream,
              self.last_id),
-            *(("XRANGE", self._stream, anchor, anchor) for anchor in anchors),
+            *(("XRANGE", self.stream, anchor, anchor) for anchor in anchors),
         )  # fmt: skip
         for answer in answers:
             if isinstance(answer, Exception):
@@ -352,7 +356,7 @@ class _StreamReader:
             return
         first = _text(info["first-entry"][0]) if info.get("first-entry") else "none"
         raise GapError(
-            f"stream {self._stream!r}: {what}, so that entries may be missing that this flow "
+            f"stream {self.stream!r}: {what}, so that entries may be missing that this flow "
             f"needs (it has read up to {self._anchor}; the stream's first entry is "
             f"now {first}, its newest id {newest}). Restore the stream; or, to go on without them, "
             + ("" if info else "make it anew (XGROUP CREATE ... MKSTREAM), ")
@@ -362,7 +366,7 @@ class _StreamReader:
 
     def _info(self, client: redis.Redis) -> dict[str, Any]:
         try:
-            return dict(client.xinfo_stream(self._stream))
+            return dict(client.xinfo_stream(self.stream))
         except redis.ResponseError as error:
             if _is_no_such_key(error):
                 return {}
@@ -378,7 +382,7 @@ class _StreamReader:
                 raise
 
     def _set_group(self, client: redis.Redis, last_id: str, entries_read: int) -> None:
-        set_id = ("XGROUP", "SETID", self._stream, GROUP, last_id)
+        set_id = ("XGROUP", "SETID", self.stream, GROUP, last_id)
         try:
             try:
                 send(client, *set_id, "ENTRIESREAD", entries_read)
@@ -390,7 +394,7 @@ class _StreamReader:
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
-            send(client, "XGROUP", "CREATE", self._stream, GROUP, last_id)
+            send(client, "XGROUP", "CREATE", self.stream, GROUP, last_id)
             self._set_group(client, last_id, entries_read)
 
     def show_alive(self) -> None:
@@ -402,7 +406,7 @@ class _StreamReader:
     def _read_nothing(self, client: redis.Redis) -> None:
         group = ("GROUP", GROUP, CONSUMER, "COUNT", 1)
         try:
-            send(client, "XREADGROUP", *group, "STREAMS", self._stream, FIRST_ID)
+            send(client, "XREADGROUP", *group, "STREAMS", self.stream, FIRST_ID)
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
@@ -414,7 +418,7 @@ class _StreamReader:
 
     def trim(self, oldest_kept: str) -> None:
         """Delete the entries before an id."""
-        self._link.call(lambda client: send(client, "XTRIM", self._stream, "MINID", oldest_kept))
+        self._link.call(lambda client: send(client, "XTRIM", self.stream, "MINID", oldest_kept))
 
 
 def entries_of(reply: Any) -> list[RawEntry]:

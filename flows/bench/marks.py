@@ -26,7 +26,7 @@ from flows.bench.live import (
     new_executions,
 )
 from flows.bench.report import Figure
-from flows.bench.rig import DEADLINE_S, Flow, Rig, no_collection, set_up
+from flows.bench.rig import DEADLINE_S, HASH, Flow, Rig, no_collection, set_up
 from flows.bench.sizes import Sizes
 
 TITLE = "Marks: XADD until visible in the hash of valuations"
@@ -45,25 +45,28 @@ def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
     """Measure the latency of marks, a flood of them, and executions beside them."""
     with set_up() as rig:
         step("marks: positions")
-        rig.fill(2 * _FLOOD_KEYS, prefix=_PREFIX, symbols=_FLOOD_KEYS)
+        symbols = min(_FLOOD_KEYS, sizes.each // 4)
+        rig.fill(2 * symbols, prefix=_PREFIX, symbols=symbols)
         executions = new_executions(rig)
         with Flow(rig) as flow:
             flow.until_committed()
+            held = sorted(str(key, "utf-8") for key in send(rig.client, "HKEYS", HASH))
+            few = held[:_KEYS]
             step("marks: executions without marks")
             without = executions_shown(rig, flow, executions, RATES[0], sizes.live_s / 2)
             with Flow(rig, name="valuation") as valuation:
                 valuation.until(lambda: rig.client.exists("valuations"), "valuations", DEADLINE_S)
                 step(f"marks: {_RATE:,}/s")
-                bare = bare_round_trips(rig, _marks(_KEYS), _RATE, sizes.live_s / 4)
-                shown = _marks_shown(rig, valuation, _marks(_KEYS), sizes.live_s / 2)
+                bare = bare_round_trips(rig, _marks(few), _RATE, sizes.live_s / 4)
+                shown = _marks_shown(rig, valuation, _marks(few), sizes.live_s / 2)
                 step("marks: a flood")
-                flood = _flood(rig, valuation, sizes.live_s / 4)
+                flood = _flood(rig, valuation, held, sizes.live_s / 4)
                 step("marks: executions with marks")
-                with _fed(rig):
+                with _fed(rig, few):
                     beside = executions_shown(rig, flow, executions, RATES[0], sizes.live_s / 2)
     ours, theirs = latencies_ms(shown), latencies_ms(bare)
     loaded, alone = latencies_ms(beside), latencies_ms(without)
-    at = f"{_RATE:,}/s, {_KEYS:,} keys"
+    at = f"{_RATE:,}/s, {len(few):,} keys"
     return [
         *(Figure(f"marks.{rank}", f"{at}, {rank}", ours[rank], "ms", theirs[rank],
                  "XADD, HSET, HGET") for rank in ("median", "p99")),
@@ -73,11 +76,11 @@ def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _marks(keys: int) -> Iterator[list[str]]:
-    """Make marks, each later than the last, so that its time names it."""
+def _marks(symbols: list[str]) -> Iterator[list[str]]:
+    """Make marks of symbols that are held, each later than the last, so that its time names it."""
     start = time.time_ns() // 1_000_000 - 3_600_000
     for number in count():
-        symbol, price = f"{_PREFIX}{number % keys + 1}", f"{100 + number % 977 / 100:.2f}"
+        symbol, price = symbols[number % len(symbols)], f"{100 + number % 977 / 100:.2f}"
         yield ["*", "symbol", symbol, "price", price, "timestamp", str(start + number)]
 
 
@@ -128,9 +131,9 @@ def _time_shown(value: bytes | None) -> int:
     return int(found[1]) if found else 0
 
 
-def _flood(rig: Rig, valuation: Flow, seconds: float) -> list[Figure]:
+def _flood(rig: Rig, valuation: Flow, held: list[str], seconds: float) -> list[Figure]:
     before, start = valuation.cpu_s, perf_counter()
-    last = _publish(rig.client, _FLOOD_RATE, _FLOOD_KEYS, seconds)
+    last = _publish(rig.client, _FLOOD_RATE, held, seconds)
     ended = perf_counter()
     symbol, at = last[2], int(last[6])
     valuation.until(
@@ -140,7 +143,7 @@ def _flood(rig: Rig, valuation: Flow, seconds: float) -> list[Figure]:
     )
     lag, spent = perf_counter() - ended, valuation.cpu_s - before
     published = int(_FLOOD_RATE * seconds)
-    what = f"{_FLOOD_RATE:,}/s, {_FLOOD_KEYS:,} keys"
+    what = f"{_FLOOD_RATE:,}/s, {len(held):,} keys"
     return [
         Figure("marks.flood_cpu", f"{what}, processor time a mark", spent / published * 1e6, "µs"),
         Figure("marks.flood_lag", f"{what}, the last one shown after", lag * 1000, "ms"),
@@ -148,9 +151,9 @@ def _flood(rig: Rig, valuation: Flow, seconds: float) -> list[Figure]:
     ]
 
 
-def _publish(client: redis.Redis, rate: int, keys: int, seconds: float) -> list[str]:
+def _publish(client: redis.Redis, rate: int, symbols: list[str], seconds: float) -> list[str]:
     """Publish at a rate, some at a time; return the last mark."""
-    marks, start = _marks(keys), perf_counter()
+    marks, start = _marks(symbols), perf_counter()
     mark: list[str] = []
     for beat in range(max(1, int(seconds * _BEATS))):
         time.sleep(max(0.0, start + beat / _BEATS - perf_counter()))
@@ -163,10 +166,10 @@ def _publish(client: redis.Redis, rate: int, keys: int, seconds: float) -> list[
 
 
 @contextmanager
-def _fed(rig: Rig) -> Iterator[None]:
+def _fed(rig: Rig, symbols: list[str]) -> Iterator[None]:
     """Publish marks meanwhile, from a process of its own."""
     feeder = multiprocessing.get_context("spawn").Process(
-        target=_feed, args=(rig.url,), daemon=True
+        target=_feed, args=(rig.url, symbols), daemon=True
     )
     feeder.start()
     try:
@@ -176,6 +179,6 @@ def _fed(rig: Rig) -> Iterator[None]:
         feeder.join()
 
 
-def _feed(url: str) -> None:
+def _feed(url: str, symbols: list[str]) -> None:
     with redis.Redis.from_url(url) as client:
-        _publish(client, _RATE, _KEYS, DEADLINE_S)
+        _publish(client, _RATE, symbols, DEADLINE_S)

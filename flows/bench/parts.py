@@ -16,6 +16,7 @@ from time import perf_counter
 from connectors.book_store import BookStores
 from connectors.columns.messages import Piece, decode_replies
 from connectors.columns.replies import BulkConnection, Replies, Reply, packed_ids
+from connectors.disk import sync
 from connectors.parquet.files import PartFile
 from connectors.parquet.tables import tables
 from connectors.redis.hash_sink import PositionHashSink
@@ -156,6 +157,7 @@ class _Pass:
         with self._timed("files"):
             for file in self._files.values():
                 file.finish()
+                sync(file.path)
         self._files = {}
         with self._timed("hash"):
             self._hash.snapshot()

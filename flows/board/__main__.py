@@ -10,10 +10,13 @@ from typing import Annotated
 import typer
 
 from flows.board.frames import Board
-from flows.board.server import serve
+from flows.common.doors import extra
 from flows.common.logs import set_up_logging
 from flows.common.overview import overview_reader
 from flows.common.settings import load_settings
+
+with extra("board"):
+    from flows.board.server import serve
 
 PORT = 8765
 

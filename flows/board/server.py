@@ -7,6 +7,7 @@ from elsewhere.
 import asyncio
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,7 +32,14 @@ _PAGE = Path(__file__).with_name("page")
 
 
 def serve(board: Board, port: int) -> None:
-    """Serve the page until told to stop; raises SystemExit if the port is taken."""
+    """Serve the page until told to stop; raises SystemExit with one line if the port is taken."""
+    try:
+        # Now, as the server itself would find out beside what looks at Redis already.
+        listening = socket.create_server((HOST, port))
+    except OSError as error:
+        raise SystemExit(
+            f"lotstream: --port: expected a free port on {HOST}, found {port}: {error}"
+        ) from None
     config = uvicorn.Config(
         build_app(board, lambda: server.should_exit), host=HOST, port=port,
         log_config=None, log_level="warning", timeout_graceful_shutdown=5,
@@ -41,9 +49,7 @@ def serve(board: Board, port: int) -> None:
         # uvicorn has its own handlers, and gives the signal on when it has ended well.
         signal.signal(number, lambda *_: None)
     log.info("the board is on http://%s:%d", HOST, port)
-    server.run()
-    if not server.started:
-        raise SystemExit(1)
+    server.run(sockets=[listening])
 
 
 class _Headers:

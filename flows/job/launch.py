@@ -4,21 +4,28 @@ All of it happens in the `flow` factory, which Bytewax's runner calls in the mai
 thread before it opens the recovery store.
 """
 
+import atexit
 import gc
+import logging
 import signal
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Event
 from typing import NamedTuple
 
 import bytewax.run as bytewax_run
 
 from connectors.book_store import BookStores
+from connectors.disk import make_dir
 from connectors.file_lock import FileLock, LockedError
+from connectors.parquet.files import DataDirError, StreamFiles, own_dir
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
 from connectors.redis.partitions import agree
 from flows.common.settings import Settings
 from flows.job import recovery
+
+log = logging.getLogger("lotstream.flow")
 
 
 class Launched(NamedTuple):
@@ -30,6 +37,9 @@ class Launched(NamedTuple):
     """None without a recovery directory."""
     together: bool
     """True if the run has other workers or processes."""
+    shared: bool
+    """True if it has other processes."""
+    recovery_directory: Path | None
 
 
 def launch(settings: Settings, *, retains: bool = True) -> Launched:
@@ -45,6 +55,7 @@ def launch(settings: Settings, *, retains: bool = True) -> Launched:
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    atexit.register(_tell_end, stop)
     if retains and settings.stream_retention_hours and run.recovery_directory is None:
         raise SystemExit(
             "lotstream: STREAM_RETENTION_HOURS: expected a recovery directory (-r) with it, "
@@ -53,7 +64,56 @@ def launch(settings: Settings, *, retains: bool = True) -> Launched:
     stores = None
     if run.recovery_directory is not None:
         stores = _recovered(run.recovery_directory, run, stop)
-    return Launched(stop, stores, run.processes * run.workers > 1)
+    together = run.processes * run.workers > 1
+    return Launched(stop, stores, together, run.processes > 1, run.recovery_directory)
+
+
+def tell_start(settings: Settings, run: Launched) -> None:
+    """Log what is read, where that goes on, and where it goes."""
+    recovery_directory = run.recovery_directory
+    after = {} if run.stores is None else run.stores.resumed_at
+    numbers = [settings.streams.index(stream) for stream in settings.own_streams]
+    log.info(
+        "started: stream %s, %s, from %s; DATA_DIR %s, %s",
+        settings.executions_stream,
+        f"partition{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))} of "
+        f"{settings.stream_partitions}" if settings.stream_partitions > 1 else "1 partition",
+        ", ".join(f"after {after[stream]}" if stream in after else "its beginning"
+                  for stream in settings.own_streams),
+        settings.data_dir.absolute(),
+        "no recovery directory" if recovery_directory is None
+        else f"recovery directory {recovery_directory.absolute()}",
+    )  # fmt: skip
+
+
+def _tell_end(stop: Event) -> None:
+    if stop.is_set():
+        log.info("stopped, as told to")
+
+
+def check_data_dir(settings: Settings, run: Launched) -> None:
+    """End the program if DATA_DIR cannot be written or another process writes there.
+
+    The sink would find out too, but at the first entry, when the hash shows it already.
+    """
+    try:
+        # Other processes of the run may hold by now what this one would try.
+        for stream in () if run.shared else settings.own_streams:
+            files = StreamFiles(settings.data_dir, stream)
+            files.lock()
+            files.close()
+        make_dir(own_dir(settings.data_dir))
+        with TemporaryFile(dir=own_dir(settings.data_dir)):
+            pass
+    except LockedError as error:
+        log.critical("stopped: DATA_DIR is in use: %s", error)
+    except DataDirError as error:
+        log.critical("stopped: %s", error)
+    except OSError as error:
+        log.critical("stopped: cannot write to DATA_DIR: %s", error)
+    else:
+        return
+    raise SystemExit(1)
 
 
 def _recovered(directory: Path, run: "_RunOptions", stop: Event) -> BookStores:
@@ -64,7 +124,7 @@ def _recovered(directory: Path, run: "_RunOptions", stop: Event) -> BookStores:
     except recovery.RecoveryError as error:
         raise SystemExit(f"lotstream: {error}") from None
     recovery.tell_of_full_disk(directory)
-    return BookStores(directory, run.process_id or 0)
+    return BookStores(directory, run.process_id or 0, recovery.resumed_at(directory))
 
 
 _locks: list[FileLock] = []

@@ -13,5 +13,5 @@ SOURCE, POSITION, PARQUET = "executions", "position", "parquet"
 SOURCE_ID, POSITION_ID, PARQUET_ID = (f"{FLOW}.{step}" for step in (SOURCE, POSITION, PARQUET))
 """The same steps, as the recovery store names them."""
 
-POSITION_VERSION = 3
+POSITION_VERSION = 4
 """Of the recovery snapshot of a position."""

@@ -13,6 +13,7 @@ from bytewax.operators import StatefulBatchLogic
 from connectors import metrics
 from connectors.book_store import BookStores
 from connectors.columns.replies import first_id, ids_of, packed_ids
+from connectors.kept import seal_values
 from flows.common.logs import Progress, log_exceptions
 from flows.job.decode_step import Messages
 from flows.job.names import POSITION_VERSION
@@ -45,6 +46,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         self, resume_state: tuple[Any, ...] | None, stores: BookStores | None, progress: Progress
     ) -> None:
         self._store = None if stores is None else stores.mine()
+        self._resumed_at = {} if stores is None else stores.resumed_at
         self._progress = progress
         self._book: Book | None = None
         self._name: tuple[str, str, str, str | None] | None = None
@@ -52,11 +54,8 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         self._last_id = self._shown_id = FIRST_ID
         self._shown: PositionSnapshot | None = None
         if resume_state is not None:
-            version, *name, self._last_id, self._shown_id, shown = resume_state
-            if version != POSITION_VERSION:
-                raise ValueError(
-                    f"expected a snapshot of version {POSITION_VERSION}, found {version}"
-                )
+            # Looked at by `recovery.check`, version and checksum, before the flow started.
+            _, *name, self._last_id, self._shown_id, shown, _ = resume_state
             self._name = (name[0], name[1], name[2], name[3])
             self._shown = shown and PositionSnapshot(*shown)
         self._show_again = self._shown is not None
@@ -90,7 +89,8 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
             self._store.commit()
         assert self._name is not None
         shown = self._shown and tuple(self._shown)
-        return (POSITION_VERSION, *self._name, self._last_id, self._shown_id, shown)
+        values = (POSITION_VERSION, *self._name, self._last_id, self._shown_id, shown)
+        return seal_values(self._name[1], values)
 
     def _take(self, messages: Messages) -> list[Changes | Rejected]:
         book = self._book_of(messages)
@@ -155,8 +155,9 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
     def _book_of(self, messages: Messages) -> Book:
         if self._book is None:
             self._name = (messages.stream, messages.key, messages.symbol, messages.account)
-            if self._store is not None and self._last_id != FIRST_ID:
-                self._book = self._store.load(*self._name[1:], self._last_id)
+            resumed_at = self._resumed_at.get(messages.stream, FIRST_ID)
+            if self._store is not None and (resumed_at, self._last_id) != (FIRST_ID, FIRST_ID):
+                self._book = self._store.load(*self._name[1:], self._last_id, resumed_at)
             else:
                 self._book = Book(messages.symbol, messages.account)
         first = first_id(messages.entries)

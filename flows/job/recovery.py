@@ -15,7 +15,6 @@ Three things that Bytewax 0.21.1 leaves to its caller:
 import json
 import logging
 import os
-import pickle
 import shutil
 import sqlite3
 import sys
@@ -26,13 +25,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from bytewax.recovery import init_db_dir
 
+from connectors.book_store import check_pages, scrub_books
 from connectors.file_lock import FileLock, LockedError
-from flows.job.names import POSITION_ID, POSITION_VERSION
+from connectors.kept import DamagedError, dumps, loads, seal_values, unseal_values
+from flows.job.names import PARQUET_ID, POSITION_ID, POSITION_VERSION, SOURCE_ID
+from state.records import FIRST_ID, id_order
 
 log = logging.getLogger("lotstream.recovery")
 
@@ -41,6 +43,12 @@ _STARTING_S = 10.0
 
 _RETRY_S = 0.2
 _LOOK_EVERY_S = 1.0
+
+
+_RESTORE = (
+    "restore it from a backup together with its DATA_DIR, or start with an empty recovery "
+    "directory: it is rebuilt from the stream, and no row is written twice"
+)
 
 
 class RecoveryError(Exception):
@@ -56,11 +64,12 @@ def prepare(
     program's signal handlers; ends the wait for the rest of a cluster, and the program.
     Returns the lock, to be kept as long as the process lives.
     Raises LockedError, naming the holder, if another run uses the directory, and
-    RecoveryError if it cannot be read or written, or is of another version of lotstream.
+    RecoveryError if it cannot be read or written, is damaged, or is of another version of
+    lotstream.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _check_version(directory)  # before anything is written
+        check(directory)  # before anything is written
         lock = FileLock(directory / "lock")
         if process is None:
             lock.acquire(wait_s=1)
@@ -73,22 +82,53 @@ def prepare(
     return lock
 
 
-def _check_version(directory: Path) -> None:
-    """Raise RecoveryError if the positions' snapshots are of another version of lotstream."""
-    for path in sorted(directory.glob("part-*.sqlite3")):
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
-            row = db.execute(
-                "SELECT ser_change FROM snaps WHERE step_id = ? AND ser_change IS NOT NULL "
-                "ORDER BY snap_epoch DESC LIMIT 1", (POSITION_ID,),
-            ).fetchone()  # fmt: skip
-        # Bytewax itself unpickles what stands there.
-        found = POSITION_VERSION if row is None else pickle.loads(row[0])[0]  # noqa: S301
-        if found != POSITION_VERSION:
-            raise RecoveryError(
-                f"the recovery directory {directory} is of another version of lotstream: expected "
-                f"positions of version {POSITION_VERSION}, found {found}; start with an empty "
-                f"recovery directory: it is rebuilt from the stream, and no row is written twice"
-            )
+def check(directory: Path) -> None:
+    """Raise RecoveryError if a snapshot is damaged, or of another version of lotstream."""
+    for path in store_files(directory):
+        check_file(path)
+
+
+def check_file(path: Path) -> None:
+    """Read all that a file of Bytewax's store holds of ours, as `check` does."""
+    try:
+        for _ in _snapshots(path):
+            pass
+    except sqlite3.OperationalError:
+        raise
+    except (sqlite3.DatabaseError, DamagedError) as error:
+        raise RecoveryError(f"{path} is damaged: {error}; {_RESTORE}") from error
+
+
+def store_files(directory: Path) -> list[Path]:
+    """Return the files of Bytewax's store."""
+    return sorted(directory.glob("part-*.sqlite3"))
+
+
+def _snapshots(path: Path) -> Iterator[tuple[int, str, str, tuple[Any, ...]]]:
+    """Read the snapshots in a file of Bytewax's store: epoch, step, key, values.
+
+    Raises sqlite3.DatabaseError or DamagedError, and RecoveryError for another version.
+    """
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+        check_pages(db)
+        rows = db.execute(
+            "SELECT snap_epoch, step_id, state_key, ser_change FROM snaps "
+            "WHERE ser_change IS NOT NULL"
+        )
+        for epoch, step, key, data in rows:
+            if step in {SOURCE_ID, POSITION_ID, PARQUET_ID}:
+                [values] = loads(data)
+                if step == POSITION_ID and values[0] != POSITION_VERSION:
+                    raise RecoveryError(
+                        f"the recovery directory {path.parent} is of another version of "
+                        f"lotstream: expected positions of version {POSITION_VERSION}, found "
+                        f"{values[0]}; start with an empty recovery directory: it is rebuilt "
+                        f"from the stream, and no row is written twice"
+                    )
+                try:
+                    yield epoch, step, key, unseal_values(key, values)
+                except DamagedError as error:
+                    raise DamagedError(f"the snapshot of {key!r} in {step}: {error}") from None
 
 
 def tell_of_full_disk(directory: Path) -> None:
@@ -218,13 +258,23 @@ def _init(directory: Path, parts: int) -> None:
 
 def _scrub(directory: Path) -> None:
     """Delete the snapshots of epochs that were never completed."""
-    paths = sorted(directory.glob("part-*.sqlite3"))
+    paths = store_files(directory)
     epoch = _resume_epoch(paths)
     for path in paths:
         with closing(sqlite3.connect(path)) as db, db:
             gone = db.execute("DELETE FROM snaps WHERE snap_epoch >= ?", (epoch,)).rowcount
         if gone:
             log.info("dropped %d snapshots of an epoch that a crash cut off", gone)
+    reached = resumed_at(directory)
+    streams = {key: values[1] for step, key, values in read_snapshots(directory)
+               if step == POSITION_ID}  # fmt: skip
+    newest = max(reached.values(), key=id_order, default=FIRST_ID)
+    scrub_books(directory, lambda key: reached.get(streams.get(key, ""), newest))
+
+
+def resumed_at(directory: Path) -> dict[str, str]:
+    """Return the entry that was read last of each stream, in a prepared directory."""
+    return {key: values[0] for step, key, values in read_snapshots(directory) if step == SOURCE_ID}
 
 
 def _resume_epoch(paths: list[Path]) -> int:
@@ -235,7 +285,7 @@ def _resume_epoch(paths: list[Path]) -> int:
     """
     runs, fronts = [], []
     for path in paths:
-        with closing(sqlite3.connect(path)) as db:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
             runs += db.execute("SELECT ex_num, worker_count, resume_epoch FROM exs").fetchall()
             fronts += db.execute(
                 "SELECT ex_num, worker_index, worker_frontier FROM fronts"
@@ -252,21 +302,22 @@ def _resume_epoch(paths: list[Path]) -> int:
 
 # --- moving a store's content, for flows.rescale ------------------------------------------
 
-Snapshot = tuple[str, str, bytes]
-"""Step, key (of a source or sink: the stream), pickled state."""
+Snapshot = tuple[str, str, tuple[Any, ...]]
+"""Step, key (of a source or sink: the stream), and what the step keeps of it, unsealed."""
 
 _MOVED_TO_EPOCH, _RESUME_EPOCH = 1, 2
 
 
 def read_snapshots(directory: Path) -> list[Snapshot]:
-    """Return the last recovery snapshot of each key of each step, of a prepared directory."""
-    newest: dict[tuple[str, str], tuple[int, bytes | None]] = {}
-    for path in directory.glob("part-*.sqlite3"):
-        with closing(sqlite3.connect(path)) as db:
-            rows = db.execute("SELECT step_id, state_key, snap_epoch, ser_change FROM snaps")
-            for step, key, epoch, state in rows:
-                newest[step, key] = max((epoch, state), newest.get((step, key), (-1, None)))
-    return [(*of, state) for of, (_, state) in newest.items() if state is not None]
+    """Return the last recovery snapshot of each key of each step, of complete epochs only."""
+    newest: dict[tuple[str, str], tuple[int, tuple[Any, ...]]] = {}
+    paths = store_files(directory)
+    resume = _resume_epoch(paths)
+    for path in paths:
+        for epoch, step, key, values in _snapshots(path):
+            if newest.get((step, key), (-1, ()))[0] <= epoch < resume:
+                newest[step, key] = (epoch, values)
+    return [(*of, values) for of, (_, values) in newest.items()]
 
 
 @contextmanager
@@ -288,7 +339,10 @@ def new_store(directory: Path, snapshots: Iterable[Snapshot]) -> Iterator[Path]:
         )
         db.executemany(
             "INSERT INTO snaps (step_id, state_key, ser_change, snap_epoch) VALUES (?, ?, ?, ?)",
-            ((*snapshot, _MOVED_TO_EPOCH) for snapshot in snapshots),
+            (
+                (step, key, dumps(seal_values(key, values)), _MOVED_TO_EPOCH)
+                for step, key, values in snapshots
+            ),
         )
     yield making
     shutil.rmtree(directory, ignore_errors=True)

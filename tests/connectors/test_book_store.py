@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.book_store import BookStore, BookStoreError, BookStores, copy_books
+from connectors.kept import dumps, seal
 from state.book import Book
 from state.exact import ONE
 from state.messages import Execution, Message, message_to_state
@@ -237,11 +238,16 @@ def test_copied_books_are_whole(tmp_path: Path) -> None:
 
 
 def put(directory: Path, data: bytes, *, whole: bool) -> None:
-    """Write a row for entry 5-0."""
+    """Write a row for entry 5-0, under a checksum that is right."""
+    if not whole:
+        data = dumps((0, 0)) + data
     BookStore(directory)
     with closing(sqlite3.connect(directory / "books-0.db")) as db, db:
         db.execute("DELETE FROM books")
-        db.execute("INSERT INTO books VALUES ('U1:S', 5, 0, ?, ?)", (whole, data))
+        db.execute(
+            "INSERT INTO books VALUES ('U1:S', 5, 0, ?, ?)",
+            (whole, seal(data, ("U1:S", 5, 0, int(whole)))),
+        )
 
 
 def refused(directory: Path, data: bytes, *, whole: bool) -> str:

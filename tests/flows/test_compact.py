@@ -169,10 +169,12 @@ def test_the_command_does_the_day_that_it_is_asked_for_also_today(tmp_path: Path
     assert len(parts(tmp_path, "positions")) == 2
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_the_command_says_when_there_is_nothing_to_do(tmp_path: Path, there: bool) -> None:
-    done = run(tmp_path if there else tmp_path / "absent")
+def test_the_command_says_when_there_is_nothing_to_do(tmp_path: Path) -> None:
+    done = run(tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "nothing to compact\n", "")
+    done = run(tmp_path / "absent")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"expected the flow's directory, found none at {tmp_path / 'absent'}" in done.stderr
     assert not (tmp_path / "absent").exists()
 
 

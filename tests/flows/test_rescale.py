@@ -1,7 +1,6 @@
 """More partitions, and other processes for them, with nothing lost, doubled or rebuilt."""
 
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -347,7 +346,7 @@ def test_redis_away_is_one_line(tmp_path: Path) -> None:
 
 def test_positions_of_another_version_are_not_moved(tmp_path: Path) -> None:
     state = (POSITION_VERSION + 1, "executions", "A")
-    with new_store(tmp_path / "r", [(POSITION_ID, "A", pickle.dumps(state))]):
+    with new_store(tmp_path / "r", [(POSITION_ID, "A", state)]):
         pass
     with pytest.raises(RecoveryError, match=f"of version {POSITION_VERSION}, found"):
         rescale.read_state([tmp_path / "r"], ["executions"])

@@ -43,7 +43,7 @@ def run(url: str, *arguments: str, **settings: str) -> subprocess.CompletedProce
 def text_of(view: View, height: int | None = None, width: int = 80) -> list[str]:
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        console.print(page(view, height))
+        console.print(page(view, height, width))
     return capture.get().splitlines()
 
 
@@ -95,7 +95,7 @@ def test_a_page_says_all_there_is_within_80_columns(view: View) -> None:
     assert re.search(r"^AAPL .* -12.34 ", text, re.MULTILINE)
     assert re.search(r"^EUR: 1 open, 0 flat +1,502.50 +3.00 +-1.00 +1.00", text, re.MULTILINE)
     assert "dead letters: 0" in lines[0]
-    assert "flow not seen yet, lag 0, nothing committed" in lines[1]
+    assert "flow waiting for a first entry, lag 0, nothing committed" in lines[1]
 
 
 def test_the_longest_key_and_the_largest_figures_fit(view: View) -> None:
@@ -140,6 +140,57 @@ def test_positions_that_do_not_fit_are_on_further_pages(view: View) -> None:
     assert text_of(view, height=10) == first
 
 
+def test_arrows_go_by_a_row_and_page_keys_by_a_page(view: View) -> None:
+    view.show = Show.ALL
+    text_of(view, height=9)
+    assert view.room == 2
+    for key, top in (
+        ("\x1b[B", 1), ("\x1b[A", 0), ("\x1b[A", 0), ("\x1b[6~", 2), ("\x1b[6~", 2), ("\x1b[5~", 0),
+    ):  # fmt: skip
+        assert view.press(key)
+        text_of(view, height=9)
+        assert view.top == top
+
+
+def test_words_of_account_symbol_and_currency_filter(view: View) -> None:
+    for key in "/u1 MS":
+        assert view.press(key)
+    assert text_of(view, height=24)[-1].startswith("filter: u1 MS_")
+    assert keys(view) == ["U1:MSFT"]
+    view.press("\x7f")
+    view.press("\r")
+    assert keys(view) == ["U1:MSFT"]
+    assert "1 open positions by key, with 'u1 M', 1/1" in text_of(view, height=24)[-1]
+    assert not view.press("q")
+    view.press("\x1b")
+    assert len(keys(view)) == 3
+    view.search = "eur"
+    assert keys(view) == ["SAP"]
+
+
+def test_where_there_is_little_room_figures_give_way_and_more_come_where_there_is_more(
+    view: View,
+) -> None:
+    assert view.overview is not None
+    held = view.overview.positions["U1:MSFT"]._replace(
+        symbol="AAPL  250718C00205000", net_realized_pnl=Decimal("-1234567.89")
+    )
+    name = "DU1000001:AAPL  250718C00205000"
+    view.overview = view.overview._replace(positions={name: held})
+    for width in (40, 60, 80, 120, 160):
+        lines = text_of(view, 24, width)
+        assert max(map(len, lines)) <= width
+        assert name in "\n".join(lines)
+    headings = {
+        width: next(line for line in text_of(view, width=width) if line.startswith("Position "))
+        for width in (60, 80, 120)
+    }
+    assert headings[60].split() == ["Position", "Qty", "Net", "P&L", "Cur"]
+    assert "Avg price" in headings[80]
+    assert "Realized P&L" in headings[120]
+    assert "Cost basis" in headings[120]
+
+
 def test_keys_change_sort_and_filter(view: View) -> None:
     assert [view.press(key) for key in "sf"] == [True, True]
     assert (view.sort, view.show) == (Sort.PNL, Show.FLAT)
@@ -153,7 +204,7 @@ def test_keys_change_sort_and_filter(view: View) -> None:
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        (STATE, "lag 0, committed up to 2 s ago"),
+        (STATE, "lag 0, all committed"),
         (STATE._replace(lag=1234, lag_s=90.0), "lag 1,234 (2 min), committed up to 2 s ago"),
         (
             STATE._replace(lag=None, lag_s=5.0),
@@ -221,6 +272,16 @@ def test_once_prints_one_page_without_any_control_code(
     assert "\x1b" not in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "100 open positions by pnl" in result.stdout
+
+
+def test_another_number_of_partitions_is_said_as_the_flow_says_it(
+    redis: redis_py.Redis, redis_url: str
+) -> None:
+    redis.set("executions:partitions", 4)
+    result = run(redis_url, "--once")
+    assert result.returncode == 1
+    said = "STREAM_PARTITIONS: expected 4, as stream 'executions' has had so far, found 1;"
+    assert said in " ".join(result.stdout.split())
 
 
 def test_an_absent_redis_is_said_and_is_exit_code_1() -> None:

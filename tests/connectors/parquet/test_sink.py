@@ -174,6 +174,6 @@ def test_each_file_appears_whole_and_stays_as_it_is(
         flow.until_committed(redis)
         assert flow.stop() == 0
     assert len(seen) > 1
-    ids = [path.name.split(".")[-3:-1] for path in parts(flow.data_dir, "positions")]
+    ids = [path.name.split(".")[-4:-2] for path in parts(flow.data_dir, "positions")]
     assert all(order(first) <= order(last) for first, last in ids)
     assert_exact(redis, flow, rows=number)

@@ -48,7 +48,9 @@ if has_nautilus():
     FIGURES.add("book.nautilus")
 
 ALONE = {
-    "catchup.memory", "live.idle", "marks.flood_cpu", "marks.flood_lag", "flat.symbols_100", "flat.lots_10", "parts.all", "book.runs",
+    "catchup.memory", "live.idle", "marks.flood_cpu", "marks.flood_lag",
+    "flat.symbols_100",
+    "flat.lots_10", "parts.all", "book.runs",
     f"flat.history_{TINY.history[1]}", f"flat.memory_{TINY.history[1]}",
 }  # fmt: skip
 """They have nothing beside them; most are what others stand beside."""

@@ -204,6 +204,30 @@ def test_catching_up_ends_with_a_summary(lines: Lines) -> None:
     assert lines.messages() == []
 
 
+def test_the_changes_of_a_read_with_many_entries_are_summed_up(lines: Lines) -> None:
+    now = 100.0
+    set_up("json")
+    progress = Progress(to_go=lambda: 0, clock=lambda: now)
+
+    def booked(entries: int, *, live: bool = True) -> list[str]:
+        progress.read(entries, live=live)
+        progress.read(0, 1, live=live)  # one of them the book refused
+        progress.position_changed("A", ONE, ONE, ONE)
+        return lines.messages()
+
+    changed = "Position updated: A = 1 @ 1 (change: +1)"
+    assert booked(3) == [changed]
+    assert booked(2000) == ["Processed 2,000 executions (errors: 0), 0 to go"]
+    now = 101.0
+    assert booked(2000) == []  # not again so soon
+    assert booked(3) == [changed]
+    now = 106.0
+    assert booked(2000)[0].startswith("Processed 4,003 executions (errors: 3), ")
+    booked(2000, live=False)
+    assert booked(3)[0].startswith("Processed 2,003 executions (errors: 2), ")
+    assert booked(3) == [changed]
+
+
 def test_a_long_way_to_catch_up_is_summed_up_now_and_then(lines: Lines) -> None:
     now, to_go = 100.0, 1_234_567
     set_up("json")

@@ -223,3 +223,12 @@ def test_of_several_wrong_values_one_line_names_one(monkeypatch: pytest.MonkeyPa
         load(monkeypatch, IBKR_PORT="x", REDIS_URL="y", LOG_LEVEL="z")
     assert str(stop.value).startswith("lotstream: REDIS_URL: ")
     assert "\n" not in str(stop.value)
+
+
+def test_a_variable_that_is_nearly_a_setting_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(monkeypatch, EXECUTIONS_STREM="fills", log_level="INFO", REDIS_HOST="x", LOG_DIR="y")
+    assert capsys.readouterr().err == (
+        "lotstream: EXECUTIONS_STREM is no setting; EXECUTIONS_STREAM is one, was it meant?\n"
+    )

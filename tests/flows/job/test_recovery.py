@@ -106,7 +106,9 @@ def test_a_directory_that_cannot_be_used_stops_it_with_one_line(tmp_path: Path, 
     with FlowProcess(tmp_path, "redis://localhost:1") as flow:
         assert flow.wait() == 1
     [line] = flow.log.splitlines()
-    assert line.startswith(f"lotstream: cannot use the recovery directory {directory}: ")
+    damaged = f"{directory / 'part-0.sqlite3'} is damaged: file is not a database; restore it"
+    unusable = f"cannot use the recovery directory {directory}: "
+    assert line.startswith(f"lotstream: {unusable if spoil == 'not a directory' else damaged}")
 
 
 def test_a_directory_of_another_version_is_refused_in_one_line_that_says_what_to_do(
@@ -127,7 +129,7 @@ def test_a_directory_of_another_version_is_refused_in_one_line_that_says_what_to
         assert flow.wait() == 1
         line = flow.log.splitlines()[-1]
         assert line.startswith(f"lotstream: the recovery directory {flow.recovery_dir} is of")
-        assert "expected positions of version 3, found 2; start with an empty recovery" in line
+        assert "expected positions of version 4, found 2; start with an empty recovery" in line
         shutil.rmtree(flow.recovery_dir)
         flow.start()
         flow.until_committed(redis)
