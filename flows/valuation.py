@@ -19,6 +19,7 @@ from connectors.parquet.minutes import MinuteFiles
 from connectors.redis.link import RedisLink
 from connectors.redis.news import News, NewsSource
 from connectors.redis.valuations import ValuationHashSink, Valued
+from flows.common.doors import tell_how_to_run
 from flows.common.logs import log_exceptions_of_parts, set_up_logging
 from flows.common.settings import Settings, load_settings, partition_names
 from flows.job.launch import agree_on_partitions, launch
@@ -83,3 +84,7 @@ def flow() -> Dataflow:
         minutes=MinutesSink(files, link),
         settings=settings,
     )
+
+
+if __name__ == "__main__":
+    tell_how_to_run(__doc__)

@@ -129,6 +129,7 @@ BREACHES = [
     ("flows/valuation.py", "from flows.positions import build_flow"),
     ("flows/valuing/value_step.py", "from flows.job.launch import launch"),
     ("flows/rescale.py", "from flows.job.position_step import PositionLogic"),
+    ("flows/verify.py", "from flows.job.launch import launch"),
     ("notebooks/show.py", "from flows.common.settings import load_settings"),
     ("notebooks/show.py", "import bytewax.operators as op"),
     ("notebooks/01_positions.ipynb", "import flows.demo"),
