@@ -46,6 +46,11 @@ EPOCH_CLOSE_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 REDIS_RETRIES = Counter("lotstream_redis_retries", "Commands that had to be sent to Redis again.")
+MARKS_READ = Counter("lotstream_marks_read", "Entries of the stream of marks that were read.")
+MARKS_REFUSED = Counter(
+    "lotstream_marks_refused", "Entries of the stream of marks that were no marks."
+)
+VALUATIONS = Counter("lotstream_valuations", "Valuations that changed and were shown.")
 PARQUET_ROWS = Counter("lotstream_parquet_rows", "Rows written, by data set.", ["data_set"])
 PARQUET_FILES = Counter(
     "lotstream_parquet_files", "Files put where readers look, by data set.", ["data_set"]
@@ -79,6 +84,30 @@ BREAKS = Gauge(
 REALIZED_PNL = Gauge(
     "lotstream_realized_pnl", "Gross realized P&L of all positions, by currency.", ["currency"]
 )
+TOTAL_PNL = Gauge(
+    "lotstream_total_pnl",
+    "Net realized and unrealized P&L of all positions that have a mark, by currency.",
+    ["currency"],
+)
+UNREALIZED_PNL = Gauge(
+    "lotstream_unrealized_pnl",
+    "Unrealized P&L of all positions that have a mark, by currency.",
+    ["currency"],
+)
+VALUATION_STATES = Gauge(
+    "lotstream_valuation_states", "Positions that are not flat, by the state of mark.", ["state"]
+)
+BASE_TOTAL_PNL = Gauge(
+    "lotstream_base_total_pnl",
+    "Total P&L over all currencies in BASE_CURRENCY; NaN without that, or if a rate is missing.",
+)
+BASE_UNREALIZED_PNL = Gauge("lotstream_base_unrealized_pnl", "The same, unrealized alone.")
+RATES_MISSING = Gauge(
+    "lotstream_rates_missing", "Currencies that have no rate to BASE_CURRENCY among the marks."
+)
+
+for _gauge in (BASE_TOTAL_PNL, BASE_UNREALIZED_PNL, RATES_MISSING):
+    _gauge.set(float("nan"))  # a process that does not know says nothing
 
 
 FIELDS = (
@@ -93,7 +122,7 @@ FIELDS = (
 # A counter that begins at its first count shows no increase by it, so no alert either.
 for _field in FIELDS:
     DEAD_LETTERS.labels(_field)
-for _data_set in ("positions", "closed_lots"):
+for _data_set in ("positions", "closed_lots", "valuations"):
     PARQUET_ROWS.labels(_data_set)
     PARQUET_FILES.labels(_data_set)
 

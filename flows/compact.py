@@ -41,7 +41,7 @@ from connectors.parquet.files import is_whole, own_dir, publishing
 from flows.common.logs import set_up_logging
 from flows.common.settings import load_settings
 
-DATA_SETS = ("positions", "closed_lots")
+DATA_SETS = ("positions", "closed_lots", "valuations")
 
 ROWS_AT_ONCE = 250_000
 """Held in memory, sorted and written together, about."""

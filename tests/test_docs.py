@@ -14,9 +14,11 @@ from prometheus_client import REGISTRY
 
 import connectors.metrics  # noqa: F401 - registers them
 from connectors import codec
+from connectors.parquet.minutes import VALUATIONS_SCHEMA
 from connectors.parquet.tables import DATA_SETS
 from flows.common.settings import Settings
 from state.snapshot import PositionSnapshot
+from state.valuation import Valuation
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -138,10 +140,19 @@ TYPES = {
 }
 
 
-@pytest.mark.parametrize("data_set", DATA_SETS)
+SCHEMAS = {**DATA_SETS, "valuations": VALUATIONS_SCHEMA}
+
+
+@pytest.mark.parametrize("data_set", SCHEMAS)
 def test_every_column_stands_there_with_its_type(data_set: str) -> None:
     told = {name: TYPES[kind] for name, kind, *_ in rows(data_set)}
-    assert told == {field.name: field.type for field in DATA_SETS[data_set]}
+    assert told == {field.name: field.type for field in SCHEMAS[data_set]}
+
+
+def test_every_member_of_a_valuation_stands_there_in_order() -> None:
+    _, members = section("Valuation").split("| valuation's member ")
+    told = re.findall(r"`(\w+)`", " ".join(re.findall(r"(?m)^\|( `[^|]*)\|", members)))
+    assert told == [*Valuation._fields]
 
 
 def test_every_member_of_the_hash_stands_there_in_order() -> None:

@@ -47,6 +47,14 @@ MAY_IMPORT = {
     },
     "flows": {"state", *_SYSTEMS, "connectors.ibkr", "flows.broker", "flows.common"},
     "flows.positions": {"state", *_SYSTEMS, "flows.common", "flows.job"},
+    "flows.valuing": {
+        "state", "connectors", "connectors.parquet", "connectors.redis", "flows.common",
+        "flows.valuing",
+    },
+    "flows.valuation": {
+        "state", "connectors", "connectors.parquet", "connectors.redis", "flows.common",
+        "flows.job.launch", "flows.valuing",
+    },
     "flows.rescale": {
         "state", *_SYSTEMS, "flows.common", "flows.job.names", "flows.job.recovery",
     },
@@ -118,8 +126,10 @@ BREACHES = [
     ("flows/router.py", "from flows.job import recovery"),
     ("flows/positions.py", "from flows.watch import page"),
     ("flows/positions.py", "from connectors.ibkr.feed import Feed"),
+    ("flows/valuation.py", "from flows.positions import build_flow"),
+    ("flows/valuing/value_step.py", "from flows.job.launch import launch"),
     ("flows/rescale.py", "from flows.job.position_step import PositionLogic"),
-    ("flows/verify.py", "from flows.watch import page"),
+    ("flows/verify.py", "from flows.job.launch import launch"),
     ("notebooks/show.py", "from flows.common.settings import load_settings"),
     ("notebooks/show.py", "import bytewax.operators as op"),
     ("notebooks/01_positions.ipynb", "import flows.demo"),

@@ -493,7 +493,7 @@ def _closed_day(row: tuple[ClosedLot, Update]) -> int:
 
 
 def _positions_table(updates: list[Update]) -> pa.Table:
-    return _table(POSITIONS_SCHEMA, map(_position_row, updates))
+    return table_of(POSITIONS_SCHEMA, map(_position_row, updates))
 
 
 def _position_row(update: Update) -> tuple[Any, ...]:
@@ -532,7 +532,7 @@ def _message_fields(message: Message, currency: str) -> tuple[Any, ...]:
 
 
 def _closed_lots_table(rows: list[tuple[ClosedLot, Update]]) -> pa.Table:
-    return _table(
+    return table_of(
         CLOSED_LOTS_SCHEMA,
         (
             (
@@ -548,7 +548,8 @@ def _closed_lots_table(rows: list[tuple[ClosedLot, Update]]) -> pa.Table:
     )
 
 
-def _table(schema: pa.Schema, rows: Iterable[tuple[Any, ...]]) -> pa.Table:
+def table_of(schema: pa.Schema, rows: Iterable[tuple[Any, ...]]) -> pa.Table:
+    """Build a table from rows; decimals are given as whole numbers of their smallest unit."""
     columns = zip(*rows, strict=True)
     return pa.table(
         [_array(values, field.type) for values, field in zip(columns, schema, strict=True)],

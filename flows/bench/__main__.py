@@ -3,7 +3,7 @@
 The sections run one after the other, on a server of their own and with the real flow
 as a process. What has a scale in the same run is shown beside it, as a ratio: a bare
 loop, a bare round trip, the same work on less. See the sections' modules for what
-exactly is measured: catchup, live, flat, parts, book.
+exactly is measured: catchup, live, marks, flat, parts, book.
 """
 
 import os
@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flows.bench import book, catchup, flat, live, parts
+from flows.bench import book, catchup, flat, live, marks, parts
 from flows.bench.peers import has_nautilus
 from flows.bench.report import Figure, Report
 from flows.bench.sizes import FULL, QUICK, TINY, Sizes
@@ -34,6 +34,7 @@ SECTIONS = {
     for name, module in (
         ("catchup", catchup),
         ("live", live),
+        ("marks", marks),
         ("flat", flat),
         ("parts", parts),
         ("book", book),

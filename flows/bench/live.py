@@ -51,7 +51,7 @@ def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
     with set_up() as rig:
         step("live: the books' past")
         rig.fill(_BOOKS * sizes.past, prefix="LIVE", symbols=_BOOKS)
-        messages = _messages(rig)
+        messages = new_executions(rig)
         with Flow(rig) as flow:
             flow.until_committed()
             time.sleep(_SETTLE_S)
@@ -61,14 +61,14 @@ def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
                 step(f"live: bare round trips, {rate:,}/s")
                 bare = bare_round_trips(rig, messages, rate, sizes.live_s / 4)
                 step(f"live: {rate:,}/s")
-                live = _live(rig, flow, messages, rate, sizes.live_s)
+                live = executions_shown(rig, flow, messages, rate, sizes.live_s)
                 figures += _figures(rate, live, bare)
             step("live: kill and restart")
             figures.append(_recovery(rig, flow, messages, sizes.restarts))
     return figures
 
 
-def _messages(rig: Rig) -> Iterator[_Message]:
+def new_executions(rig: Rig) -> Iterator[_Message]:
     """Make executions that go on where the stream ends."""
     random = Random(rig.client.xlen(STREAM))  # noqa: S311  # any will do
     for number in count(rig.client.xlen(STREAM)):
@@ -84,7 +84,7 @@ def _messages(rig: Rig) -> Iterator[_Message]:
 # --- latency --------------------------------------------------------------------------------
 
 
-def _live(
+def executions_shown(
     rig: Rig, flow: Flow, messages: Iterator[_Message], rate: int, seconds: float
 ) -> list[Shown]:
     """Publish at a rate; return when each execution was sent, and when it showed."""

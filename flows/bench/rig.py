@@ -127,17 +127,18 @@ class Flow(Program):
     """The real flow, everything on: recovery, hash, Parquet.
 
     Runs from `start()` or `with` until it is killed; what an earlier run of it left is
-    resumed. epoch_s: the length of its epochs.
+    resumed. epoch_s: the length of its epochs. name: of the flow, `valuation` for the other.
     """
 
-    def __init__(self, rig: Rig, epoch_s: int = 1) -> None:
+    def __init__(self, rig: Rig, epoch_s: int = 1, name: str = "positions") -> None:
         self._rig, directory = rig, rig.directory
-        options = ("-r", str(directory / "recovery"), "-s", str(epoch_s), "-b", "0")
+        recovery = ("-r", str(directory / "recovery"), "-b", "0") if name == "positions" else ()
+        options = (f"flows.{name}", *recovery, "-s", str(epoch_s))
         environment = {
             "PATH": os.environ["PATH"], "REDIS_URL": rig.url, "DATA_DIR": str(directory / "data"),
             "RUST_BACKTRACE": "0",
         }  # fmt: skip
-        super().__init__([*MAIN_JOB, *options], directory / "flow.log", environment)
+        super().__init__([*MAIN_JOB[:-1], *options], directory / f"{name}.log", environment)
 
     @contextmanager
     def held(self) -> Iterator[None]:

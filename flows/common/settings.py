@@ -63,6 +63,12 @@ class Settings(BaseSettings):
     marks_stream: Annotated[str, Field(min_length=1)] = "marks"
     marks_kept: Annotated[int, Field(ge=1)] = 100_000
     """About how many of the last marks stay on their stream."""
+    valuations_hash: Annotated[str, Field(min_length=1)] = "valuations"
+    mark_stale_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60
+    """A mark that is older is stale."""
+    day_zone: str = "America/New_York"
+    """Where the day begins that `day_pnl` is of."""
+    base_currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
 
     flex_token: SecretStr | None = None
     flex_query_id: Annotated[str, Field(pattern=r"^\d+$")] | None = None
@@ -105,7 +111,7 @@ class Settings(BaseSettings):
             raise ValueError("expected account numbers such as U1234567,U7654321")
         return accounts
 
-    @field_validator("ibkr_timezone")
+    @field_validator("ibkr_timezone", "day_zone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
         try:

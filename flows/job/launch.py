@@ -1,4 +1,4 @@
-"""What the main job needs before its parts can be wired: options, signals, recovery.
+"""What a flow needs before its parts can be wired: options, signals, recovery.
 
 All of it happens in the `flow` factory, which Bytewax's runner calls in the main
 thread before it opens the recovery store.
@@ -42,9 +42,10 @@ class Launched(NamedTuple):
     recovery_directory: Path | None
 
 
-def launch(settings: Settings) -> Launched:
+def launch(settings: Settings, *, retains: bool = True) -> Launched:
     """Read Bytewax's options, set up signals, and make the recovery directory fit.
 
+    retains: whether the flow is the one that trims its streams.
     Ends the program with one line if something is wrong.
     """
     # What is kept has no cycles. Looking for some, each time that some hundred objects
@@ -55,7 +56,7 @@ def launch(settings: Settings) -> Launched:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     atexit.register(_tell_end, stop)
-    if settings.stream_retention_hours and run.recovery_directory is None:
+    if retains and settings.stream_retention_hours and run.recovery_directory is None:
         raise SystemExit(
             "lotstream: STREAM_RETENTION_HOURS: expected a recovery directory (-r) with it, "
             "since a trimmed stream cannot rebuild positions; found none"

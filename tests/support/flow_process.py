@@ -48,7 +48,7 @@ def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLI
 
 
 class FlowProcess(Program):
-    """One copy of the main job; not running until `start()` or `with`.
+    """One copy of the main job, or of another flow; not running until `start()` or `with`.
 
     directory: holds `data`, `recovery` and the log. recovery: run with `-r`.
     arguments: more of Bytewax's own. prefix: a command that runs the rest of its words,
@@ -64,6 +64,7 @@ class FlowProcess(Program):
         recovery: bool = True,
         arguments: Sequence[str] = (),
         prefix: Sequence[str] = (),
+        flow: str = "flows.positions",
         **settings: str,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,7 @@ class FlowProcess(Program):
         log.touch()
         launch = (sys.executable, "-I", "-S", "-c", _LAUNCH)
         environment = {"PATH": os.environ["PATH"], "RUST_BACKTRACE": "0", **self.settings}
-        command = [*prefix, *launch, *MAIN_JOB, *self.arguments]
+        command = [*prefix, *launch, *MAIN_JOB[:-1], flow, *self.arguments]
         super().__init__(command, log, environment, group=True)
 
     def messages(self, level: str) -> list[str]:

@@ -35,6 +35,8 @@ FIGURES = {
     "live.idle", "live.recovery",
     *(f"live.{what}_{rate}" for rate in (200, 2000)
       for what in ("median", "p99", "worst", "typical_worst", "pause", "longest_pause")),
+    "marks.median", "marks.p99", "marks.flood_cpu", "marks.flood_lag", "marks.flood_took",
+    "marks.executions_median", "marks.executions_p99",
     "flat.symbols_10", "flat.symbols_100", "flat.symbols_10000",
     "flat.lots_10", "flat.lots_1000", "flat.lots_60000",
     *(f"flat.{what}_{upto}" for what in ("history", "memory") for upto in TINY.history),
@@ -46,7 +48,9 @@ if has_nautilus():
     FIGURES.add("book.nautilus")
 
 ALONE = {
-    "catchup.memory", "live.idle", "flat.symbols_100", "flat.lots_10", "parts.all", "book.runs",
+    "catchup.memory", "live.idle", "marks.flood_cpu", "marks.flood_lag",
+    "flat.symbols_100",
+    "flat.lots_10", "parts.all", "book.runs",
     f"flat.history_{TINY.history[1]}", f"flat.memory_{TINY.history[1]}",
 }  # fmt: skip
 """They have nothing beside them; most are what others stand beside."""

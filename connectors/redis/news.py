@@ -1,0 +1,261 @@
+"""The source of the valuation: marks and changes of positions, conflated by symbol.
+
+It begins with the hashes and what is kept of the marks, and then reads both streams in
+one round trip. Of a symbol it hands on one piece of news a read, with its last mark and
+the last change of each position, so that however many marks come, none waits behind
+others of its symbol. What is no mark is counted and logged, and changes nothing.
+
+Changes are followed as docs/reference.md says: the stream's last id first, then the hash.
+Who fell behind what is kept begins so again.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from threading import Event
+from typing import Any, NamedTuple
+
+import redis
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from connectors import metrics
+from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError, send_all
+from connectors.redis.valuations import read_holding, read_valuation
+from state.exact import from_text
+from state.records import FIRST_ID, RawEntry
+from state.valuation import Holding, Mark, Valuation, later
+
+log = logging.getLogger("lotstream.valuation")
+
+_AHEAD_MS = 60_000
+_FIRST_TIME = 31_536_000_000
+"""The beginning of 1971; what is earlier is most likely in seconds."""
+_COUNT = 5_000
+_BLOCK_MS = 5
+_LONGEST_NAME, _PAIR = 64, 7
+_DIGITS = 15
+
+
+class News(NamedTuple):
+    """What is new of one symbol."""
+
+    mark: Mark | None
+    holdings: dict[str, Holding]
+    """By key."""
+    kept: dict[str, Valuation]
+    """By key, what a start finds in the hash `valuations`."""
+    begins: bool
+    """True of what a start finds: it may be older than this process."""
+
+
+class NewsSource(FixedPartitionedSource[tuple[str, News], None]):
+    """Read news as (symbol, News).
+
+    positions, valuations: the hashes. changes: the streams of changes. marks: their stream.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        stop: Event,
+        *,
+        positions: str,
+        valuations: str,
+        changes: Sequence[str],
+        marks: str,
+    ) -> None:
+        self._link, self._stop = link, stop
+        self._hashes, self._changes, self._marks = (positions, valuations), changes, marks
+        self.rates: dict[str, Mark] = {}
+        """The marks that count of symbols that look like a currency pair, such as `EUR.USD`."""
+
+    def list_parts(self) -> list[str]:
+        """Name the stream of marks."""
+        return [self._marks]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_NewsPartition":
+        """Begin with the hashes, whatever was before."""
+        del step_id, resume_state
+        reader = _Reader(self._link, self._hashes, self._changes, for_part, self.rates)
+        return _NewsPartition(reader, self._link, self._stop)
+
+
+class _NewsPartition(StatefulSourcePartition[tuple[str, News], None]):
+    def __init__(self, reader: "_Reader", link: RedisLink, stop: Event) -> None:
+        self._reader, self._link, self._stop = reader, link, stop
+
+    def next_batch(self) -> Iterable[tuple[str, News]]:
+        if self._stop.is_set():
+            raise StopIteration
+        try:
+            for act in self._link.while_alive:
+                act()
+            news = self._reader.read()
+        except StoppedError:
+            raise StopIteration from None
+        except RedisRefusedError as error:
+            log.critical("stopped: %s", error)
+            raise
+        return list(news.items())
+
+    def next_awake(self) -> datetime | None:
+        """Ask to be called again at once: the read itself waits."""
+        return None
+
+    def snapshot(self) -> None:
+        """Nothing to keep: a start begins with the hashes."""
+
+
+class _Reader:
+    def __init__(
+        self,
+        link: RedisLink,
+        hashes: tuple[str, str],
+        changes: Sequence[str],
+        marks: str,
+        rates: dict[str, Mark],
+    ) -> None:
+        self._link, (self._positions, self._valuations) = link, hashes
+        self._marks, self._rates = marks, rates
+        self._last: dict[str, str | None] = {**dict.fromkeys(changes), marks: FIRST_ID}
+        """By stream, the last entry read; None of changes before the hash was read."""
+        self._started = False
+
+    def read(self) -> dict[str, News]:
+        """Return what is new, by symbol, after waiting a moment if there is nothing."""
+        if not self._started:
+            self._started = True
+            return self._begin()
+        if None in self._last.values():
+            return self._all_holdings(begins=False)
+        news: dict[str, News] = {}
+        for stream, entries in self._link.call(self._ask).items():
+            if stream == self._marks:
+                self._take_marks(entries, news)
+            else:
+                for _, (_, key, _, position) in entries:
+                    _take_holding(key, position, news, begins=False)
+        return news
+
+    def _begin(self) -> dict[str, News]:
+        news = self._all_holdings(begins=True)
+        kept: Any = self._link.call(lambda client: client.hgetall(self._valuations))
+        for key, text in kept.items():
+            try:
+                valuation = read_valuation(text)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # what is no valuation is written anew
+            _of(news, valuation.symbol, begins=True).kept[key.decode()] = valuation
+        while entries := self._link.call(self._page_of_marks):
+            self._take_marks(entries, news, begins=True)
+        return news
+
+    def _page_of_marks(self, client: redis.Redis) -> list[RawEntry]:
+        [page] = send_all(client, ("XRANGE", self._marks, f"({self._last[self._marks]}", "+",
+                                   "COUNT", _COUNT))  # fmt: skip
+        return list(_checked(page))
+
+    def _all_holdings(self, *, begins: bool) -> dict[str, News]:
+        """Take the streams' last ids first, then the hash: nothing falls between the two."""
+        for stream, last in self._last.items():
+            if last is None:
+                self._last[stream] = self._link.call(lambda client: _newest(client, stream))  # noqa: B023
+        news: dict[str, News] = {}
+        found: Any = self._link.call(lambda client: client.hgetall(self._positions))
+        for key, text in found.items():
+            _take_holding(key, text, news, begins=begins)
+        return news
+
+    def _ask(self, client: redis.Redis) -> dict[str, list[RawEntry]]:
+        """Return the new entries of each stream, and note how far they go."""
+        last = {stream: entry_id or FIRST_ID for stream, entry_id in self._last.items()}
+        reply, *there = send_all(
+            client,
+            ("XREAD", "COUNT", _COUNT, "BLOCK", _BLOCK_MS, "STREAMS", *last, *last.values()),
+            *(("XRANGE", stream, at, at) for stream, at in last.items() if stream != self._marks),
+        )
+        pairs = _checked(reply) or ()
+        found = {
+            stream.decode(): list(entries)
+            for stream, entries in (pairs.items() if isinstance(pairs, dict) else pairs)
+        }
+        kept = dict(zip((stream for stream in last if stream != self._marks), there, strict=True))
+        for stream, entries in found.items():
+            lost = stream != self._marks and not _checked(kept[stream])
+            self._last[stream] = None if lost else entries[-1][0].decode()
+        return found
+
+    def _take_marks(
+        self, entries: list[RawEntry], news: dict[str, News], *, begins: bool = False
+    ) -> None:
+        marks: dict[str, Mark] = {}
+        bad: list[tuple[str, str]] = []
+        for entry_id, fields in entries:
+            try:
+                symbol, mark = read_mark(entry_id, fields)
+            except ValueError as error:
+                bad.append((entry_id.decode(), str(error)))
+                continue
+            marks[symbol] = later(marks.get(symbol), mark)
+        for symbol, mark in marks.items():
+            if len(symbol) == _PAIR and symbol[3] == ".":
+                self._rates[symbol] = later(self._rates.get(symbol), mark)
+            _of(news, symbol, begins=begins)
+            news[symbol] = news[symbol]._replace(mark=later(news[symbol].mark, mark))
+        if entries:
+            self._last[self._marks] = entries[-1][0].decode()
+            metrics.MARKS_READ.inc(len(entries))
+        if bad:
+            metrics.MARKS_REFUSED.inc(len(bad))
+            log.warning("%d entries of %s are no marks, the last %s: %s",
+                        len(bad), self._marks, *bad[-1])  # fmt: skip
+
+
+def read_mark(entry_id: bytes, fields: list[bytes]) -> tuple[str, Mark]:
+    """Read an entry as (symbol, mark). Raises ValueError, saying what was expected."""
+    words = iter(fields)
+    said = dict(zip(words, words, strict=True))
+    symbol, at = said.get(b"symbol", b"").decode(), said.get(b"timestamp", b"")
+    if not 0 < len(symbol) <= _LONGEST_NAME:
+        raise ValueError(f"symbol: expected 1 to {_LONGEST_NAME} characters, found {symbol!r}")
+    try:
+        price = from_text(said.get(b"price", b"").decode())
+    except ValueError as error:
+        raise ValueError(f"price: expected {error}, found {said.get(b'price')!r}") from None
+    arrived = int(entry_id.partition(b"-")[0])
+    if not at.isdigit() or len(at) > _DIGITS or not int(at) >= _FIRST_TIME or (
+        int(at) > arrived + _AHEAD_MS and arrived >= _FIRST_TIME
+    ):  # fmt: skip
+        raise ValueError(
+            f"timestamp: expected milliseconds since 1970, not before 1971 and not more than "
+            f"{_AHEAD_MS // 1000} s after the time in the entry's id, found {at!r}"
+        )
+    return symbol, Mark(price, int(at))
+
+
+def _take_holding(key: bytes, text: bytes, news: dict[str, News], *, begins: bool) -> None:
+    try:
+        holding = read_holding(text)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("the position %r cannot be read, so it is not valued: %s", key, error)
+        return
+    _of(news, holding.symbol, begins=begins).holdings[key.decode()] = holding
+
+
+def _of(news: dict[str, News], symbol: str, *, begins: bool) -> News:
+    if symbol not in news:
+        news[symbol] = News(None, {}, {}, begins)
+    return news[symbol]
+
+
+def _newest(client: redis.Redis, stream: str) -> str:
+    if not client.exists(stream):
+        return FIRST_ID
+    newest: bytes = client.xinfo_stream(stream)["last-generated-id"]
+    return newest.decode()
+
+
+def _checked(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

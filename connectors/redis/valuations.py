@@ -1,0 +1,151 @@
+"""The hash `valuations`: what a position's valuation is there, and the sink that writes it.
+
+One process writes it, in order, so the last write is the newest. Only what changed is
+written, at once.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import redis
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from connectors.redis.link import RedisLink, StoppedError, send
+from state.exact import MONEY_PLACES, PLACES, to_text
+from state.valuation import Holding, Valuation
+
+log = logging.getLogger("lotstream.valuation")
+
+LOOK_EVERY_S = 2.0
+_AT_ONCE = 1000
+
+_PLACES: Mapping[str, int] = {
+    **dict.fromkeys(("multiplier", "qty", "mark_price"), PLACES),
+    **dict.fromkeys(
+        ("cost_basis", "market_value", "unrealized_pnl", "realized_pnl", "net_realized_pnl",
+         "total_pnl", "day_pnl"), MONEY_PLACES,
+    ),
+    "mark_timestamp": 0,
+}  # fmt: skip
+"""The members that are numbers, and how many places their unit has."""
+
+
+class Valued(NamedTuple):
+    """A valuation that is to be shown."""
+
+    key: str
+    valuation: Valuation
+    at: int
+    """When it was made, milliseconds since 1970."""
+    changed: bool
+    """False if it only shows what was shown before a restart."""
+
+
+def to_json(valuation: Valuation) -> str:
+    """Write a valuation as the hash's value, numbers exact."""
+    return f"{{{', '.join(map(_member_json, Valuation._fields, valuation))}}}"
+
+
+def _member_json(name: str, member: Any) -> str:
+    if member is None:
+        text = "null"
+    elif (places := _PLACES.get(name)) is None:
+        text = json.dumps(member)
+    else:
+        text = to_text(member, places) if places else str(member)
+    return f'"{name}": {text}'
+
+
+def read_valuation(text: bytes) -> Valuation:
+    """Read what `to_json` wrote. Raises ValueError or KeyError for anything else."""
+    members = _numbers_as_text(text)
+    return Valuation(*(_unit(name, members[name]) for name in Valuation._fields))
+
+
+def read_holding(text: bytes) -> Holding:
+    """Read a value of the hash `positions`. Raises ValueError or KeyError for anything else."""
+    members = _numbers_as_text(text)
+    return Holding(*(_unit(name, members[name]) for name in Holding._fields))
+
+
+def _numbers_as_text(text: bytes) -> dict[str, Any]:
+    members: Any = json.loads(text, parse_float=str, parse_int=str)
+    if not isinstance(members, dict):
+        raise ValueError("expected an object")  # noqa: TRY004 - of the text, that is
+    return members
+
+
+def _unit(name: str, member: Any) -> Any:
+    places = _PLACES.get(name)
+    if places is None or member is None:
+        return member
+    whole, _, fraction = member.partition(".")
+    if len(fraction) > places:
+        raise ValueError(f"expected {name} with at most {places} places, found {member}")
+    return int(whole + fraction.ljust(places, "0"))
+
+
+class ValuationHashSink(FixedPartitionedSink[Valued, None]):
+    """Keep a hash at the latest valuation of each key; items are keyed by the hash's name."""
+
+    def __init__(self, link: RedisLink, name: str) -> None:
+        self._link, self._name = link, name
+
+    def list_parts(self) -> list[str]:
+        """Name the hash."""
+        return [self._name]
+
+    def part_fn(self, item_key: str) -> int:
+        """Return 0: there is one part."""
+        del item_key
+        return 0
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: None
+    ) -> "_ValuationHashPartition":
+        """Begin with nothing held."""
+        del step_id, resume_state
+        return _ValuationHashPartition(self._link, for_part)
+
+
+class _ValuationHashPartition(StatefulSinkPartition[Valued, None]):
+    def __init__(self, link: RedisLink, name: str) -> None:
+        self._link, self._name = link, name
+        self._latest: dict[str, str] = {}
+        self._look_at = 0.0
+        link.after_outage.append(lambda: self._write(dict(self._latest)))
+        link.while_alive.append(self._write_what_was_deleted)
+
+    def write_batch(self, values: list[Valued]) -> None:
+        texts = {valued.key: to_json(valued.valuation) for valued in values}
+        self._latest.update(texts)
+        self._write(texts)
+
+    def snapshot(self) -> None:
+        """Nothing to keep: a start begins with the hashes."""
+
+    def _write(self, texts: dict[str, str]) -> None:
+        pairs = list(texts.items())
+        for start in range(0, len(pairs), _AT_ONCE):
+            words = [word for pair in pairs[start : start + _AT_ONCE] for word in pair]
+
+            def put(client: redis.Redis, words: list[str] = words) -> None:
+                send(client, "HSET", self._name, *words)
+
+            try:
+                self._link.call(put)
+            except StoppedError:
+                return  # the next start writes them
+
+    def _write_what_was_deleted(self) -> None:
+        if time.monotonic() < self._look_at or not self._latest:
+            return
+        self._look_at = time.monotonic() + LOOK_EVERY_S
+        with suppress(RuntimeError, StoppedError):  # it changes at this moment: next time
+            if not self._link.call(lambda client: client.exists(self._name)):
+                log.warning("the hash %s was deleted or evicted: written again", self._name)
+                self._write(dict(self._latest))

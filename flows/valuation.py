@@ -1,0 +1,90 @@
+"""The second flow: marks and positions become valuations.
+
+    python -m bytewax.run flows.valuation
+
+Marks and changes come in one read, conflated by symbol; each symbol values its positions;
+what changed goes to the hash, and once a minute to Parquet. It needs no recovery
+directory: it begins with the hashes. It never writes what the main job reads, and so
+never slows it.
+"""
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.outputs import Sink
+
+from connectors.file_lock import LockedError
+from connectors.parquet.files import DataDirError
+from connectors.parquet.minutes import MinuteFiles
+from connectors.redis.link import RedisLink
+from connectors.redis.news import News, NewsSource
+from connectors.redis.valuations import ValuationHashSink, Valued
+from flows.common.doors import tell_how_to_run
+from flows.common.logs import log_exceptions_of_parts, set_up_logging
+from flows.common.settings import Settings, load_settings, partition_names
+from flows.job.launch import agree_on_partitions, launch
+from flows.valuing import totals
+from flows.valuing.minutes_sink import MinutesSink
+from flows.valuing.value_step import Calendar, ValueLogic, now_ms
+
+
+def build_flow(
+    source: Source[tuple[str, News]],
+    *,
+    valuations: Sink[tuple[str, Valued]],
+    minutes: Sink[tuple[str, Valued]],
+    settings: Settings,
+) -> Dataflow:
+    """Wire the parts."""
+    stale_ms, calendar = int(settings.mark_stale_s * 1000), Calendar(settings.day_zone)
+    flow = Dataflow("valuation")
+    news = op.input("news", flow, source)  # (symbol, News)
+    valued = op.stateful_batch(
+        "value", news, lambda _: ValueLogic(calendar, stale_ms, now_ms)
+    )  # (symbol, Valued)
+    op.output("hash", valued, log_exceptions_of_parts(valuations))
+    op.output("minutes", valued, log_exceptions_of_parts(minutes))
+    return flow
+
+
+def flow() -> Dataflow:
+    """Read the settings and wire the real parts; Bytewax's runner calls it."""
+    settings = load_settings()
+    set_up_logging(settings, last_word=True)
+    if not settings.changes_kept:
+        raise SystemExit(
+            "lotstream: CHANGES_KEPT: expected a number above 0, as valuations follow the stream "
+            "of changes; found 0"
+        )
+    run = launch(settings, retains=False)
+    if run.together:
+        raise SystemExit(
+            "lotstream: expected one worker in one process for flows.valuation, found more; it "
+            "takes the last mark of a symbol where more come than it can value"
+        )
+    link = RedisLink(settings.redis_url.get_secret_value(), run.stop)
+    agree_on_partitions(link, settings)
+    files = MinuteFiles(settings.data_dir)
+    try:
+        files.lock()
+    except (LockedError, DataDirError) as error:
+        raise SystemExit(f"lotstream: valuations: {error}") from None
+    source = NewsSource(
+        link,
+        run.stop,
+        positions=settings.positions_hash,
+        valuations=settings.valuations_hash,
+        changes=partition_names(settings.changes_stream, settings.stream_partitions),
+        marks=settings.marks_stream,
+    )
+    totals.start(settings, source.rates)
+    return build_flow(
+        log_exceptions_of_parts(source),
+        valuations=ValuationHashSink(link, settings.valuations_hash),
+        minutes=MinutesSink(files, link),
+        settings=settings,
+    )
+
+
+if __name__ == "__main__":
+    tell_how_to_run(__doc__)

@@ -1,0 +1,85 @@
+"""The data set `valuations`: a minute once, whatever crashes."""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from connectors.file_lock import LockedError
+from connectors.parquet.minutes import VALUATIONS_SCHEMA, MinuteFiles
+from flows.compact import compact
+from state.exact import MONEY, ONE
+from state.valuation import Day, Holding, Mark, Valuation, value
+
+MINUTE = 1_764_000_000_000 // 60_000 * 60_000
+
+
+def valuation(price: int, symbol: str = "A") -> Valuation:
+    held = Holding("U1", symbol, "USD", ONE, ONE, MONEY, 0, 0, "5-1")
+    return value(held, Mark(price * ONE, MINUTE), Day("2025-11-24", None), MINUTE, 1000)
+
+
+def rows(data_dir: Path) -> list[tuple[str, datetime, Decimal]]:
+    found = []
+    for path in sorted((data_dir / "valuations").glob("date=*/*.parquet")):
+        table = pq.ParquetFile(path).read()
+        assert table.schema.equals(VALUATIONS_SCHEMA)
+        found += [(row["symbol"], row["time"], row["mark_price"]) for row in table.to_pylist()]
+    return sorted(found)
+
+
+def time(minute: int) -> datetime:
+    return datetime.fromtimestamp((MINUTE + minute * 60_000) / 1000, UTC)
+
+
+def started(data_dir: Path) -> MinuteFiles:
+    files = MinuteFiles(data_dir)
+    files.lock()
+    return files
+
+
+def test_a_minute_has_the_last_valuation_of_each_key_that_changed_in_it(tmp_path: Path) -> None:
+    files = started(tmp_path)
+    files.add("A", valuation(1), MINUTE)
+    files.add("A", valuation(2), MINUTE + 59_999)
+    files.add("B", valuation(3, "B"), MINUTE + 5)
+    assert rows(tmp_path) == []
+    files.end_minute(MINUTE + 60_000)
+    assert rows(tmp_path) == [("A", time(0), Decimal(2)), ("B", time(0), Decimal(3))]
+    files.end_minute(MINUTE + 120_000)
+    files.add("A", valuation(4), MINUTE + 180_000)
+    files.add("A", valuation(5), MINUTE + 100)  # the clock was set back
+    files.end_minute(MINUTE + 240_000)
+    assert rows(tmp_path)[1] == ("A", time(3), Decimal(5))
+    assert len(rows(tmp_path)) == 3
+    read = pl.read_parquet(tmp_path / "valuations")
+    assert read["unrealized_pnl"].to_list()[0] == Decimal(1)
+
+
+def test_a_minute_is_written_once_whatever_crashes(tmp_path: Path) -> None:
+    files = started(tmp_path)
+    files.add("A", valuation(1), MINUTE)
+    with pytest.raises(LockedError, match="held by process"):
+        started(tmp_path)
+    files.close()  # as a crash does
+    again = started(tmp_path)
+    again.add("A", valuation(2), MINUTE + 30_000)
+    again.end_minute(MINUTE + 60_000)
+    again.close()
+    late = started(tmp_path)
+    late.add("A", valuation(3), MINUTE + 40_000)
+    late.end_minute(MINUTE + 60_000)
+    assert rows(tmp_path) == [("A", time(0), Decimal(2))]
+
+
+def test_a_day_is_merged_as_the_others_are(tmp_path: Path) -> None:
+    files = started(tmp_path)
+    for minute in range(3):
+        files.add("A", valuation(minute), MINUTE + minute * 60_000)
+    files.end_minute(MINUTE + 180_000)
+    [done] = compact(tmp_path, date(2025, 11, 24))
+    assert (done.data_set, done.parts, done.rows) == ("valuations", 3, 3)
+    assert [price for _, _, price in rows(tmp_path)] == [0, 1, 2]

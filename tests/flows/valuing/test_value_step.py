@@ -1,0 +1,127 @@
+"""A symbol's valuations through a day and the next, with a clock that the test sets."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import pytest
+
+from connectors.redis.news import News
+from connectors.redis.valuations import Valued, read_valuation, to_json
+from flows.valuing.value_step import Calendar, ValueLogic
+from state.exact import MONEY, ONE
+from state.valuation import Holding, Mark, Valuation
+
+STALE_MS = 60_000
+NOON = round(datetime(2026, 11, 27, 17, tzinfo=UTC).timestamp() * 1000)  # in New York
+HOUR = 3_600_000
+
+
+class Clock:
+    now = NOON
+
+
+class Symbol:
+    """One symbol's step, and what it shows."""
+
+    def __init__(self, kept: dict[str, Valuation] | None = None, **held: Holding) -> None:
+        self.clock = Clock()
+        self.shown: dict[str, Valuation] = {}
+        self.logic = ValueLogic(Calendar("America/New_York"), STALE_MS, lambda: self.clock.now)
+        self.tell(News(None, held, kept or {}, begins=True))
+
+    def tell(self, *news: News) -> list[Valued]:
+        return self._note(self.logic.on_batch(list(news))[0])
+
+    def wait_until(self, now: int) -> None:
+        """Let the time pass, and the engine wake the step when it asks for it."""
+        while (due := self.logic.notify_at()) is not None:
+            due_ms = round(due.timestamp() * 1000)
+            if due_ms > now:
+                break
+            self.clock.now = max(self.clock.now, due_ms)
+            self._note(self.logic.on_notify()[0])
+        self.clock.now = now
+
+    def mark(self, price: int, at: int | None = None) -> list[Valued]:
+        return self.tell(News(Mark(price * ONE, at or self.clock.now), {}, {}, begins=False))
+
+    def hold(self, key: str, held: Holding) -> list[Valued]:
+        return self.tell(News(None, {key: held}, {}, begins=False))
+
+    def _note(self, valued: Iterable[Valued]) -> list[Valued]:
+        made = list(valued)
+        self.shown |= {one.key: one.valuation for one in made}
+        return made
+
+    def day_pnl(self, key: str = "A") -> int | None:
+        found = self.shown[key].day_pnl
+        return None if found is None else found // MONEY
+
+
+def held(qty: int = 1, cost: int = 10, stream_id: str = "1-0", net: int = 0) -> Holding:
+    return Holding(None, "A", "USD", ONE, qty * ONE, cost * MONEY, net * MONEY, net * MONEY,
+                   stream_id)  # fmt: skip
+
+
+def test_a_mark_becomes_stale_by_itself_and_live_by_the_next() -> None:
+    symbol = Symbol(A=held())
+    assert symbol.shown["A"].state == "no mark"
+    symbol.mark(12)
+    assert symbol.shown["A"].state == "live"
+    symbol.wait_until(NOON + STALE_MS)
+    assert symbol.shown["A"].state == "live"
+    symbol.wait_until(NOON + STALE_MS + 1)
+    assert (symbol.shown["A"].state, symbol.shown["A"].unrealized_pnl) == ("stale", 2 * MONEY)
+    symbol.mark(13)
+    assert symbol.shown["A"].state == "live"
+
+
+def test_marks_of_the_past_and_positions_that_are_older_change_nothing() -> None:
+    symbol = Symbol(A=held(stream_id="10-0"))
+    assert symbol.mark(12)
+    assert symbol.mark(99, at=NOON - 1) == []
+    assert symbol.hold("A", held(qty=5, stream_id="9-9")) == []
+    assert symbol.mark(13)[0].valuation.market_value == 13 * MONEY
+
+
+def test_the_days_pnl_begins_at_midnight_with_the_last_total() -> None:
+    symbol = Symbol(A=held())
+    symbol.mark(12)
+    assert symbol.day_pnl() is None  # the flow did not run at midnight
+    symbol.hold("B", held(qty=2, cost=20))
+    assert symbol.day_pnl("B") == 4  # came today, so it began with nothing
+    symbol.wait_until(NOON + 14 * HOUR)
+    assert symbol.shown["A"].day == "2026-11-28"
+    assert (symbol.day_pnl(), symbol.day_pnl("B")) == (0, 0)
+    symbol.mark(15)
+    assert (symbol.day_pnl(), symbol.day_pnl("B")) == (3, 6)
+    symbol.hold("A", held(qty=0, cost=0, net=7, stream_id="2-0"))
+    assert symbol.day_pnl() == 5
+
+
+def test_the_day_is_kept_over_a_restart_and_unknown_after_a_missed_midnight() -> None:
+    symbol = Symbol(A=held())
+    symbol.mark(12)
+    symbol.wait_until(NOON + 14 * HOUR)
+    symbol.mark(15)
+    kept = {"A": read_valuation(to_json(symbol.shown["A"]).encode())}
+    assert kept == symbol.shown
+    again = Symbol()
+    again.clock.now = NOON + 15 * HOUR
+    [first] = again.tell(News(None, {"A": held()}, kept, begins=True))
+    assert first.valuation.mark_price == 15 * ONE
+    assert again.day_pnl() == 3
+    missed = Symbol()
+    missed.clock.now = NOON + 40 * HOUR
+    missed.tell(News(None, {"A": held()}, kept, begins=True))
+    assert missed.day_pnl() is None
+
+
+@pytest.mark.parametrize("price", [5, -5])
+def test_a_start_shows_all_and_says_what_is_no_change(price: int) -> None:
+    symbol = Symbol(A=held())
+    symbol.mark(price)
+    news = News(None, {"A": held()}, dict(symbol.shown), begins=True)
+    assert [one.changed for one in Symbol().tell(news)] == [False]
+    changed = news._replace(holdings={"A": held(net=1, stream_id="2-0")})
+    assert [one.changed for one in Symbol().tell(changed)] == [True]

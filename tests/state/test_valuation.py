@@ -1,0 +1,106 @@
+"""Valuations against fractions, and the invariant that every stretch of time must keep."""
+
+from fractions import Fraction
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from state.book import Book
+from state.exact import LIMIT, MONEY, ONE
+from state.messages import Execution, Instrument
+from state.valuation import Day, Holding, Mark, in_base, later, market_value, value
+
+TODAY = Day("2026-11-27", 0)
+QTY = st.integers(1, 10**6).map(lambda hundredths: hundredths * ONE // 100)
+PRICE = st.integers(1, 10**8).map(lambda units: units * ONE // 10_000)
+
+
+def holding(book: Book, stream_id: str = "1-0") -> Holding:
+    shown = book.snapshot()
+    return Holding(
+        shown.account, shown.symbol, shown.currency, shown.multiplier, shown.qty,
+        shown.cost_basis, shown.realized_pnl, shown.net_realized_pnl, stream_id,
+    )  # fmt: skip
+
+
+def test_without_a_mark_what_needs_one_is_unknown_and_a_flat_position_needs_none() -> None:
+    held = Holding(None, "A", "USD", ONE, 3 * ONE, 30 * MONEY, 5 * MONEY, 4 * MONEY, "1-0")
+    found = value(held, None, TODAY, 10, 5)
+    assert (found.market_value, found.unrealized_pnl, found.total_pnl, found.day_pnl) == (
+        None, None, None, None,
+    )  # fmt: skip
+    assert found.state == "no mark"
+    flat = value(held._replace(qty=0, cost_basis=0), None, TODAY, 10, 5)
+    assert (flat.market_value, flat.unrealized_pnl, flat.total_pnl, flat.day_pnl) == (
+        0, 0, 4 * MONEY, 4 * MONEY,
+    )  # fmt: skip
+    assert value(held, Mark(ONE, 5), Day("d", None), 10, 5).day_pnl is None
+
+
+def test_a_mark_is_stale_when_it_is_older_than_it_may_be() -> None:
+    held = Holding(None, "A", "USD", ONE, ONE, MONEY, 0, 0, "1-0")
+    assert [value(held, Mark(ONE, 100), TODAY, now, 50).state for now in (90, 150, 151)] == [
+        "live", "live", "stale",
+    ]  # fmt: skip
+
+
+@given(qty=st.integers(-(10**15), 10**15), price=st.integers(-(10**15), 10**15),
+       multiplier=st.sampled_from([ONE, 100 * ONE, ONE // 1000]))  # fmt: skip
+def test_a_market_value_is_the_exact_product(qty: int, price: int, multiplier: int) -> None:
+    found = market_value(qty, multiplier, Mark(price, 0))
+    exact = Fraction(qty, ONE) * Fraction(price, ONE) * Fraction(multiplier, ONE)
+    if found is None:
+        assert abs(exact) >= LIMIT
+    else:
+        assert abs(Fraction(found, MONEY) - exact) * MONEY <= Fraction(1, 2)
+
+
+@given(
+    steps=st.lists(st.tuples(st.booleans(), QTY, PRICE, PRICE), min_size=1, max_size=12),
+    multiplier=st.sampled_from([ONE, 100 * ONE]),
+)
+def test_over_any_stretch_pnl_is_the_change_of_worth_less_what_was_paid_in(
+    steps: list[tuple[bool, int, int, int]], multiplier: int
+) -> None:
+    """Realized + change of unrealized = change of market value - what was paid in."""
+    book, now = Book("A", None), 1_700_000_000_000
+    points = [(0, 0, 0, 0)]  # realized, unrealized, market value, paid in until then
+    paid = 0
+    for number, (buys, qty, price, mark) in enumerate(steps, 1):
+        book.apply(
+            Execution(
+                f"e{number}", f"e{number}", 1, now + number * 1000, qty if buys else -qty, price,
+                side="BUY" if buys else "SELL", instrument=Instrument(None, multiplier),
+            )
+        )  # fmt: skip
+        paid += (qty if buys else -qty) * price * multiplier // ONE
+        found = value(holding(book), Mark(mark, now), TODAY, now, 1)
+        assert found.unrealized_pnl is not None
+        assert found.market_value is not None
+        points.append((found.realized_pnl, found.unrealized_pnl, found.market_value, paid))
+    for first in range(len(points)):
+        for last in range(first, len(points)):
+            realized, unrealized, worth, paid_in = (
+                b - a for a, b in zip(points[first], points[last], strict=True)
+            )
+            assert realized + unrealized == worth - paid_in
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9)), min_size=1))
+def test_the_mark_that_counts_is_the_latest_of_equal_ones_the_last(
+    arrived: list[tuple[int, int]],
+) -> None:
+    known = None
+    for time, price in arrived:
+        known = later(known, Mark(price, time))
+    latest = max(time for time, _ in arrived)
+    assert known == Mark([price for time, price in arrived if time == latest][-1], latest)
+
+
+def test_a_pair_serves_both_ways_and_what_has_none_is_named() -> None:
+    amounts = {"USD": 6 * MONEY, "EUR": -2 * MONEY, "GBP": 0}
+    assert in_base(amounts, {"EUR.USD": 3 * ONE // 2}, "USD").total == 3 * MONEY
+    assert in_base(amounts, {"EUR.USD": 3 * ONE // 2}, "EUR").total == 2 * MONEY
+    assert in_base(amounts | {"CHF": 1, "JPY": 1}, {"EUR.USD": ONE}, "USD") == (
+        None, ("CHF", "JPY"),
+    )  # fmt: skip
