@@ -155,7 +155,8 @@ def test_a_section_that_does_not_exist_is_refused_with_the_names_that_do(tmp_pat
     done = run(tmp_path, "--only", "live,speed")
     assert done.returncode == 2
     assert "'speed'" in done.stderr
-    assert "catchup, live, flat, parts, book" in " ".join(done.stderr.replace("│", " ").split())
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert "catchup, live, marks, flat, parts, book" in said
 
 
 # --- what the figures are made of -----------------------------------------------------------
