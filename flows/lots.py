@@ -153,6 +153,10 @@ def main(
     moments = [_moment(text, name) for name, text in (("--at", at), ("--known-at", known_at))]
     now = next((each for each in moments if each is not None), datetime.now(UTC))
     data_dir = load_settings().data_dir
+    if not data_dir.exists():
+        raise SystemExit(
+            f"lotstream: DATA_DIR: expected the flow's directory, found none at {data_dir}"
+        )
     found = list(open_lots(data_dir, key, at=moments[0], known_at=moments[1], now=now))
     lots = [each for each in found if isinstance(each, Shown)]
     problems = [each for each in found if isinstance(each, Problem)]

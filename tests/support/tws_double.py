@@ -352,16 +352,26 @@ class TwsDouble:
             self._send_now(*fill.commission_fields())
 
     async def _wind_up(self) -> None:
+        await asyncio.sleep(0)  # a connection taken just now begins to be served
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # what they aborted is closed
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = _Session(writer)
-        if self.closes_at_once:
+        try:
+            if not self.closes_at_once:
+                await self._talk(session, reader, writer)
+        finally:
+            if session in self._sessions:
+                self._sessions.remove(session)
             writer.transport.abort()
-            return
+
+    async def _talk(
+        self, session: _Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         # Else each step of the dialogue would wait for the other side's delayed ack.
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sessions.append(session)
@@ -375,9 +385,6 @@ class TwsDouble:
                 self.requests.append(int(request[0]))
                 if not self.silent:
                     self._answer(session, request)
-        if session in self._sessions:
-            self._sessions.remove(session)
-        writer.transport.abort()
 
     def _answer(self, session: _Session, request: list[str]) -> None:
         kind, *details = request
