@@ -58,6 +58,7 @@ def test_splits_do_not_shorten_the_memory_of_executions() -> None:
             assert book.apply(message(f"#{n - 1999} BUY 1 @ 5 at {n - 1999}")) is None
 
 
+@pytest.mark.long
 def test_memory_is_bounded_however_many_executions_there_are() -> None:
     book = Book("XYZ")
     sizes = []
@@ -152,6 +153,7 @@ def test_a_late_execution_within_the_memory_closes_a_lot_of_a_forgotten_one() ->
     assert lots(book).startswith("1 @ 1, 1 @ 2, ")
 
 
+@pytest.mark.long
 def test_the_last_execution_is_known_even_if_it_was_forgotten() -> None:
     book = filled(6)
     for n in range(10_000, 12_600):

@@ -48,6 +48,7 @@ FEWER = settings(SETTINGS, max_examples=60)
 """The books themselves are held against oracles elsewhere."""
 
 
+@pytest.mark.long
 @FEWER
 @given(st.one_of(sessions(), unruly()))
 def test_the_rows_tell_the_lots_of_the_book(taken: list[Message]) -> None:
@@ -55,6 +56,7 @@ def test_the_rows_tell_the_lots_of_the_book(taken: list[Message]) -> None:
     assert retell(told(book, taken), "K") == without_charges(book.open_lots())
 
 
+@pytest.mark.long
 @FEWER
 @given(arrivals(), st.integers(0, 8))
 def test_the_lots_of_a_moment_are_those_of_a_book_told_nothing_later(

@@ -59,6 +59,7 @@ def test_a_minute_has_the_last_valuation_of_each_key_that_changed_in_it(tmp_path
     assert read["unrealized_pnl"].to_list()[0] == Decimal(1)
 
 
+@pytest.mark.long
 def test_a_minute_is_written_once_whatever_crashes(tmp_path: Path) -> None:
     files = started(tmp_path)
     files.add("A", valuation(1), MINUTE)
@@ -75,6 +76,7 @@ def test_a_minute_is_written_once_whatever_crashes(tmp_path: Path) -> None:
     assert rows(tmp_path) == [("A", time(0), Decimal(2))]
 
 
+@pytest.mark.long
 def test_a_day_is_merged_as_the_others_are(tmp_path: Path) -> None:
     files = started(tmp_path)
     for minute in range(3):
