@@ -345,11 +345,11 @@ class Book:
         return []
 
     def _apply_opening(self, new: Opening) -> list[ClosedLot] | None:
-        if new.qty:
-            self._settle(new.instrument)  # all is done again anyway
+        anew = bool(new.qty) and self._settle(new.instrument)
         old, place = self._openings.get(new.exec_id, (None, self._places))
         if old is not None and (not old.qty or (new.qty and self._is_same(old, new))):
-            return None
+            # It is not booked, but what it says of the instrument counts.
+            return self._open(self._openings) if anew else None
         if old is not None and new.qty:
             raise RejectedError(
                 f"exec_id: expected the time, quantity and cost that the opening {new.exec_id!r} "

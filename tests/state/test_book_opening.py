@@ -4,6 +4,8 @@ from itertools import permutations
 
 import pytest
 
+from state.book import Book
+from state.exact import MONEY
 from state.messages import RejectedError
 from tests.support.notation import (
     average,
@@ -15,6 +17,7 @@ from tests.support.notation import (
     message,
     played,
 )
+from tests.support.oracle import told
 
 
 def test_an_opening_is_a_lot_without_an_execution() -> None:
@@ -149,3 +152,14 @@ def test_a_removed_opening_takes_its_matches_back() -> None:
 def test_after_a_removal_openings_may_be_of_the_other_side() -> None:
     lines = ("#7 OPENING 10 @ 5 at 1", "#7 OPENING 0 at 9", "#8 OPENING -3 @ 4 at 1")
     assert lots(book_of(*lines)) == "-3 @ 4"
+
+
+def test_a_removed_opening_still_says_what_the_multiplier_is() -> None:
+    messages = [
+        message("#1 IN 5 @ 2 of 0 at 1"), message("#7 OPENING 0"), message("#7 OPENING 3 @ 1 x100"),
+    ]  # fmt: skip
+    book = Book("XYZ")
+    for number, each in enumerate(messages, 1):
+        book.apply(each)
+        assert book.snapshot() == told(messages[:number], "XYZ").snapshot
+    assert book.snapshot().cost_basis == 5 * 2 * 100 * MONEY
