@@ -117,7 +117,11 @@ class _Heard:
             case Opening(qty=0):  # says nothing of the key: what it removes did
                 return self._removal(message)
             case Opening():
-                return self._settled(message.instrument, self._opening(message))
+                first, acted = self.currency is None, self._acted()
+                verdict = self._settled(message.instrument, self._opening(message))
+                # Removed before, it is the first to say what a point is worth all the same.
+                anew = verdict is Verdict.NOTHING and first and acted and self.multiplier != ONE
+                return Verdict.ROW if anew else verdict
             case _:
                 return self._action(message)
 
@@ -127,6 +131,9 @@ class _Heard:
             self.counts.values(),
             key=lambda each: (not isinstance(each, Opening), each.timestamp),
         )
+
+    def _acted(self) -> bool:
+        return any(not isinstance(each, Execution | Opening) for each in self.counts.values())
 
     def commission_of(self, execution: Execution) -> Charge:
         """Return what an execution costs, in whichever currency."""
