@@ -23,9 +23,8 @@ from pathlib import Path
 from threading import local
 from time import perf_counter
 from typing import Any
-from urllib.parse import quote
 
-from connectors.kept import DamagedError, dumps, loads, seal, unseal
+from connectors.kept import DamagedError, check_pages, dumps, loads, read_only, seal, unseal
 from state.book import Book
 from state.messages import Message, message_from_state, message_to_state
 from state.records import FIRST_ID, id_order, last_id
@@ -264,7 +263,7 @@ def first_entries(directory: Path) -> dict[str, tuple[int, int]]:
     """Return each key of which anything is kept, with the first entry of that."""
     found: dict[str, tuple[int, int]] = {}
     for path in store_files(directory):
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+        with read_only(path) as db:
             for key, *entry in db.execute("SELECT key, ms, seq FROM books"):
                 found[key] = min((entry[0], entry[1]), found.get(key, (entry[0], entry[1])))
     return found
@@ -275,7 +274,7 @@ def _rows(directory: Path, key: str, upto: tuple[int, int]) -> list[_Row]:
     rows: list[_Row] = []
     for path in store_files(directory):
         try:
-            with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+            with read_only(path) as db:
                 found = db.execute(
                     "SELECT ms, seq, whole, data FROM books "
                     "WHERE key = ? AND (ms, seq) <= (?, ?)", (key, *upto)
@@ -331,17 +330,10 @@ def store_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("books-*.db"))
 
 
-def check_pages(db: sqlite3.Connection) -> None:
-    """Raise DamagedError if SQLite finds a file's pages not as it writes them."""
-    [[found], *_] = db.execute("PRAGMA integrity_check(1)").fetchall()
-    if found != "ok":
-        raise DamagedError(found)
-
-
 def check_file(path: Path) -> None:
     """Read all that a file holds. Raises BookStoreError if anything in it is damaged."""
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+        with read_only(path) as db:
             check_pages(db)
             for *of, data in db.execute("SELECT key, ms, seq, whole, data FROM books"):
                 for _ in loads(unseal(data, of)):

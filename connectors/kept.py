@@ -7,11 +7,14 @@ runs nothing.
 
 import marshal
 import pickle
+import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 _PROTOCOL = 5
 _SIZE = 4
@@ -69,6 +72,18 @@ def unseal_values(of: str, sealed: Sequence[Any]) -> tuple[Any, ...]:
     if _sum(_plain(tuple(values)), (of,)) != found:
         raise DamagedError("its checksum is wrong")
     return tuple(values)
+
+
+def read_only(path: Path) -> "closing[sqlite3.Connection]":
+    """Open a SQLite file, which another process may have open too, to read it."""
+    return closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True))
+
+
+def check_pages(db: sqlite3.Connection) -> None:
+    """Raise DamagedError if SQLite finds a file's pages not as it writes them."""
+    [[found], *_] = db.execute("PRAGMA integrity_check(1)").fetchall()
+    if found != "ok":
+        raise DamagedError(found)
 
 
 def checksum_of(path: Path) -> str:

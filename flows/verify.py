@@ -148,11 +148,10 @@ def _check_part(path: Path) -> None:
 
 
 def _positions(directory: Path) -> Iterator[Kept]:
-    for step, key, values in recovery.read_snapshots(directory):
-        if step == POSITION_ID:
-            _, stream, _, symbol, account, last_id, shown_id, shown = values
-            position = shown and PositionSnapshot(*shown)
-            yield Kept(stream, key, symbol, account, last_id, shown_id, position)
+    for _, key, values in recovery.read_snapshots(directory, [POSITION_ID]):
+        _, stream, _, symbol, account, last_id, shown_id, shown = values
+        position = shown and PositionSnapshot(*shown)
+        yield Kept(stream, key, symbol, account, last_id, shown_id, position)
 
 
 def _books(directory: Path, kept: list[Kept]) -> Iterator[Damage]:

@@ -9,8 +9,8 @@ leaves the lots that stay as they are.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from state.exact import LIMIT, MONEY, ONE, PLACES, divide_half_even, share
-from state.fifo import Lot, Row
+from state.exact import LIMIT, MONEY, ONE, PLACES, divide_half_even
+from state.fifo import Lot, Row, behind
 from state.messages import (
     Action,
     Cost,
@@ -58,9 +58,7 @@ def held(lots: Sequence[Lot]) -> int:
 
 def left(lot: Lot, rest: int | None = None) -> tuple[int, int]:
     """Return what a lot's last units still bear of its cost and its charge."""
-    row, units = lot.row, abs(lot.row.qty)
-    gone = units - (lot.rest if rest is None else rest)
-    return row.value - share(row.value, gone, units), row.charge - share(row.charge, gone, units)
+    return behind(lot.row, lot.rest if rest is None else rest)
 
 
 def shown_price(cost: int, qty: int, multiplier: int) -> int:

@@ -138,7 +138,7 @@ class Stretch:
         self.opened.append(opened + rest)
         self.closed.append(opened)
         self.number.append(self.number[-1] + 1)
-        self.cost, self.not_due = _behind(row, rest)
+        self.cost, self.not_due = behind(row, rest)
         return found
 
     def extend(self, rows: Sequence[Row]) -> None:
@@ -236,7 +236,7 @@ class Stretch:
         """Return the lot in which a place on the line lies, from there on."""
         at = bisect_right(self.opened, place)
         units = self.opened[at] - place
-        return _new_piece((at, units, *_behind(self.rows[at], units)))
+        return _new_piece((at, units, *behind(self.rows[at], units)))
 
     def _match(  # noqa: PLR0915 - calls would cost
         self, closer: Row, need: int, oldest: Piece
@@ -257,7 +257,7 @@ class Stretch:
         while True:
             left: Piece | None = None
             if units > need:
-                left = _new_piece((at, units - need, *_behind(rows[at], units - need)))
+                left = _new_piece((at, units - need, *behind(rows[at], units - need)))
                 _, _, cost_left, due_left = left
                 units, cost, due = need, cost - cost_left, due - due_left
             gone += cost
@@ -278,7 +278,7 @@ class Stretch:
             while opened[at] == opened[at - 1]:
                 at += 1
             units = opened[at] - opened[at - 1]
-            cost, due = _behind(rows[at], units)
+            cost, due = behind(rows[at], units)
 
     def closed_lots(self, start: int) -> list[ClosedLot]:
         """Return what the rows from one on closed, in order."""
@@ -354,7 +354,7 @@ class Stretch:
         return new
 
 
-def _behind(row: Row, units: int) -> tuple[int, int]:
+def behind(row: Row, units: int) -> tuple[int, int]:
     """Return what a row's last units bear of its cost and its charge."""
     _, _, qty, cost, charge = row
     size = qty if qty > 0 else -qty

@@ -15,9 +15,7 @@ from pathlib import Path
 from random import Random
 from statistics import median, quantiles
 from time import perf_counter
-from typing import NamedTuple
-
-import redis
+from typing import Any, NamedTuple
 
 from connectors.redis.link import send
 from flows.bench.report import Figure
@@ -87,8 +85,30 @@ def new_executions(rig: Rig) -> Iterator[_Message]:
 def executions_shown(
     rig: Rig, flow: Flow, messages: Iterator[_Message], rate: int, seconds: float
 ) -> list[Shown]:
-    """Publish at a rate; return when each execution was sent, and when it showed."""
-    waiting: dict[str, list[tuple[_Id, float]]] = {}
+    """Publish executions at a rate; return when each was sent, and when it showed."""
+    return published_and_shown(
+        rig, flow, messages, rate, seconds, stream=STREAM, hash_=HASH,
+        order=lambda _, entry: id_of(entry), newest=shown_id,
+    )  # fmt: skip
+
+
+def published_and_shown(
+    rig: Rig,
+    flow: Flow,
+    messages: Iterator[_Message],
+    rate: int,
+    seconds: float,
+    *,
+    stream: str,
+    hash_: str,
+    order: Callable[[_Message, bytes], Any],
+    newest: Callable[[bytes | None], Any],
+) -> list[Shown]:
+    """Publish at a rate; return when each message was sent, and when it or a later one showed.
+
+    order: of a message and its entry id. newest: the order of what a value of the hash shows.
+    """
+    waiting: dict[str, list[tuple[Any, float]]] = {}
     shown: list[Shown] = []
     due = [next(messages) for _ in range(int(rate * seconds))][::-1]
     deadline = time.monotonic() + seconds + DEADLINE_S
@@ -99,33 +119,30 @@ def executions_shown(
             now = perf_counter() - start
             if due and now >= sent / rate:
                 message = due.pop()
-                entry = id_of(send(rig.client, "XADD", STREAM, *message))
-                waiting.setdefault(message[2], []).append((entry, now))
+                place = order(message, send(rig.client, "XADD", stream, *message))
+                waiting.setdefault(message[2], []).append((place, now))
                 sent += 1
             elif waiting:
-                _ask(rig.client, waiting, shown, start)
-                flow.check("all executions shown", deadline)
+                keys = list(waiting)[:_ASKED_AT_ONCE]
+                values = send(rig.client, "HMGET", hash_, *keys)
+                seen = perf_counter() - start
+                for key, value in zip(keys, values, strict=True):
+                    shown += _take_off(waiting, key, newest(value), seen)
+                flow.check("all shown", deadline)
             else:
                 time.sleep(max(0.0, sent / rate - now))
     return shown
 
 
-def _ask(
-    client: redis.Redis,
-    waiting: dict[str, list[tuple[_Id, float]]],
-    shown: list[Shown],
-    start: float,
-) -> None:
+def _take_off(
+    waiting: dict[str, list[tuple[Any, float]]], key: str, newest: Any, seen: float
+) -> list[Shown]:
     """Take off the waiting list what the hash shows by now."""
-    keys = list(waiting)[:_ASKED_AT_ONCE]
-    values = send(client, "HMGET", HASH, *keys)
-    seen = perf_counter() - start
-    for key, value in zip(keys, values, strict=True):
-        newest = shown_id(value)
-        shown += [Shown(sent, seen) for entry, sent in waiting[key] if entry <= newest]
-        waiting[key] = [(entry, sent) for entry, sent in waiting[key] if entry > newest]
-        if not waiting[key]:
-            del waiting[key]
+    shown = [Shown(sent, seen) for place, sent in waiting[key] if place <= newest]
+    waiting[key] = [(place, sent) for place, sent in waiting[key] if place > newest]
+    if not waiting[key]:
+        del waiting[key]
+    return shown
 
 
 def bare_round_trips(

@@ -24,9 +24,10 @@ from flows.bench.live import (
     executions_shown,
     latencies_ms,
     new_executions,
+    published_and_shown,
 )
 from flows.bench.report import Figure
-from flows.bench.rig import DEADLINE_S, HASH, Flow, Rig, no_collection, set_up
+from flows.bench.rig import DEADLINE_S, HASH, Flow, Rig, set_up
 from flows.bench.sizes import Sizes
 
 TITLE = "Marks: XADD until visible in the hash of valuations"
@@ -38,7 +39,6 @@ _BEATS = 100
 """How often a second a flood is added to."""
 _PREFIX = "LIVE"
 _TIME = re.compile(rb'"mark_timestamp": (\d+)')
-_ASKED_AT_ONCE = 100
 
 
 def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
@@ -87,43 +87,10 @@ def _marks(symbols: list[str]) -> Iterator[list[str]]:
 def _marks_shown(
     rig: Rig, valuation: Flow, marks: Iterator[list[str]], seconds: float
 ) -> list[Shown]:
-    """Publish at the rate; return when each mark was sent, and when it or a later one showed."""
-    due = [next(marks) for _ in range(int(_RATE * seconds))][::-1]
-    waiting: dict[str, list[tuple[int, float]]] = {}
-    shown: list[Shown] = []
-    deadline = time.monotonic() + seconds + DEADLINE_S
-    with no_collection():
-        start, sent = perf_counter(), 0
-        while due or waiting:
-            now = perf_counter() - start
-            if due and now >= sent / _RATE:
-                mark = due.pop()
-                send(rig.client, "XADD", "marks", *mark)
-                waiting.setdefault(mark[2], []).append((int(mark[6]), now))
-                sent += 1
-            elif waiting:
-                _ask(rig.client, waiting, shown, start)
-                valuation.check("all marks shown", deadline)
-            else:
-                time.sleep(max(0.0, sent / _RATE - now))
-    return shown
-
-
-def _ask(
-    client: redis.Redis,
-    waiting: dict[str, list[tuple[int, float]]],
-    shown: list[Shown],
-    start: float,
-) -> None:
-    keys = list(waiting)[:_ASKED_AT_ONCE]
-    values = send(client, "HMGET", "valuations", *keys)
-    seen = perf_counter() - start
-    for key, value in zip(keys, values, strict=True):
-        newest = _time_shown(value)
-        shown += [Shown(sent, seen) for at, sent in waiting[key] if at <= newest]
-        waiting[key] = [(at, sent) for at, sent in waiting[key] if at > newest]
-        if not waiting[key]:
-            del waiting[key]
+    return published_and_shown(
+        rig, valuation, marks, _RATE, seconds, stream="marks", hash_="valuations",
+        order=lambda mark, _: int(mark[6]), newest=_time_shown,
+    )  # fmt: skip
 
 
 def _time_shown(value: bytes | None) -> int:

@@ -19,20 +19,27 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from types import TracebackType
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from bytewax.recovery import init_db_dir
 
-from connectors.book_store import check_pages, scrub_books
+from connectors.book_store import scrub_books
 from connectors.file_lock import FileLock, LockedError
-from connectors.kept import DamagedError, dumps, loads, seal_values, unseal_values
+from connectors.kept import (
+    DamagedError,
+    check_pages,
+    dumps,
+    loads,
+    read_only,
+    seal_values,
+    unseal_values,
+)
 from flows.job.names import PARQUET_ID, POSITION_ID, POSITION_VERSION, SOURCE_ID
 from state.records import FIRST_ID, id_order
 
@@ -91,6 +98,8 @@ def check(directory: Path) -> None:
 def check_file(path: Path) -> None:
     """Read all that a file of Bytewax's store holds of ours, as `check` does."""
     try:
+        with read_only(path) as db:
+            check_pages(db)
         for _ in _snapshots(path):
             pass
     except sqlite3.OperationalError:
@@ -104,31 +113,34 @@ def store_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("part-*.sqlite3"))
 
 
-def _snapshots(path: Path) -> Iterator[tuple[int, str, str, tuple[Any, ...]]]:
-    """Read the snapshots in a file of Bytewax's store: epoch, step, key, values.
+def _snapshots(
+    path: Path, steps: Sequence[str] = (SOURCE_ID, POSITION_ID, PARQUET_ID)
+) -> Iterator[tuple[int, str, str, tuple[Any, ...] | None]]:
+    """Read steps' snapshots in a file of Bytewax's store: epoch, step, key, values.
 
-    Raises sqlite3.DatabaseError or DamagedError, and RecoveryError for another version.
+    The values are None where the step has let the key go. Raises sqlite3.DatabaseError or
+    DamagedError, and RecoveryError for another version.
     """
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
-        check_pages(db)
-        rows = db.execute(
-            "SELECT snap_epoch, step_id, state_key, ser_change FROM snaps "
-            "WHERE ser_change IS NOT NULL"
-        )
+    with read_only(path) as db:
+        rows = db.execute("SELECT snap_epoch, step_id, state_key, ser_change FROM snaps")
         for epoch, step, key, data in rows:
-            if step in {SOURCE_ID, POSITION_ID, PARQUET_ID}:
-                [values] = loads(data)
-                if step == POSITION_ID and values[0] != POSITION_VERSION:
-                    raise RecoveryError(
-                        f"the recovery directory {path.parent} is of another version of "
-                        f"lotstream: expected positions of version {POSITION_VERSION}, found "
-                        f"{values[0]}; start with an empty recovery directory: it is rebuilt "
-                        f"from the stream, and no row is written twice"
-                    )
-                try:
-                    yield epoch, step, key, unseal_values(key, values)
-                except DamagedError as error:
-                    raise DamagedError(f"the snapshot of {key!r} in {step}: {error}") from None
+            if step not in steps:
+                continue
+            if data is None:
+                yield epoch, step, key, None
+                continue
+            [values] = loads(data)
+            if step == POSITION_ID and values[0] != POSITION_VERSION:
+                raise RecoveryError(
+                    f"the recovery directory {path.parent} is of another version of "
+                    f"lotstream: expected positions of version {POSITION_VERSION}, found "
+                    f"{values[0]}; start with an empty recovery directory: it is rebuilt "
+                    f"from the stream, and no row is written twice"
+                )
+            try:
+                yield epoch, step, key, unseal_values(key, values)
+            except DamagedError as error:
+                raise DamagedError(f"the snapshot of {key!r} in {step}: {error}") from None
 
 
 def tell_of_full_disk(directory: Path) -> None:
@@ -266,15 +278,15 @@ def _scrub(directory: Path) -> None:
         if gone:
             log.info("dropped %d snapshots of an epoch that a crash cut off", gone)
     reached = resumed_at(directory)
-    streams = {key: values[1] for step, key, values in read_snapshots(directory)
-               if step == POSITION_ID}  # fmt: skip
+    positions = read_snapshots(directory, [POSITION_ID])
+    streams = {key: values[1] for _, key, values in positions}
     newest = max(reached.values(), key=id_order, default=FIRST_ID)
     scrub_books(directory, lambda key: reached.get(streams.get(key, ""), newest))
 
 
 def resumed_at(directory: Path) -> dict[str, str]:
     """Return the entry that was read last of each stream, in a prepared directory."""
-    return {key: values[0] for step, key, values in read_snapshots(directory) if step == SOURCE_ID}
+    return {key: values[0] for _, key, values in read_snapshots(directory, [SOURCE_ID])}
 
 
 def _resume_epoch(paths: list[Path]) -> int:
@@ -285,7 +297,7 @@ def _resume_epoch(paths: list[Path]) -> int:
     """
     runs, fronts = [], []
     for path in paths:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+        with read_only(path) as db:
             runs += db.execute("SELECT ex_num, worker_count, resume_epoch FROM exs").fetchall()
             fronts += db.execute(
                 "SELECT ex_num, worker_index, worker_frontier FROM fronts"
@@ -308,16 +320,18 @@ Snapshot = tuple[str, str, tuple[Any, ...]]
 _MOVED_TO_EPOCH, _RESUME_EPOCH = 1, 2
 
 
-def read_snapshots(directory: Path) -> list[Snapshot]:
-    """Return the last recovery snapshot of each key of each step, of complete epochs only."""
-    newest: dict[tuple[str, str], tuple[int, tuple[Any, ...]]] = {}
+def read_snapshots(
+    directory: Path, steps: Sequence[str] = (SOURCE_ID, POSITION_ID, PARQUET_ID)
+) -> list[Snapshot]:
+    """Return the last recovery snapshot of each key of steps, of complete epochs only."""
+    newest: dict[tuple[str, str], tuple[int, tuple[Any, ...] | None]] = {}
     paths = store_files(directory)
     resume = _resume_epoch(paths)
     for path in paths:
-        for epoch, step, key, values in _snapshots(path):
-            if newest.get((step, key), (-1, ()))[0] <= epoch < resume:
+        for epoch, step, key, values in _snapshots(path, steps):
+            if newest.get((step, key), (-1, None))[0] <= epoch < resume:
                 newest[step, key] = (epoch, values)
-    return [(*of, values) for of, (_, values) in newest.items()]
+    return [(*of, values) for of, (_, values) in newest.items() if values is not None]
 
 
 @contextmanager
