@@ -22,7 +22,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from typing import Any, NamedTuple
 from bytewax.recovery import init_db_dir
 
 from connectors.book_store import scrub_books
+from connectors.disk import made_whole, make_dir, sync
 from connectors.file_lock import FileLock, LockedError
 from connectors.kept import (
     DamagedError,
@@ -75,7 +75,7 @@ def prepare(
     lotstream.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_dir(directory)
         check(directory)  # before anything is written
         lock = FileLock(directory / "lock")
         if process is None:
@@ -232,6 +232,7 @@ class _Members(NamedTuple):
     def write(self, directory: Path) -> None:
         temporary = directory / "members.tmp"
         temporary.write_text(json.dumps(self))
+        sync(temporary)
         temporary.rename(directory / "members.json")
 
 
@@ -262,10 +263,8 @@ def _init(directory: Path, parts: int) -> None:
     """Initialise the store if it is not; part 0, moved last, says that it is."""
     if is_initialised(directory):
         return
-    with TemporaryDirectory(dir=directory, prefix="init-") as new:
-        init_db_dir(Path(new), parts)  # type: ignore[no-untyped-call]
-        for path in sorted(Path(new).iterdir(), reverse=True):
-            path.rename(directory / path.name)
+    with made_whole(directory, "store") as new:
+        init_db_dir(new, parts)  # type: ignore[no-untyped-call]
 
 
 def _scrub(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Killed before each system call of a run, one run for each: `make soak`, outside CI."""
+"""Before each system call of a run the flow is killed, or the power is cut: `make soak`."""
 
 import random
 import sys
@@ -10,6 +10,9 @@ import pytest
 from tests.support import crashes
 from tests.support.chaos import new_seed
 from tests.support.servers import RedisServer
+
+_CUTS = 3
+"""At each point: what was not synced may be there or not in many ways."""
 
 
 @pytest.mark.soak
@@ -34,4 +37,22 @@ def test_a_kill_before_each_system_call_costs_nothing(
             f"\nkilled {kills} times, {'with' if recovery else 'without'} recovery: "
             f"{len(tried)} points {dict(kinds)}: {len(failed)} failed\n"
         )
+    assert failed == {}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(4 * 3600)
+def test_a_power_cut_before_each_system_call_costs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = new_seed()
+    points = crashes.points(tmp_path)
+
+    def act(directory: Path, server: RedisServer, point: str) -> None:
+        rng = random.Random(f"{seed} {point}")
+        crashes.Crash(directory, server).lose_power(point, rng, _CUTS)
+
+    failed = crashes.try_all(tmp_path, points, act)
+    with capsys.disabled():
+        sys.stdout.write(f"\n{_CUTS} power cuts at {len(points)} points: {len(failed)} failed\n")
     assert failed == {}

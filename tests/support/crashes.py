@@ -6,6 +6,7 @@ side by side, and a point of it (`fsync 12`: before the twelfth) means the same 
 """
 
 import queue
+import random
 import shutil
 import signal
 from collections import Counter
@@ -19,7 +20,7 @@ from typing import TypeVar
 import redis
 
 from tests.support import chaos, follower, naive
-from tests.support.flow_process import FlowProcess
+from tests.support.flow_process import FlowProcess, group
 from tests.support.forgetful_disk import ForgetfulDisk
 from tests.support.servers import RedisServer
 from tests.support.system_calls import Call, Held
@@ -108,20 +109,20 @@ class Script:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._left = list(_ids())
+        self.left = list(_ids())
 
     def follow(self, call: Call) -> None:
         """Publish the next part if that is what the flow asks for; stop it behind the last."""
         if call.kind == "sendto" and b"\r\nXREAD\r\n" in call.data[:20]:
-            if self._left:
-                self._publish(self._left.pop(0))
+            if self.left:
+                self._publish(self.left.pop(0))
             else:
                 call.send(signal.SIGTERM)
 
     def publish_rest(self) -> None:
         """Publish all that is left."""
-        while self._left:
-            self._publish(self._left.pop(0))
+        while self.left:
+            self._publish(self.left.pop(0))
 
     def _publish(self, part: list[tuple[str, dict[str, str]]]) -> None:
         for entry, fields in part:
@@ -137,16 +138,17 @@ class Crash:
         self._script = Script(self._client)
         self._held = Held()
 
-        flow = partial(FlowProcess, directory, server.url, recovery=recovery, arguments=_ARGUMENTS)
+        data = directory / "data"
+        arguments = (*_ARGUMENTS, *(("-r", str(data / "recovery")) if recovery else ()))
+        flow = partial(FlowProcess, directory, server.url, recovery=recovery, arguments=arguments)
         self._watched, self._free = flow(prefix=self._held.prefix), flow()
-        self._directories = [self._free.data_dir, self._free.recovery_dir]
-        self.disk = ForgetfulDisk(*self._directories)
+        self.disk = ForgetfulDisk(data)
 
     def points(self) -> list[str]:
         """Run the script to its end; return the points of it, in order."""
         found: list[str] = []
         assert self._run(found.append) == 0
-        assert self._script._left == []
+        assert self._script.left == []
         return found
 
     def die(self, point: str) -> bool:
@@ -165,6 +167,25 @@ class Crash:
         for point in points:
             self.die(point)
         self.recover()
+
+    def lose_power(self, point: str, rng: random.Random, cuts: int) -> None:
+        """Die at a point by a power cut, and recover from what a disk may hold then, some times.
+
+        Redis, on a machine of its own, has what it had then; but its stream has been trimmed
+        as far as its group says that all is durable.
+        """
+        self.die(point)
+        if self._client.exists(_STREAM) and (committed := group(self._client)):
+            self._client.xtrim(_STREAM, minid=committed, approximate=False)
+        kept = {key: self._client.dump(key) for key in self._client.keys("*")}
+        left = list(self._script.left)
+        for _ in range(cuts):
+            self._client.flushdb()
+            for key, value in kept.items():
+                self._client.restore(key, 0, value or b"")
+            self._script.left = list(left)
+            self.disk.cut(rng)
+            self.recover()
 
     def _run(self, kills_at: Callable[[str], object]) -> int:
         seen: Counter[str] = Counter()

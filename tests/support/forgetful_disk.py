@@ -41,20 +41,21 @@ _Change = dict[str, _Node]
 
 
 class ForgetfulDisk:
-    """What a program writes below some directories; what is there already is synced."""
+    """What a program writes in a directory; what is there already is synced."""
 
-    def __init__(self, *directories: Path) -> None:
-        self._roots = [str(directory) for directory in directories]
-        self._names: dict[str, _Node] = {str(root.parent): None for root in directories}
-        for root in directories:
-            for path in [root, *root.rglob("*")] if root.exists() else []:
-                self._names[str(path)] = None if path.is_dir() else _File(path.read_bytes())
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names: dict[str, _Node] = {str(root.parent): None}
+        for path in [root, *root.rglob("*")] if root.exists() else []:
+            self._names[str(path)] = None if path.is_dir() else _File(path.read_bytes())
         self._synced = dict(self._names)
         self._since: list[_Change] = []
 
     def holds(self, path: str) -> bool:
-        """Tell whether a path is on this disk."""
-        return any(path == root or path.startswith(f"{root}/") for root in self._roots)
+        """Tell whether a path is on this disk; so is the one that holds its root's name."""
+        return path in {str(self._root), str(self._root.parent)} or path.startswith(
+            f"{self._root}/"
+        )
 
     def see(self, call: Call) -> int | None:
         """Follow a call; return the answer of one that syncs, as nothing else need do it."""
@@ -75,15 +76,15 @@ class ForgetfulDisk:
         return None
 
     def cut(self, rng: random.Random) -> None:
-        """Cut the power: leave, in place of what the directories hold, what a disk may hold."""
+        """Cut the power: leave, in place of what the directory holds, what a disk may hold."""
         names = dict(self._synced)
         for change in self._that_lasted(rng):
             _apply(change, names)
-        for root in sorted(self._roots):
-            shutil.rmtree(root, ignore_errors=True)
+        shutil.rmtree(self._root, ignore_errors=True)
         for path in sorted(filter(self.holds, names)):
             node, where = names[path], Path(path)
-            if not where.parent.exists() or path.endswith("-shm"):  # in memory, never on a disk
+            in_memory_only = path.endswith("-shm")
+            if in_memory_only or where.exists() or not where.parent.exists():
                 continue
             if node is None:
                 where.mkdir()
