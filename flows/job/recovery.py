@@ -40,13 +40,16 @@ from connectors.kept import (
     seal_values,
     unseal_values,
 )
-from flows.job.names import PARQUET_ID, POSITION_ID, POSITION_VERSION, SOURCE_ID
+from flows.job.names import LETTERS_ID, PARQUET_ID, POSITION_ID, POSITION_VERSION, SOURCE_ID
 from state.records import FIRST_ID, id_order
 
 log = logging.getLogger("lotstream.recovery")
 
 _STARTING_S = 10.0
 """How long another process may take to prepare the same directory."""
+
+_CHECKED = (SOURCE_ID, POSITION_ID, PARQUET_ID, LETTERS_ID)
+"""The steps whose snapshots are under a checksum."""
 
 _RETRY_S = 0.2
 _LOOK_EVERY_S = 1.0
@@ -100,7 +103,7 @@ def check_file(path: Path) -> None:
     try:
         with read_only(path) as db:
             check_pages(db)
-        for _ in _snapshots(path):
+        for _ in _snapshots(path, _CHECKED):
             pass
     except sqlite3.OperationalError:
         raise
