@@ -38,6 +38,7 @@ from connectors.disk import sync
 from connectors.file_lock import FileLock, LockedError
 from connectors.kept import checksum_of
 from connectors.parquet.files import is_whole, own_dir, publishing
+from flows.common.doors import a_day, app_of, enter, flows_directory
 from flows.common.logs import set_up_logging
 from flows.common.settings import load_settings
 
@@ -78,16 +79,19 @@ class Compacted(NamedTuple):
 
 def main(
     day: Annotated[
-        datetime | None,
-        typer.Option("--date", formats=["%Y-%m-%d"], help="This day only; may be today."),
+        date | None,
+        typer.Option("--date", parser=a_day, help="This day only; may be today."),
     ] = None,
 ) -> None:
     """Merge the Parquet parts of each day before today (UTC) into one file a data set."""
     settings = load_settings()
     set_up_logging(settings)
+    data_dir = flows_directory(settings.data_dir)
+    if day is not None and not any(_days(data_dir, day)):
+        raise SystemExit(f"lotstream: --date: expected a day that has rows, found none of {day}")
     done = None
     try:
-        for done in compact(settings.data_dir, None if day is None else day.date()):
+        for done in compact(data_dir, day):
             print(done, flush=True)  # a day may take long
     except (CompactError, LockedError, OSError) as error:
         raise SystemExit(f"lotstream: cannot compact: {error}") from None
@@ -100,8 +104,6 @@ def compact(data_dir: Path, day: date | None = None) -> Iterator[Compacted]:
 
     Raises CompactError, LockedError or OSError; what is done by then stays done.
     """
-    if not data_dir.is_dir():
-        raise CompactError(f"DATA_DIR: expected the flow's directory, found none at {data_dir}")
     lock = FileLock(own_dir(data_dir) / f"{_WORKSHOP}.lock")
     lock.acquire()
     workshop = own_dir(data_dir) / _WORKSHOP
@@ -270,5 +272,7 @@ def _exchange(one: Path, other: Path) -> None:
         raise OSError(code, os.strerror(code), str(other))
 
 
+app = app_of(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    enter(app, "compact")

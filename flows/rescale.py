@@ -34,6 +34,7 @@ from connectors.redis.letters import keys_beside
 from connectors.redis.link import RedisLink, can_pass, explain, send
 from connectors.redis.names import GROUP, count_key, once_keys, trace_stream
 from connectors.redis.partitions import recorded
+from flows.common.doors import app_of, enter
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings, partition_names
 from flows.job import recovery
@@ -392,6 +393,11 @@ class _Rescaling:
         state = read_state(directories, self._old.streams)
         self._refuse_other_data(state)
         if self._has == len(self._new.streams):
+            if not directories:
+                raise RescaleError(
+                    f"--from: expected the recovery directories whose partitions are to move, as "
+                    f"there are {self._has} already; found none"
+                )
             parts = [_Part(stream, state.progress[stream]) for stream in self._new.streams]
             write_state(state, parts, self._layout)
             return
@@ -493,9 +499,11 @@ def rescale(
         raise SystemExit(f"lotstream: {error}") from None
     except redis.RedisError as error:
         why = f"Redis is away: {error}" if can_pass(error) else explain(error)
-        raise SystemExit(f"lotstream: {why}; run this again") from None
+        raise SystemExit(f"lotstream: {why.rstrip('.')}; run this again") from None
     print(f"Done. Now start producers and flows, all with STREAM_PARTITIONS={to}.")
 
 
+app = app_of(rescale)
+
 if __name__ == "__main__":
-    typer.run(rescale)
+    enter(app, "rescale")

@@ -28,6 +28,7 @@ from connectors.kept import DamagedError
 from connectors.parquet.files import DataDirError, is_whole, manifests, read_manifest
 from connectors.parquet.tables import DATA_SETS
 from connectors.redis.hash_sink import to_json
+from flows.common.doors import app_of, enter, flows_directory
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings
 from flows.job import recovery
@@ -68,24 +69,30 @@ class Kept(NamedTuple):
 def main(
     directory: Annotated[
         Path | None,
-        typer.Option("-r", "--recovery", metavar="DIR", help="The flow's recovery directory."),
+        typer.Option(
+            "-r",
+            "--recovery",
+            metavar="DIR",
+            help="The flow's recovery directory.",
+            show_default="DATA_DIR/recovery, if it is there",
+        ),
     ] = None,
 ) -> None:
     """Read all that is kept, and name what is damaged; exit 1 if anything is."""
     settings = load_settings()
     set_up_logging(settings)
+    if directory is None and recovery.is_initialised(settings.data_dir / "recovery"):
+        directory = settings.data_dir / "recovery"
     if directory is not None and not recovery.is_initialised(directory):
-        raise SystemExit(f"lotstream: -r: expected a recovery directory, found {directory}")
-    if not settings.data_dir.is_dir():
-        raise SystemExit(
-            f"lotstream: DATA_DIR: expected the flow's directory, found none at {settings.data_dir}"
-        )
+        raise SystemExit(f"lotstream: -r: expected a recovery directory, found none at {directory}")
+    flows_directory(settings.data_dir)
     found = verify(settings, directory)
     for damage in found:
         print(damage)
     if found:
         raise SystemExit(1)
-    print("All is as it was written.")
+    print("All is as it was written." if directory else "All of DATA_DIR is as it was written; "
+          "-r names the recovery directory, which was not looked at.")  # fmt: skip
 
 
 def verify(settings: Settings, directory: Path | None) -> list[Damage]:
@@ -296,5 +303,7 @@ def _stream_id(value: bytes) -> str | None:
     return shown_id
 
 
+app = app_of(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    enter(app, "verify")
