@@ -10,12 +10,11 @@ from datetime import date, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from threading import Event
+from types import TracebackType
 from typing import Annotated, NoReturn, Self
 from zoneinfo import ZoneInfo
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from connectors.flex.actions import names_of
 from connectors.flex.contents import Contents, Problem
@@ -27,6 +26,7 @@ from connectors.redis.link import RedisLink
 from connectors.redis.publisher import BATCH, Once, Publisher
 from flows.common.doors import a_day, wrong_words
 from flows.common.logs import set_up_logging
+from flows.common.progress import Work
 from flows.common.settings import Settings, load_settings
 from flows.flex.history import History, remember, remembered
 
@@ -110,11 +110,10 @@ def instruments_of(settings: Settings, link: RedisLink) -> InstrumentHash:
 def read_files(files: Sequence[Path], zone: ZoneInfo) -> Contents:
     """Read files, showing how far that is; one that cannot be read ends the program with 2."""
     contents = Contents(zone)
-    with progress_bar() as progress:
-        task = progress.add_task("reading", total=sum(file.stat().st_size for file in files))
+    with Work("reading", "bytes", sum(file.stat().st_size for file in files)) as work:
         for file in files:
             try:
-                contents.add_file(read_rows(file, lambda size: progress.advance(task, size)))
+                contents.add_file(read_rows(file, work.advance))
             except FlexFileError as error:
                 give_up(f"{error}; nothing was published")
     return contents
@@ -125,27 +124,18 @@ def give_up(reason: str) -> NoReturn:
     raise SystemExit(f"lotstream: {reason}") from None
 
 
-def progress_bar() -> Progress:
-    """Return a bar that shows on a terminal only."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
 class Outbox:
     """Publishes messages in batches as they come, showing how far that is."""
 
     def __init__(self, settings: Settings, link: RedisLink) -> None:
         self._publisher = Publisher(link, settings.streams)
         self._waiting: list[Once] = []
-        self._progress = progress_bar()
-        self._task = self._progress.add_task("publishing", total=None, visible=False)
+        self._work = Work("publishing", "messages")
         self.published = 0
 
     def expect(self, messages: int) -> None:
         """Begin to show; messages: about how many will come."""
-        self._progress.update(self._task, total=messages, visible=True)
+        self._work.expect(messages)
 
     def put(self, message: Planned) -> None:
         """Publish a message with the next batch."""
@@ -155,19 +145,21 @@ class Outbox:
 
     def _flush(self) -> None:
         self.published += sum(self._publisher.publish_once(*self._waiting))
-        self._progress.advance(self._task, len(self._waiting))
+        self._work.advance(len(self._waiting))
         self._waiting.clear()
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._work:
             if kind is None and self._waiting:
                 self._flush()
-        finally:
-            self._progress.stop()
 
 
 def _take(settings: Settings, link: RedisLink, draft: Draft, outbox: Outbox | None) -> Plan:

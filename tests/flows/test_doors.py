@@ -1,15 +1,12 @@
 """Every door: the list of commands, their help, and what is said where one does not open."""
 
-import io
 import logging
 import os
 import runpy
-import shlex
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -23,6 +20,7 @@ from flows.common.doors import extra, tell_how_to_run
 from flows.common.overview import overview_reader
 from flows.common.process import Program
 from flows.common.settings import Settings
+from tests.support.commands import run
 from tests.support.flow_process import DEADLINE_S, ROOT
 from tests.support.servers import tied
 
@@ -143,23 +141,6 @@ def test_a_port_in_use_ends_the_board_with_one_line(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(SystemExit, match=f"--port: expected a free port .*, found {port}"):
             serve(Board(overview_reader(settings), tmp_path), port)
-
-
-AWAY = "redis://127.0.0.1:1/0"
-
-
-def run(command: str, **settings: str) -> tuple[int | str | None, str]:
-    """Run a command in this process; return its exit code and its errors."""
-    words = shlex.split(command)
-    errors = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stderr(errors):
-        for variable, value in {"REDIS_URL": AWAY, **settings}.items():
-            patch.setenv(variable, value)
-        patch.setattr(sys, "argv", words)
-        patch.delitem(sys.modules, f"flows.{words[0]}", raising=False)  # another test's
-        with redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as ended:
-            runpy.run_module(f"flows.{words[0]}", run_name="__main__", alter_sys=True)
-    return ended.value.code, errors.getvalue()
 
 
 @pytest.fixture
