@@ -18,6 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from flows.common.doors import app_of, enter
 from flows.demo import flex
 from flows.demo.market import LAST_DAY, TRADING_DAYS
 from flows.demo.sample import Sample, history
@@ -246,5 +247,7 @@ def _scan(stage: Stage, data_set: str) -> pl.LazyFrame:
     return pl.scan_parquet(stage.settings.data_dir / data_set)
 
 
+app = app_of(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    enter(app, "demo")
