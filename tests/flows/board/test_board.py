@@ -11,8 +11,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +30,7 @@ from connectors.parquet.tables import POSITIONS_SCHEMA
 from flows.board.past import read_past
 from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess, until
-from tests.support.hash_values import be_heard, commit, position, put
+from tests.support.hash_values import NOT_KNOWN, be_heard, commit, position, put, valuation
 from tests.support.needs import need
 from tests.support.servers import RedisServer, free_port, tied
 
@@ -95,11 +96,30 @@ def frames(url: str) -> Iterator[Iterator[dict[str, Any]]]:
         connection.close()
 
 
-def many(count: int = MANY) -> list[str]:
+def many(number: int = MANY) -> list[str]:
     return [
         position(f"S{n:04}", account="U1", qty=n % 7 - 3, realized_pnl=f"{n - 2500}.25")
-        for n in range(count)
+        for n in range(number)
     ]
+
+
+def value(client: redis_py.Redis, *values: str) -> None:
+    put(client, *values, name="valuations")
+
+
+def many_valued(price: str = "151") -> list[str]:
+    """Return the valuations of `many`; one in ten has no mark, one in ten an old one."""
+    return [
+        valuation(f"S{n:04}", account="U1", qty=n % 7 - 3, **_OF_TENTH.get(n % 10, known))
+        for n in range(MANY)
+        for known in [{"mark_price": price, "unrealized_pnl": f"{2500 - n}.5"}]
+    ]
+
+
+_OF_TENTH: dict[int, dict[str, Any]] = {
+    3: {**NOT_KNOWN, "state": "no mark"},
+    4: {"mark_timestamp": 1700000000000},
+}
 
 
 # --- what is sent ------------------------------------------------------------------------
@@ -120,10 +140,35 @@ def test_all_is_sent_once_then_only_what_changed(board: str, redis: redis_py.Red
     assert (row["key"], row["qty"], row["avg_price"]) == ("B", "0.0000000001", "150.25")
     assert changed["gone"] == ["C"]
     assert changed["totals"] == [
-        {"currency": "USD", "realized_pnl": "7.5", "net_realized_pnl": "-2", "commission": "2",
-         "open": 2, "flat": 0}
+        {"currency": "USD", "open": 2, "flat": 0, "cost_basis": "3005.0", "realized_pnl": "7.5",
+         "commission": "2", "net_realized_pnl": "-2", "unrealized_pnl": None, "day_pnl": None,
+         "total_pnl": None, "unvalued": 0, "day_unknown": 0, "stale": 0}
     ]  # fmt: skip
     assert len(json.dumps(changed)) < 1500
+
+
+def test_of_what_positions_are_worth_only_what_changed_is_sent_and_by_name(
+    board: str, redis: redis_py.Redis
+) -> None:
+    put(redis, position("A"), position("B"))
+    value(redis, valuation("A"), valuation("B"))
+    exact = "7.00000000000000000001"
+    with frames(board) as events:
+        next(frame for frame in events if frame["state"]["valued"])
+    with frames(board) as events:
+        first = next(events)
+        assert [worth["key"] for worth in first["worth"]] == ["A", "B"]
+        value(redis, valuation("B", unrealized_pnl=exact, mark_timestamp=1700000000000))
+        changed = next(frame for frame in events if frame.get("worth"))
+        assert changed["worth"] == [
+            {"key": "B", "mark_price": "151", "market_value": "1510", "unrealized_pnl": exact,
+             "day_pnl": "2.25", "total_pnl": "6.5", "mark_timestamp": 1700000000000,
+             "state": "stale"}
+        ]  # fmt: skip
+        assert (changed["rows"], changed["totals"][0]["stale"]) == ([], 1)
+        redis.delete("valuations")
+        gone = next(frame for frame in events if not frame["state"]["valued"])
+    assert gone["totals"][0]["unrealized_pnl"] is None
 
 
 def test_the_past_is_read_from_what_the_flow_wrote(
@@ -249,6 +294,14 @@ def page(chromium: webdriver.Chrome, redis: redis_py.Redis, board: str) -> Itera
     chromium.get("about:blank")
 
 
+@pytest.fixture
+def valued(page: Page, redis: redis_py.Redis) -> Page:
+    """The page of 5,000 positions that are valued."""
+    value(redis, *many_valued())
+    page.until_text("#head", "Unrealized")
+    return page
+
+
 def test_of_5000_positions_only_those_in_sight_are_drawn(page: Page) -> None:
     page.one("input[value=all]").find_element(By.XPATH, "..").click()
     until(lambda: page.text("#count") == "5,000 positions", "all positions")
@@ -262,8 +315,9 @@ def test_of_5000_positions_only_those_in_sight_are_drawn(page: Page) -> None:
     assert len(page.rows()) < 60
 
 
-def test_scrolling_through_5000_positions_takes_no_frame_long(page: Page) -> None:
-    longest = page.browser.execute_async_script("""
+def longest_frame(page: Page) -> float:
+    """Scroll through the positions; return the longest time between two frames, in ms."""
+    longest: float = page.browser.execute_async_script("""
         const [done] = arguments, box = document.getElementById("scroll");
         let before = performance.now(), longest = 0, steps = 0;
         function step(now) {
@@ -272,8 +326,61 @@ def test_scrolling_through_5000_positions_takes_no_frame_long(page: Page) -> Non
             if (++steps < 60) requestAnimationFrame(step); else done(longest);
         }
         requestAnimationFrame(step);""")
-    assert longest < 500, "milliseconds, on a machine that others use too"
+    return longest
+
+
+def test_scrolling_through_5000_positions_takes_no_frame_long(page: Page) -> None:
+    assert longest_frame(page) < 500, "milliseconds, on a machine that others use too"
     assert page.rows()[0] > "S2000"
+
+
+def test_scrolling_stays_smooth_while_5000_marks_change_again_and_again(
+    valued: Page, redis: redis_py.Redis
+) -> None:
+    over = Event()
+
+    def run() -> None:
+        sets = [many_valued(price=f"{200 + n}.5") for n in range(5)]
+        for n in count():
+            value(redis, *sets[n % 5])
+            if over.wait(0.4):
+                return
+
+    changing = Thread(target=run)
+    changing.start()
+    try:
+        valued.until_text("#rows .mark_price", ".50")
+        assert longest_frame(valued) < 500, "milliseconds, on a machine that others use too"
+        assert valued.rows()[0] > "S2000"
+        assert len(valued.rows()) < 60
+        before = valued.text("#rows .mark_price")
+        until(lambda: valued.text("#rows .mark_price") != before, "newer marks")
+    finally:
+        over.set()
+        changing.join()
+
+
+def test_what_a_position_is_worth_is_shown_and_what_is_not_known_is_said(
+    valued: Page, redis: redis_py.Redis
+) -> None:
+    def cells(symbol: str, *names: str) -> list[str]:
+        number = valued.rows().index(symbol) + 1
+        return [valued.text(f"#rows tr:nth-child({number}) .{name}") for name in names]
+
+    names = ("mark_price", "mark_timestamp", "unrealized_pnl", "day_pnl", "total_pnl")
+    assert cells("S0001", "mark_price", *names[2:]) == ["151.00", "+2,499.50", "+2.25", "+6.50"]
+    assert cells("S0001", "mark_timestamp")[0].endswith((" s", " min"))
+    unknown = ["unknown"] * 3
+    assert cells("S0013", *names) == ["no mark", "–", *unknown]
+    assert cells("S0004", "mark_timestamp")[0].startswith("stale, ")
+    redis.hdel("valuations", "U1:S0001")
+    until(lambda: cells("S0001", *names) == ["not valued", "–", *unknown], "a lost valuation")
+    valued.until_text(".lacks", "positions without a mark left out")
+    valued.until_text(".lacks", "marks stale")
+    redis.delete("valuations")
+    until(lambda: "Unrealized" not in valued.text("#head"), "columns that nobody fills gone")
+    assert not valued.text(".lacks")
+    assert valued.one("#hint").is_displayed()
 
 
 def test_a_change_is_seen_within_a_second(page: Page, redis: redis_py.Redis) -> None:
@@ -371,40 +478,70 @@ def test_the_theme_is_chosen_and_kept(page: Page) -> None:
     until(lambda: page.text("#theme") == "Theme: light", "the theme after a reload")
 
 
-@pytest.mark.parametrize("width", [390, 768, 1280, 1920])
-def test_nothing_is_cut_off_or_scrolls_sideways_at_any_width(
-    page: Page, redis: redis_py.Redis, width: int
-) -> None:
+@pytest.fixture(params=[390, 768, 1024, 1280, 1920])
+def width(request: pytest.FixtureRequest, page: Page) -> Iterator[int]:
+    """Of the window, while the test runs."""
+    page.browser.set_window_size(request.param, 900)
+    yield request.param
+    page.browser.set_window_size(1440, 900)
+
+
+def too_wide(page: Page) -> list[str]:
+    found: list[str] = page.do("""
+        return [...document.querySelectorAll("html, #scroll, .chart svg")]
+            .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.id || e.tagName)""")
+    return found
+
+
+def put_large(redis: redis_py.Redis) -> None:
     put(
         redis,
         position("AAPL  250718C00205000", account="DU1000001", realized_pnl="-1234567.89",
                  net_realized_pnl="-0.001", cost_basis="12345678.9"),
         position("SAP", account="DU1000001", currency="EUR"),
     )  # fmt: skip
-    try:
-        page.browser.set_window_size(width, 900)
-        for currency in ("USD", "EUR"):
-            page.until_text("#charts", currency)
-            symbol = {"EUR": "SAP", "USD": "IBM"}[currency]
-            newer = position(
-                symbol, account="DU1000001", currency=currency, realized_pnl="7",
-                timestamp=1700000009000, stream_id="1700000009000-0",
-            )  # fmt: skip
-            put(redis, newer)
-        page.until_text("#charts", "+7.00")
-        page.browser.refresh()  # what is there is drawn at once, and nothing changes any more
-        page.until_text("#charts", "EUR")
-        page.until_text("#rows", "AAPL")
-        too_wide = page.do("""return [...document.querySelectorAll("html, #scroll, .chart svg")]
-            .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.id || e.tagName)""")
-        assert too_wide == []
-        until(lambda: page.do("return document.querySelectorAll('.curve').length") > 0, "curves")
-        drawn = "return [...document.querySelectorAll('.chart svg path.curve')].every(e => "
-        inside = "e.getBBox().x + e.getBBox().width <= e.ownerSVGElement.clientWidth + 1)"
-        assert page.do(drawn + inside)
-        assert "−0.00" not in page.text("#rows")
-    finally:
-        page.browser.set_window_size(1440, 900)
+
+
+@pytest.mark.usefixtures("width")
+def test_nothing_is_cut_off_or_scrolls_sideways_at_any_width(
+    page: Page, redis: redis_py.Redis
+) -> None:
+    put_large(redis)
+    for currency in ("USD", "EUR"):
+        page.until_text("#charts", currency)
+        symbol = {"EUR": "SAP", "USD": "IBM"}[currency]
+        newer = position(
+            symbol, account="DU1000001", currency=currency, realized_pnl="7",
+            timestamp=1700000009000, stream_id="1700000009000-0",
+        )  # fmt: skip
+        put(redis, newer)
+    page.until_text("#charts", "+7.00")
+    page.browser.refresh()  # what is there is drawn at once, and nothing changes any more
+    page.until_text("#charts", "EUR")
+    page.until_text("#rows", "AAPL")
+    assert too_wide(page) == []
+    until(lambda: page.do("return document.querySelectorAll('.curve').length") > 0, "curves")
+    drawn = "return [...document.querySelectorAll('.chart svg path.curve')].every(e => "
+    inside = "e.getBBox().x + e.getBBox().width <= e.ownerSVGElement.clientWidth + 1)"
+    assert page.do(drawn + inside)
+    assert "−0.00" not in page.text("#rows")
+
+
+def test_columns_give_way_and_what_a_position_is_worth_stays(
+    page: Page, redis: redis_py.Redis, width: int
+) -> None:
+    put_large(redis)
+    large = {"unrealized_pnl": "-1234567.89", "total_pnl": "-2345678.9", "day_pnl": "999999.5"}
+    option = "AAPL  250718C00205000"
+    value(redis, valuation(option, account="DU1000001", mark_timestamp=1, **large))
+    page.until_text("#rows", "−1,234,567.89")
+    page.until_text("#rows", "stale")
+    until(lambda: not too_wide(page), "no column too many")
+    heads = page.texts("#head th")
+    assert {"Symbol", "Quantity", "Unrealized"} <= set(heads)
+    assert ("Day" in heads) == (width > 700)
+    assert ("Mark age" in heads) == (width > 800)
+    assert ("Commission" in heads) == (width > 1800)
 
 
 def test_badges_tell_of_flow_lag_and_dead_letters(page: Page, redis: redis_py.Redis) -> None:
