@@ -26,7 +26,7 @@ class Board:
     """What all open pages are told."""
 
     def __init__(self, reader: OverviewReader, data_dir: Path) -> None:
-        self._reader, self._data_dir = reader, data_dir
+        self._reader, self.data_dir = reader, data_dir
         self._past, self._rate = Past(), Rate()
         self._begun = False
         self._overview = Overview(0, {}, [], 0)
@@ -62,7 +62,7 @@ class Board:
     async def _begin(self, overview: Overview) -> None:
         self._begun = True
         try:
-            rows = await asyncio.to_thread(read_past, self._data_dir)
+            rows = await asyncio.to_thread(read_past, self.data_dir)
             self._past.begin(rows, overview.positions)
         except (OSError, pl.exceptions.PolarsError) as error:
             log.warning("the curves begin now, as the past cannot be read: %s", error)

@@ -60,7 +60,7 @@ function asMarkAge(ms, row) {
 const NEVER = Infinity;
 const COLUMNS = [
   { field: "symbol", title: "Symbol", text: (v) => v, left: true },
-  { field: "account", title: "Account", text: (v) => v ?? "", left: true, valued: 980 },
+  { field: "account", title: "Account", text: (v) => v ?? "", left: true, valued: 760 },
   { field: "currency", title: "Cur.", text: (v) => v, left: true, from: 640, valued: 1040 },
   { field: "qty", title: "Quantity", text: asQuantity, number: true },
   { field: "avg_price", title: "Avg price", text: asPrice, number: true, from: 1000, valued: 900 },
@@ -85,7 +85,8 @@ const worths = new Map(); // key -> what the position is worth, with the names o
 let totals = []; // of each currency, with the names that the server gives them
 let curves = {}; // currency -> [[ms, P&L], ...]
 let visible = []; // the rows that pass the filter, sorted
-const choice = { sort: "symbol", down: false, show: "open", search: "" };
+const choice = { sort: "symbol", down: false, show: "open", search: "", strategy: "" };
+let ofStrategy = null; // the keys of the strategy that was chosen
 let heard = performance.now();
 let stale = { rows: true, curves: true };
 let valued = false; // whether anybody values positions
@@ -126,7 +127,7 @@ function takeRow(row, all) {
   row.spark = old ? old.spark : [];
   const pnl = Number(row.realized_pnl);
   if (!all && row.spark.at(-1) !== pnl) row.spark = [...row.spark.slice(-39), pnl];
-  row.changed = all ? 0 : performance.now();
+  row.changed = row.booked = all ? 0 : performance.now();
   rows.set(row.key, Object.assign(row, UNVALUED, worths.get(row.key)));
 }
 
@@ -149,7 +150,8 @@ function choose() {
   const direction = choice.down ? -1 : 1;
   visible = [...rows.values()].filter((row) =>
     (choice.show === "all" || (choice.show === "open") === (Number(row.qty) !== 0)) &&
-    words.every((word) => row.words.includes(word)));
+    words.every((word) => row.words.includes(word)) &&
+    (!choice.strategy || ofStrategy?.has(row.key)));
   const values = new Map(visible.map((row) => [row, sortValue(row, column)]));
   visible.sort((a, b) => {
     const [x, y] = [values.get(a), values.get(b)];
@@ -187,6 +189,7 @@ function draw() {
   }
   drawRows();
   giveWay();
+  drawDetail();
   if (stale.curves) {
     drawCharts();
     stale.curves = false;
@@ -200,10 +203,13 @@ function chooseColumns() {
   const columns = COLUMNS.filter((column) =>
     widthOf(column) <= room && (column.field !== "account" || hasAccounts));
   if (columns.length === shown.length && columns.every((column, n) => column === shown[n])) return;
+  const held = slotOf(document.activeElement)?.row.key;
   shown = columns;
   pool = [];
   byId("rows").replaceChildren();
   makeHead();
+  drawRows();
+  if (held !== undefined) keepFocus(held);
 }
 
 // Large figures may need more room than a column has at its width: then the next one goes.
@@ -213,11 +219,11 @@ function giveWay() {
     if (!widest) return;
     room = widest - 1;
     chooseColumns();
-    drawRows();
   }
 }
 
 function drawRows() {
+  const held = slotOf(document.activeElement)?.row.key;
   const seen = Math.ceil(scroller.clientHeight / ROW) + 2 * SPARE;
   const last = Math.max(0, visible.length - seen);
   // Even, so that the stripes stay with their rows.
@@ -231,6 +237,16 @@ function drawRows() {
   }
   byId("above").style.height = `${first * ROW}px`;
   byId("below").style.height = `${(visible.length - first - count) * ROW}px`;
+  if (held !== undefined) keepFocus(held);
+}
+
+const slotOf = (element) => pool.find(({ line, row }) => row && line.contains(element));
+
+// The lines stay where they are while positions move through them: the focus goes along.
+function keepFocus(key) {
+  if (slotOf(document.activeElement)?.row.key === key) return;
+  const slot = pool.find(({ line, row }) => row?.key === key && line.isConnected);
+  (slot ? slot.name : scroller).focus({ preventScroll: true });
 }
 
 function newRow() {
@@ -243,7 +259,10 @@ function newRow() {
     line.append(cell);
     return cell;
   });
-  return { line, cells, row: null };
+  const name = document.createElement("button");
+  name.type = "button";
+  cells[0].append(name);
+  return { line, cells, name, row: null };
 }
 
 const classOf = ({ field, left }, row = null) =>
@@ -262,6 +281,8 @@ function fillRow(slot, row, place) {
   const { line, cells, row: old } = slot;
   line.setAttribute("aria-rowindex", place + 2);
   line.classList.toggle("odd", place % 2 === 1);
+  line.classList.toggle("chosen", row.key === detail.key);
+  slot.name.setAttribute("aria-expanded", row.key === detail.key);
   slot.row = row;
   shown.forEach((column, n) => {
     const { field } = column;
@@ -275,7 +296,7 @@ function fillRow(slot, row, place) {
     const tone = classOf(column, row);
     if (cells[n].className !== tone) cells[n].className = tone;
     if (cells[n].textContent === text) return;
-    cells[n].textContent = text;
+    (n ? cells[n] : slot.name).textContent = text;
     cells[n].title = column.number && !ages ? row[field] ?? text : text;
     const news = old?.key === row.key && performance.now() - row.changed < 1000;
     if (news && !column.calm) flash(cells[n], column, old, row);
@@ -441,6 +462,168 @@ function drawCursor(chart, curve, x, floor, width) {
   const text = svg("text", { y: 10, x: place + (place > width / 2 ? -6 : 6) }, chart.picture);
   text.setAttribute("text-anchor", place > width / 2 ? "end" : "start");
   text.textContent = `${asGain(at[1])} at ${timeOf.format(at[0])}`;
+}
+
+// --- one position: its figures as they come, its lots and executions when asked for -------
+
+const detail = { key: null, asked: 0, told: null };
+const ASK_EVERY_MS = 5000;
+
+function openDetail(key) {
+  const again = key === detail.key;
+  Object.assign(detail, { key: again ? null : key, told: null, asked: 0 });
+  byId("detail").hidden = again;
+  byId("told").hidden = true;
+  tellDetail("");
+  redraw();
+  if (!again) askDetail();
+}
+
+function closeDetail() {
+  const { key } = detail;
+  if (key !== null) openDetail(key);
+  if (key !== null) keepFocus(key);
+}
+
+function tellDetail(words) {
+  byId("detail-problem").textContent = words;
+  byId("detail-problem").hidden = !words;
+}
+
+async function ask(path) {
+  let found;
+  try {
+    const answer = await fetch(path);
+    found = answer.ok ? await answer.json() : { problem: `The board's server cannot tell: ${answer.status}` };
+  } catch {
+    found = { problem: "The board's server is away" };
+  }
+  return found;
+}
+
+async function askDetail() {
+  const { key } = detail;
+  detail.asked = Infinity; // until it has answered
+  if (!detail.told) tellDetail("Reading …");
+  const of = rows.get(key)?.stream_id;
+  const told = await ask(`position?key=${encodeURIComponent(key)}`);
+  if (key !== detail.key) return;
+  detail.asked = performance.now();
+  tellDetail(told.problem);
+  detail.told = { ...told, of };
+  byId("told").hidden = !told.lots;
+  if (told.lots) fillTold(told);
+}
+
+function drawDetail() {
+  if (detail.key === null) return;
+  const row = rows.get(detail.key);
+  byId("detail-name").textContent = row ? row.symbol : detail.key;
+  byId("detail-about").textContent = row ? [row.account, row.currency].filter(Boolean).join(" · ") : "gone";
+  if (row) fillDetail(row);
+  // What has changed is committed, and so told, a moment later than it is shown.
+  const news = row?.stream_id !== detail.told?.of || performance.now() - (row?.booked ?? 0) < 3 * ASK_EVERY_MS;
+  if (news && performance.now() - detail.asked > ASK_EVERY_MS && !document.hidden) askDetail();
+}
+
+function fillDetail(row) {
+  const age = asMarkAge(row.mark_timestamp, row);
+  const worth = [
+    ["Mark", asMark(row.mark_price, row), lacksMark(row) ? "warn" : ""],
+    ["Mark age", age, isStale(row) ? "warn" : ""],
+    ["Market value", orUnknown(asMoney)(row.market_value), ""],
+    ...["unrealized_pnl", "day_pnl", "total_pnl"].map((field, n) =>
+      [["Unrealized", "Day", "Total"][n], orUnknown(asGain)(row[field]), row[field] === null ? "quiet" : sign(row[field])]),
+  ];
+  const figures = [
+    ["Quantity", asQuantity(row.qty), ""],
+    ["Avg price", asPrice(row.avg_price), ""],
+    ["Cost basis", asMoney(row.cost_basis), ""],
+    ...(valued ? worth : []),
+    ["Realized", asGain(row.realized_pnl), sign(row.realized_pnl)],
+    ["Net realized", asGain(row.net_realized_pnl), sign(row.net_realized_pnl)],
+    ["Commission", asMoney(row.commission), ""],
+  ];
+  const list = byId("figures");
+  while (list.children.length > figures.length) list.lastChild.remove();
+  figures.forEach(([name, text, tone], n) => {
+    const item = list.children[n] ?? list.appendChild(newFigure());
+    const [title, value] = item.children;
+    title.textContent = name;
+    if (value.textContent !== text) value.textContent = text;
+    value.className = tone;
+  });
+}
+
+function newFigure() {
+  const item = document.createElement("div");
+  item.append(document.createElement("dt"), document.createElement("dd"));
+  return item;
+}
+
+const asDate = (ms) => `${dayOf.format(ms)} ${shortTimeOf.format(ms)}`;
+
+function fillTold({ lots, lots_in_all: inAll, executions }) {
+  byId("lots-note").textContent = lots.length < inAll
+    ? `${asCount(lots.length)} of ${asCount(inAll)}, the oldest` : `${asCount(inAll)}`;
+  fillTable("lots", ["Opened", "Quantity", "Price", "Cost basis", "Age"], lots.map((lot) => ({
+    title: lot.exec_id,
+    cells: [asDate(lot.opened), asQuantity(lot.qty), asPrice(lot.price), asMoney(lot.cost_basis),
+      lot.dated ? asSpan((serverTime() - lot.opened) / 1000) : "not known"],
+  })));
+  fillTable("executions", ["Time", "", "Quantity", "Price", "Net P&L", "Strategy"], executions.map((each) => ({
+    title: each.exec_id ?? "",
+    cells: [asDate(each.time), each.type === "execution" ? each.side ?? "" : each.type,
+      each.fill_qty === "0" ? "busted" : asQuantity(each.fill_qty), asPrice(each.fill_price),
+      Number(each.net_change) ? asGain(each.net_change) : "", each.order_ref ?? ""],
+    tones: { 4: sign(each.net_change) },
+  })));
+}
+
+function fillTable(id, names, lines) {
+  const [head, body] = byId(id).children;
+  const cell = (kind, text, n, tone = "") => {
+    const made = document.createElement(kind);
+    made.textContent = text;
+    made.className = [n && names[n] && names[n] !== "Strategy" ? "" : "left", tone].filter(Boolean).join(" ");
+    if (kind === "th") made.scope = "col";
+    return made;
+  };
+  const line = (cells, title = "") => {
+    const made = document.createElement("tr");
+    made.append(...cells);
+    made.title = title;
+    return made;
+  };
+  head.replaceChildren(line(names.map((name, n) => cell("th", name, n))));
+  body.replaceChildren(...lines.map(({ cells, title, tones }) =>
+    line(cells.map((text, n) => cell("td", text, n, tones?.[n])), title)));
+}
+
+// --- strategies: positions whose rows carry an order_ref ----------------------------------
+
+async function askStrategies() {
+  const { strategies = [], problem } = await ask("strategies");
+  byId("strategies").hidden = !strategies.length && !choice.strategy;
+  byId("strategy-problem").textContent = choice.strategy ? problem : "";
+  const list = byId("strategy");
+  const known = [...list.options].slice(1).map(({ value }) => value);
+  if (known.join("\n") === strategies.join("\n") || !strategies.length) return;
+  list.replaceChildren(list.options[0], ...strategies.map((name) => new Option(name, name)));
+  list.value = choice.strategy;
+}
+
+async function chooseStrategy() {
+  const name = byId("strategy").value;
+  if (name !== choice.strategy) ofStrategy = null;
+  choice.strategy = name;
+  if (name) {
+    const { keys, problem } = await ask(`strategies?name=${encodeURIComponent(name)}`);
+    if (name !== choice.strategy) return;
+    byId("strategy-problem").textContent = problem;
+    if (keys) ofStrategy = new Set(keys);
+  } else byId("strategy-problem").textContent = "";
+  redraw();
 }
 
 // --- the state of the flow ----------------------------------------------------------------
@@ -611,7 +794,29 @@ byId("search").addEventListener("input", (event) => {
   scroller.scrollTop = 0;
   redraw();
 });
+byId("strategy").addEventListener("change", () => {
+  scroller.scrollTop = 0;
+  chooseStrategy();
+});
+byId("rows").addEventListener("click", (event) => {
+  const slot = slotOf(event.target);
+  if (slot && !String(getSelection())) openDetail(slot.row.key);
+});
+byId("rows").addEventListener("keydown", (event) => {
+  const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  const slot = slotOf(event.target);
+  if (!by || !slot) return;
+  event.preventDefault();
+  const place = visible.findIndex(({ key }) => key === slot.row.key) + by;
+  if (!visible[place]) return;
+  const last = (place + 2) * ROW - scroller.clientHeight + ROW / 2; // the head is above the rows
+  scroller.scrollTop = Math.min(place * ROW, Math.max(last, scroller.scrollTop));
+  drawRows();
+  keepFocus(visible[place].key);
+});
+byId("close").addEventListener("click", closeDetail);
 document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && document.activeElement !== byId("search")) closeDetail();
   if (event.key === "/" && document.activeElement !== byId("search")) {
     event.preventDefault();
     byId("search").focus();
@@ -623,6 +828,13 @@ new ResizeObserver(() => {
   stale.curves = stale.rows = true;
   requestAnimationFrame(draw);
 }).observe(scroller);
+
+askStrategies();
+setInterval(() => {
+  if (document.hidden) return;
+  askStrategies();
+  if (choice.strategy) chooseStrategy();
+}, 15_000);
 
 const events = new EventSource("events");
 events.onmessage = (event) => take(JSON.parse(event.data));

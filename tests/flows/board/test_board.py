@@ -25,6 +25,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
 
 from connectors.parquet.tables import POSITIONS_SCHEMA
 from flows.board.past import read_past
@@ -32,6 +33,7 @@ from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess, until
 from tests.support.hash_values import NOT_KNOWN, be_heard, commit, position, put, valuation
 from tests.support.needs import need
+from tests.support.rows import write_rows
 from tests.support.servers import RedisServer, free_port, tied
 
 urlopen = urllib.request.urlopen
@@ -65,16 +67,29 @@ def answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def shared_board(
-    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    with serving(redis_server.url, tmp_path_factory.mktemp("data")) as url:
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of three of the positions that the page shows, one of them incomplete."""
+    data_dir = tmp_path_factory.mktemp("data")
+    write_rows(
+        data_dir, "U1", "S0001", ["BUY 10 @ 100", "BUY 5 @ 110.5", "SELL 2 @ 120", "SPLIT 2:1"],
+        "trend", "revert", "trend",
+    )  # fmt: skip
+    write_rows(data_dir, "U1", "S0002", ["BUY 1 @ 7"], "trend")
+    write_rows(data_dir, "U1", "S0004", ["BUY 10 @ 100", "BUY 5 @ 110"])
+    [part] = (data_dir / "positions").glob("*/S0004*")
+    pq.write_table(pq.read_table(part)[1:], part)
+    return data_dir
+
+
+@pytest.fixture(scope="module")
+def shared_board(redis_server: RedisServer, data_dir: Path) -> Iterator[str]:
+    with serving(redis_server.url, data_dir) as url:
         yield url
 
 
 @pytest.fixture
 def board(redis: redis_py.Redis, shared_board: str) -> str:
-    """The board of the shared server, which is empty; it has no past."""
+    """The board of the shared server, which is empty."""
     with frames(shared_board) as events:
         told = (frame for frame in events if frame["state"]["streams"])
         empty = (frame for frame in told if not frame["state"]["streams"][0]["lag"])
@@ -211,8 +226,56 @@ def test_the_past_is_read_from_files_of_the_first_version_beside_newer_ones(
     assert read_past(tmp_path)["ms"].to_list() == [0, 1]
 
 
+def asked(url: str) -> dict[str, Any]:
+    with urlopen(url) as answer:
+        told: dict[str, Any] = json.load(answer)
+    return told
+
+
+def test_a_positions_lots_and_last_executions_are_told_exactly(board: str) -> None:
+    told = asked(f"{board}/position?key=U1:S0001")
+    assert (told["problem"], told["lots_in_all"]) == ("", 2)
+    lots = [(lot["qty"], lot["price"], lot["cost_basis"], lot["dated"]) for lot in told["lots"]]
+    assert lots == [("16", "50", "800", True), ("10", "55.25", "552.5", True)]
+    latest = told["executions"]
+    assert [(each["type"], each["side"], each["fill_qty"], each["qty"]) for each in latest] == [
+        ("split", None, None, "26"), ("execution", "SELL", "2", "13"),
+        ("execution", "BUY", "5", "15"), ("execution", "BUY", "10", "10"),
+    ]  # fmt: skip
+    assert (latest[1]["order_ref"], latest[1]["net_change"]) == ("trend", "40")
+
+
+def test_what_rows_do_not_tell_is_said_and_not_guessed(board: str) -> None:
+    told = asked(f"{board}/position?key=U1:S0004")
+    assert told["problem"].startswith("U1:S0004: expected lots of 15 in all that cost 1550, found")
+    assert told["lots"] == []
+    assert len(told["executions"]) == 1
+    for nobody in ("position?key=%00%2F..", "position", "position?key=U1:none"):
+        told = asked(f"{board}/{nobody}")
+        assert (told["problem"], told["lots"], told["executions"]) == ("", [], [])
+
+
+def test_strategies_are_told_with_the_positions_that_have_rows_of_them(board: str) -> None:
+    told = asked(f"{board}/strategies")
+    assert (told["strategies"], told["strategies_in_all"]) == (["revert", "trend"], 2)
+    assert asked(f"{board}/strategies?name=trend")["keys"] == ["U1:S0001", "U1:S0002"]
+    assert asked(f"{board}/strategies?name=none")["keys"] == []
+
+
+def test_files_that_cannot_be_read_are_said_and_nothing_else_fails(
+    redis_url: str, tmp_path: Path
+) -> None:
+    day = tmp_path / "positions" / "date=2024-01-02"
+    day.mkdir(parents=True)
+    with serving(redis_url, tmp_path) as url:
+        assert asked(f"{url}/strategies")["strategies"] == []
+        (day / "a.parquet").write_bytes(b"PAR1 no more")
+        for path in ("position?key=A", "strategies", "strategies?name=a"):
+            assert asked(f"{url}/{path}")["problem"].startswith("The Parquet files cannot be read")
+
+
 def test_it_only_reads(board: str) -> None:
-    for path in ("/", "/events", "/board.js"):
+    for path in ("/", "/events", "/board.js", "/position?key=S1", "/strategies"):
         with pytest.raises(urllib.error.HTTPError, match="405"):
             urlopen(f"{board}{path}", data=b"x")
 
@@ -397,6 +460,65 @@ def test_a_change_is_seen_within_a_second(page: Page, redis: redis_py.Redis) -> 
         delays.append(time.monotonic() - start)
     assert min(delays) < 1
     page.until_text(".chart p", "realized")
+
+
+def test_a_click_on_a_row_opens_its_lots_and_executions(page: Page, redis: redis_py.Redis) -> None:
+    page.one("#rows tr").click()
+    assert page.one("#detail").is_displayed()
+    first = page.rows()[0]
+    assert page.text("#detail-name") == first == "S0000"
+    page.until_text("#lots-note", "0")
+    page.one("#rows tr:nth-child(2)").click()
+    page.until_text("#detail-name", "S0001")
+    page.until_text("#lots", "552.50")
+    page.until_text("#executions", "SELL")
+    page.until_text("#executions", "revert")
+    assert page.text("#figures").startswith("Quantity−2")
+    assert "Unrealized" not in page.text("#figures")
+    put(redis, position("S0001", account="U1", qty=77))
+    value(redis, valuation("S0001", account="U1", qty=77))
+    page.until_text("#figures", "Quantity77")
+    page.until_text("#figures", "Unrealized+7.50")
+    page.one("#close").click()
+    assert not page.one("#detail").is_displayed()
+
+
+def test_the_keyboard_opens_a_row_and_goes_on_from_it(page: Page, redis: redis_py.Redis) -> None:
+    browser = page.browser
+    page.one("#rows button").send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP)
+    assert browser.switch_to.active_element.text == "S0001"
+    put(redis, position("AAA", account="U1"))
+    until(lambda: page.rows()[0] == "AAA", "a row above")
+    assert browser.switch_to.active_element.text == "S0001", "the focus goes with the position"
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    page.until_text("#lots", "552.50")
+    assert browser.switch_to.active_element.get_attribute("aria-expanded") == "true"
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not page.one("#detail").is_displayed()
+    assert browser.switch_to.active_element.text == "S0001"
+    for _ in range(40):  # farther than what is in sight
+        browser.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
+    assert browser.switch_to.active_element.text > "S0040"
+    assert page.do("return document.getElementById('scroll').scrollTop") > 0
+
+
+def test_what_goes_wrong_is_said_beside_the_position(page: Page) -> None:
+    position_of = page.rows().index("S0004") + 1
+    page.one(f"#rows tr:nth-child({position_of})").click()
+    page.until_text("#detail-problem", "rows are missing")
+    assert page.one("#executions").is_displayed()
+
+
+def test_a_strategy_shows_the_positions_that_have_rows_of_it(page: Page) -> None:
+    until(lambda: page.one("#strategies").is_displayed(), "strategies")
+    choice = Select(page.one("#strategy"))
+    assert [option.text for option in choice.options] == ["All strategies", "revert", "trend"]
+    choice.select_by_value("trend")
+    until(lambda: page.rows() == ["S0001", "S0002"], "those of a strategy")
+    choice.select_by_value("revert")
+    until(lambda: page.rows() == ["S0001"], "those of another")
+    choice.select_by_value("")
+    page.until_text("#count", "4,286 of 5,000")
 
 
 def test_a_new_position_and_one_that_is_gone(page: Page, redis: redis_py.Redis) -> None:
