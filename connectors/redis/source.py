@@ -419,7 +419,8 @@ class _StreamReader:
     def to_go(self) -> int | None:
         """Count the entries that are not read yet, None if the server cannot tell."""
         added = self._link.call(self._info).get("entries-added")
-        return None if added is None else added - self.entries_read
+        # A server that lost some counts them no more.
+        return None if added is None else max(0, added - self.entries_read)
 
     def trim(self, oldest_kept: str) -> None:
         """Delete the entries before an id."""
