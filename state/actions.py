@@ -118,9 +118,8 @@ def _split(
 
 
 def _with_price(lot: Lot, multiplier: int) -> Lot:
-    fill, row = lot.row.fill, lot.row
-    price = shown_price(row.value, row.qty, multiplier)
-    return Lot(row._replace(fill=fill._replace(price=price)), lot.rest)
+    row = lot.row
+    return Lot(row._replace(price=shown_price(row.value, row.qty, multiplier)), lot.rest)
 
 
 def _lay(cost: Cost, lots: Sequence[Lot], moved: Moved, multiplier: int) -> tuple[list[Lot], Moved]:
@@ -160,8 +159,8 @@ def _receive(
     if not rest:
         return stay, moved
     fill = Execution(came.exec_id, came.exec_id, 1, came.opened, came.qty, price)
-    new = Lot(Row(fill, place, came.qty, cost, 0), rest)
+    new = Lot(Row.of(fill, place, cost, 0), rest)
     of_rest, _ = left(new)
-    later = [at for at, lot in enumerate(stay) if lot.row.fill.timestamp > came.opened]
+    later = [at for at, lot in enumerate(stay) if lot.row.timestamp > came.opened]
     stay.insert(later[0] if later else len(stay), new)
     return stay, moved._replace(cost=moved.cost - of_rest)

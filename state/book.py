@@ -15,7 +15,7 @@ This is the definition of a position. It knows nothing of streams, files or cloc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import count
+from itertools import count, repeat
 from operator import mul
 from typing import Any, NamedTuple, get_args
 
@@ -35,9 +35,11 @@ from state.messages import (
     new_execution,
 )
 from state.run import (
+    NO_COMMISSION,
     REPORT_WIDTH,
     WIDEST,
     Columns,
+    Kept,
     Run,
     RunUpdate,
     pack,
@@ -45,7 +47,7 @@ from state.run import (
     unpack_rows,
     unpack_texts,
 )
-from state.snapshot import ClosedLot, OpenLot, PositionSnapshot
+from state.snapshot import ClosedLot, OpenLot, PositionSnapshot, new_snapshot
 
 REMEMBERED = 2100
 """How many messages of a key can still be corrected or told from a duplicate, at least:
@@ -122,7 +124,7 @@ class Book:
         """Whether anything ever named a sec_type, and a con_id."""
         self._newest = -1
         """The time of what is last in booking order."""
-        self._last: Execution | None = None
+        self._last: Row | None = None
         """The execution last in booking order."""
         self._named_by: Instrument | None = None
         self._named: tuple[str | None, int | None] = (None, None)
@@ -131,14 +133,17 @@ class Book:
         """Where in booking order the last message stands that was forgotten."""
         self._forgotten: dict[Hashable, None] = {}
         """What was forgotten of the horizon's own time; a set that keeps its order."""
-        self._before: tuple[Execution | None, tuple[str | None, int | None]] = (None, (None, None))
+        self._before: tuple[Row | None, tuple[str | None, int | None]] = (None, (None, None))
         """`_last` and `_named` as they were at the horizon."""
+        self._shown: PositionSnapshot | None = None
+        """What `snapshot` returned, if nothing was taken since."""
 
     def apply(self, message: Message) -> Applied | None:
         """Take a message in; return what it did, or None if it changes nothing.
 
         Raises RejectedError if the message cannot be used; the book is then as it was.
         """
+        self._shown = None
         if type(message) is Execution and self._is_next(message):
             return self._apply_next(message)
         gross, net = self._realized
@@ -170,7 +175,7 @@ class Book:
 
     def _apply_next(self, new: Execution) -> Applied:  # noqa: PLR0915 - calls would cost
         """Do what `_put` does, for an execution that is next."""
-        _, identity, _, timestamp, qty, price, commission, _, _, _, _, _, adjustment = new
+        exec_id, identity, _, timestamp, qty, price, commission, *_, adjustment = new
         place, multiplier = self._places, self.instrument.multiplier
         value = qty * price if multiplier == ONE else money(qty, price, self.multiplier)
         charge = commission or 0
@@ -182,20 +187,21 @@ class Book:
         self.executions += 1
         stretch = self._parts[-1].stretch
         gross, net = self._realized
-        closed = stretch.append(new_row((new, place, qty, value, charge)))
+        row = new_row((exec_id, timestamp, price, place, qty, value, charge, new))
+        closed = stretch.append(row)
         try:
             self._settle_figures()
         except RejectedError:
-            self._count(stretch.rows[-1], -1)
+            self._count(row, -1)
             stretch.put(len(stretch) - 1, cut=1)
             raise
         self._known[identity] = place
         self._places = place + 1
         self._newest = timestamp
         if self._agreed is self._named_by:  # which says the same
-            self._last = new
+            self._last = row
         else:
-            self._name(new)
+            self._name(row)
             self._named_by = self._agreed
         if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
             self._forget()
@@ -219,13 +225,15 @@ class Book:
             return None
         update = None if anew else self._plan(run, columns)
         if update is None:
-            self.instrument, self._agreed = instrument, agreed
+            self.instrument, self._agreed, self._shown = instrument, agreed, None
             return None
         self._book_run(run, columns, update.targets)
         return update
 
     def snapshot(self) -> PositionSnapshot:
         """Return the position as it stands."""
+        if self._shown is not None:
+            return self._shown
         stretch, _, _, moved = self._parts[-1]
         last, qty, cost = self._last, stretch.held, stretch.cost
         currency, multiplier, _, _ = self.instrument
@@ -236,13 +244,14 @@ class Book:
         )
         gross, net = self._realized
         # In the fields' order, since names take twice as long.
-        return PositionSnapshot(
-            self.account, self.symbol, currency or "USD", multiplier or ONE, *self._named,
-            qty, divide_half_even(cost * ONE, qty * (multiplier or ONE)) if qty else None, cost,
-            gross, self._commission, others, self._adjustments + moved.laid, net,
-            stretch.count_lots(), self.executions,
-            last and last.exec_id, last and last.price, last and last.timestamp,
+        exec_id, timestamp, price = (None, None, None) if last is None else last[:3]
+        self._shown = new_snapshot(
+            (self.account, self.symbol, currency or "USD", multiplier or ONE, *self._named,
+             qty, divide_half_even(cost * ONE, qty * (multiplier or ONE)) if qty else None, cost,
+             gross, self._commission, others, self._adjustments + moved.laid, net,
+             stretch.count_lots(), self.executions, exec_id, price, timestamp)
         )  # fmt: skip
+        return self._shown
 
     def open_lots(self) -> list[OpenLot]:
         """Return the open lots, the oldest first."""
@@ -250,9 +259,8 @@ class Book:
         found = []
         for row, piece in stretch.open_pieces():
             qty = piece.units if row.qty > 0 else -piece.units
-            fill = row.fill
             found.append(
-                OpenLot(fill.exec_id, fill.timestamp, fill.price, qty, piece.cost, piece.charge)
+                OpenLot(row.exec_id, row.timestamp, row.price, qty, piece.cost, piece.charge)
             )
         return found
 
@@ -418,12 +426,12 @@ class Book:
         numbers: list[int] = []
         ids = []
         for at in rows:
-            fill, _, qty, value, charge = stretch.rows[at]
-            if value != qty * fill.price * factor or "\n" in fill.exec_id:
+            exec_id, timestamp, price, _, qty, value, charge, _ = stretch.rows[at]
+            if value != qty * price * factor or "\n" in exec_id:
                 return None
             begin, end = stretch.opened[at - 1] - closed, stretch.opened[at] - closed
-            numbers += (fill.timestamp, fill.price, qty, begin, end, charge)
-            ids.append(fill.exec_id)
+            numbers += (timestamp, price, qty, begin, end, charge)
+            ids.append(exec_id)
         places = {at: number - len(rows) for number, at in enumerate(rows)}
         targets = [of_run if at is None else places[at] for of_run, at in named]
         return RunUpdate(run, self.snapshot(), pack(numbers), pack_texts(ids), targets)
@@ -450,17 +458,18 @@ class Book:
             arrived = arrivals[number] - number
             of_run, at = in_run.get(identity), None
             if of_run is not None:
-                fill, behind = columns.fills[of_run], arrived - of_run
+                bare, behind = columns.fees[of_run] == NO_COMMISSION, arrived - of_run
             elif (place := self._known.get(identity)) is not None:
                 part, at = self._find(identity, place)
                 stretch, of_run = self._parts[part].stretch, 0
-                fill, behind = stretch.rows[at].fill, len(stretch) - at + arrived
+                bare = _says_nothing(stretch.rows[at].fill)
+                behind = len(stretch) - at + arrived
                 if part != len(self._parts) - 1:
                     return None
             else:
                 return None
             # Also, no message in between may have the execution forgotten.
-            if not _says_nothing(fill) or not 0 < behind < REMEMBERED - 1:
+            if not bare or not 0 < behind < REMEMBERED - 1:
                 return None
             found.append((of_run, at))
         return found
@@ -482,7 +491,7 @@ class Book:
         """Tell whether no figure can grow too large, however the run is matched."""
         stretch = self._parts[-1].stretch
         qty = abs(stretch.held) + traded
-        fees = sum(map(abs, columns.fees))
+        fees = sum(map(abs, columns.charges))
         if run.reports:
             fees += sum(map(abs, unpack_rows(run.reports, REPORT_WIDTH)[2]))
         dearest = max(map(abs, columns.prices), default=0)
@@ -496,7 +505,8 @@ class Book:
 
     def _book_run(self, run: Run, columns: Columns, targets: list[int]) -> None:
         stretch = self._parts[-1].stretch
-        fills, exec_ids, timestamps, qtys, prices, charges = columns
+        self._shown = None
+        (exec_ids, timestamps, qtys, prices, _), charges = columns, columns.charges
         self._commission += sum(charges)
         if run.reports:
             charges = self._charges_of(run, charges, targets)
@@ -504,15 +514,20 @@ class Book:
         factor = self.multiplier // ONE
         if factor != 1:
             values = [value * factor for value in values]
-        places = list(range(self._places, self._places + len(fills)))
-        stretch.extend(list(map(new_row, zip(fills, places, qtys, values, charges, strict=True))))
+        first, number = self._places, len(exec_ids)
+        places = list(range(first, first + number))
+        rows = zip(
+            exec_ids, timestamps, prices, places, qtys, values, charges, repeat(Kept(run, first)),
+            strict=False,
+        )  # fmt: skip
+        stretch.extend(list(map(new_row, rows)))
         self._known.update(zip(exec_ids, places, strict=True))
-        self._places += len(fills)
+        self._places += number
         self._paid += sum(values)
-        self.executions += len(fills)
-        if fills:
+        self.executions += number
+        if number:
             self._newest = timestamps[-1]
-            self._name(fills[-1])
+            self._name(stretch.rows[-1])
         self._settle_figures()
         if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
             self._forget()
@@ -535,7 +550,7 @@ class Book:
     def _row(self, fill: Execution, place: int) -> Row:
         commission, other, adjustment = self._amounts(fill)
         charge = adjustment if other else commission + adjustment
-        return Row(fill, place, fill.qty, money(fill.qty, fill.price, self.multiplier), charge)
+        return Row.of(fill, place, money(fill.qty, fill.price, self.multiplier), charge)
 
     def _put(self, row: Row, at: tuple[int, int] | None, *, anew: bool) -> list[ClosedLot]:
         """Put a row where it belongs, in place of another if there is one.
@@ -545,7 +560,7 @@ class Book:
         """
         stretch = self._parts[-1].stretch
         self._count(row, 1)
-        if at is None and not anew and row.fill.timestamp >= self._newest:
+        if at is None and not anew and row.timestamp >= self._newest:
             closed = stretch.append(row)
             try:
                 self._settle_figures()
@@ -554,8 +569,8 @@ class Book:
                 self._count(row, -1)
                 raise
             if row.qty:
-                self._name(row.fill)
-            self._newest = row.fill.timestamp
+                self._name(row)
+            self._newest = row.timestamp
             return closed
         old = None
         if at is not None:
@@ -581,10 +596,10 @@ class Book:
             stretch = changed.setdefault(number, self._parts[number].stretch.copy())
             stretch.put(old, cut=1)
             first[number] = min(old, first.get(number, old))
-        number = self._part_at(row.fill.timestamp, row.place)
+        number = self._part_at(row.timestamp, row.place)
         stretch = changed.get(number) or self._parts[number].stretch.copy()
         changed[number] = stretch
-        new = stretch.index(row.fill.timestamp, row.place)
+        new = stretch.index(row.timestamp, row.place)
         stretch.put(new, [row])
         first[number] = min(new, first.get(number, new))
         lowest = min(changed)
@@ -633,7 +648,7 @@ class Book:
                     opening.exec_id, opening.exec_id, 1, opening.timestamp, opening.qty, price,
                     instrument=opening.instrument,
                 )  # fmt: skip
-                lots.append(Lot(Row(fill, place, opening.qty, cost, 0), abs(opening.qty)))
+                lots.append(Lot(Row.of(fill, place, cost, 0), abs(opening.qty)))
         first = self._parts[0].stretch
         more = sum([lot.row.value for lot in lots]) - sum(
             [r.value for r in first.rows[: first.base]]
@@ -740,10 +755,10 @@ class Book:
             )
         self._realized = (gross, net)
 
-    def _name(self, fill: Execution) -> None:
+    def _name(self, row: Row) -> None:
         """Note the execution last in booking order, and what it names."""
-        self._last = fill
-        instrument = fill.instrument
+        self._last = row
+        instrument = row.said.instrument
         if instrument is not self._named_by:
             (was_type, was_id), self._named_by = self._named, instrument
             _, _, con_id, sec_type = instrument
@@ -753,13 +768,14 @@ class Book:
         """Find the execution last in booking order, and what was named last."""
         last, named = self._before
         found: list[Instrument] = []
-        booked: Execution | None = None
+        booked: Row | None = None
         is_typed, is_numbered = self._ever_named
-        for fill in self._backwards():
-            booked = booked or fill
-            found.append(fill.instrument)
-            is_typed &= fill.instrument.sec_type is None
-            is_numbered &= fill.instrument.con_id is None
+        for row in self._backwards():
+            booked = booked or row
+            says = row.said.instrument
+            found.append(says)
+            is_typed &= says.sec_type is None
+            is_numbered &= says.con_id is None
             if not is_typed and not is_numbered:
                 break
         if self._horizon[0] < 0:
@@ -769,15 +785,15 @@ class Book:
         part = self._parts[-1]
         is_empty = len(part.stretch) == part.stretch.base
         newest = max(part.order[0], self._horizon[0])
-        self._newest = newest if is_empty else part.stretch.rows[-1].fill.timestamp
+        self._newest = newest if is_empty else part.stretch.rows[-1].timestamp
 
-    def _backwards(self) -> Iterator[Execution]:
+    def _backwards(self) -> Iterator[Row]:
         """Return the remembered executions that count, the last in booking order first."""
         for part in reversed(self._parts):
             rows = part.stretch.rows
             for at in range(len(rows) - 1, part.stretch.base - 1, -1):
                 if rows[at].qty:
-                    yield rows[at].fill
+                    yield rows[at]
 
     # --- what is the same, and what is settled ---------------------------------------------
 
@@ -819,7 +835,7 @@ class Book:
         Returns whether actions are to be done again, as they took the multiplier for 1.
         Raises RejectedError if it says something else.
         """
-        has = self.instrument
+        has, self._shown = self.instrument, None
         for name in ("currency", "multiplier", "con_id"):
             old, new = getattr(has, name), getattr(says, name)
             if old is None or new is None or old == new or new in self._con_ids:
@@ -866,20 +882,20 @@ class Book:
         }
 
     def _forget_rows(self, rows: Sequence[Row]) -> None:
-        newest = rows[-1].fill.timestamp
+        newest = rows[-1].timestamp
         self._advance_horizon((newest, rows[-1].place))
         for row in rows:
-            identity = row[0][1]
+            identity = row.identity
             del self._known[identity]
             self._reports.pop(identity, None)
         at = len(rows)
-        while at and rows[at - 1].fill.timestamp == newest:
+        while at and rows[at - 1].timestamp == newest:
             at -= 1
-        self._forgotten.update(dict.fromkeys([row.fill.identity for row in rows[at:]]))
-        counting = [row[0] for row in rows if row[2]]
+        self._forgotten.update(dict.fromkeys([row.identity for row in rows[at:]]))
+        counting = [row for row in rows if row.qty]
         if counting:
             self._before = (counting[-1], self._before[1])
-            self._note_before([fill.instrument for fill in counting])
+            self._note_before([row.said.instrument for row in counting])
 
     def _note_before(self, said: Iterable[Instrument]) -> None:
         last, named = self._before
@@ -919,7 +935,7 @@ class Book:
             [(*opening[:-1], tuple(opening.instrument), place)
              for opening, place in self._openings.values()],
             (self._places, self._horizon, list(self._forgotten)),
-            (self._before[0] and _fill_to_state(self._before[0]), self._before[1]),
+            (self._before[0] and _fill_to_state(self._before[0].fill), self._before[1]),
         )  # fmt: skip
 
     @classmethod
@@ -944,13 +960,13 @@ class Book:
             book._openings[exec_id] = (opening, place)
         book._places, book._horizon, forgotten = memory
         book._forgotten = dict.fromkeys(forgotten)
-        book._before = (last[0] and _fill_from_state(last[0]), last[1])
+        book._before = (last[0] and Row.of(_fill_from_state(last[0]), -1, 0, 0), last[1])
         for part in book._parts:
             if part.action is not None:
                 book._known[TYPE_NAMES[type(part.action)], part.action.exec_id] = part.place
             stretch = part.stretch
             for row in stretch.rows[stretch.base :]:
-                book._known[row.fill.identity] = row.place
+                book._known[row.identity] = row.place
         book._ever_named = (True, True)  # it may have been
         book._settle_figures()
         book._look_back()
@@ -1027,9 +1043,26 @@ def _fill_from_state(state: tuple[Any, ...]) -> Execution:
     return new_execution((*state[:9], Instrument(*state[9]), *state[10:]))
 
 
+def _fills(rows: Sequence[Row]) -> Iterator[Execution]:
+    """Return the messages of rows, each run unpacked once."""
+    runs: dict[int, list[Execution]] = {}
+    for row in rows:
+        if type(row.said) is Kept:
+            run, first = row.said
+            if first not in runs:
+                runs[first] = run.fills()
+            yield runs[first][row.place - first]
+        else:
+            yield row.fill
+
+
 def _part_to_state(part: Part) -> tuple[Any, ...]:
     action = part.action and (type(part.action).__name__, *part.action)
-    fills = [_fill_to_state(row.fill) for row in part.stretch.rows]
+    # A lot that was split is shown at another price than that of its execution.
+    fills = [
+        _fill_to_state(fill if fill.price == row.price else fill._replace(price=row.price))
+        for fill, row in zip(_fills(part.stretch.rows), part.stretch.rows, strict=True)
+    ]
     return (action, part.place, tuple(part.moved), fills, part.stretch.to_state())
 
 

@@ -23,17 +23,20 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import accumulate
 from operator import gt, sub
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from state.exact import share
 from state.messages import Execution
+from state.run import Kept
 from state.snapshot import ClosedLot, new_closed_lot
 
 
 class Row(NamedTuple):
     """An execution as it is booked."""
 
-    fill: Execution
+    exec_id: str
+    timestamp: int
+    price: int
     place: int
     """Its place of arrival within the key: the order of equal times."""
     qty: int
@@ -42,6 +45,25 @@ class Row(NamedTuple):
     """Money: qty x price x multiplier. The units bear it, and the charge, evenly."""
     charge: int
     """What it cost besides its price."""
+    said: Execution | Kept
+    """The message; a split changes what is booked of it, not what it was."""
+
+    @classmethod
+    def of(cls, fill: Execution, place: int, value: int, charge: int) -> "Row":
+        """Return the row of an execution."""
+        exec_id, _, _, timestamp, qty, price, *_ = fill
+        return new_row((exec_id, timestamp, price, place, qty, value, charge, fill))
+
+    @property
+    def fill(self) -> Execution:
+        """The message."""
+        said = self.said
+        return said.execution(self.place) if type(said) is Kept else cast("Execution", said)
+
+    @property
+    def identity(self) -> str:
+        """What all revisions of the execution share; in a run that is the id."""
+        return self.exec_id if type(self.said) is Kept else cast("Execution", self.said).identity
 
 
 class Lot(NamedTuple):
@@ -65,7 +87,7 @@ class Piece(NamedTuple):
 new_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
 _new_piece: Callable[[tuple[Any, ...]], Piece] = partial(tuple.__new__, Piece)
 
-_NOBODY = Row(Execution("", "", 1, -1, 0, 0), -1, 0, 0, 0)
+_NOBODY = Row.of(Execution("", "", 1, -1, 0, 0), -1, 0, 0)
 
 
 class Stretch:
@@ -111,7 +133,7 @@ class Stretch:
 
     def append(self, row: Row) -> list[ClosedLot]:  # noqa: PLR0915 - calls would cost
         """Book one more execution, as `extend` does; return what it closed."""
-        _, _, qty, value, charge = row
+        _, _, _, _, qty, value, charge, _ = row
         held, opened, closed = self.held, self.opened[-1], self.closed[-1]
         self.held = now = held + qty
         self.rows.append(row)
@@ -173,15 +195,14 @@ class Stretch:
         """Let a row cost something else."""
         begin, end = max(self.opened[at - 1], self.closed[-1]), self.opened[at]
         before = self._worth(begin, end)[1] if begin < end else 0
-        fill, place, qty, value, _ = self.rows[at]
-        self.rows[at] = new_row((fill, place, qty, value, charge))
+        self.rows[at] = self.rows[at]._replace(charge=charge)
         self._oldest = None
         if begin < end:
             self.not_due += self._worth(begin, end)[1] - before
 
     def _total(self, at: int, held: int) -> None:
         """Work the totals out from a row on. held: before that row."""
-        qtys = [row[2] for row in self.rows[at:]]
+        qtys = [row[4] for row in self.rows[at:]]
         traded = accumulate(map(abs, qtys), initial=self.opened[at - 1] + self.closed[at - 1])
         are_held = list(accumulate(qtys, initial=held))
         are_open = list(map(abs, are_held))
@@ -209,7 +230,7 @@ class Stretch:
         while begin < end:
             stop = opened[at]
             if stop > begin:
-                _, _, qty, cost, charge = rows[at]
+                _, _, _, _, qty, cost, charge, _ = rows[at]
                 units = qty if qty > 0 else -qty
                 gone, value, fee = units - stop + begin, cost, charge
                 if stop > end:
@@ -246,8 +267,7 @@ class Stretch:
         Returns the matches; what is left of the last lot, if anything; what the closed
         units cost, and what of charges falls due with them.
         """
-        by, _, qty, value, _ = closer
-        close_id, close_time, close_price = by[0], by[3], by[5]
+        close_id, close_time, close_price, _, qty, value, _, _ = closer
         rows, opened = self.rows, self.opened
         size = qty if qty > 0 else -qty
         direction = "SHORT" if qty > 0 else "LONG"
@@ -263,11 +283,11 @@ class Stretch:
             gone += cost
             fallen_due += due
             # The closer's own first units close; they bear its value as those of a lot do.
-            of, upto, before = rows[at][0], upto + units, paid
+            row, upto, before = rows[at], upto + units, paid
             paid = share(value, upto, size)
             found.append(
                 new_closed_lot(
-                    (direction, units, of[0], of[3], of[5], close_id, close_time, close_price,
+                    (direction, units, *row[:3], close_id, close_time, close_price,
                      before - paid - cost)
                 )
             )  # fmt: skip
@@ -334,15 +354,16 @@ class Stretch:
 
     def to_state(self) -> tuple[Any, ...]:
         """Return all but the executions as plain values."""
-        columns = [list(column) for column in zip(*self.rows, strict=True)][1:]
-        return (*columns, self.opened[: self.base], self.closed[self.base - 1])
+        columns = [list(column) for column in zip(*self.rows, strict=True)]
+        return (*columns[3:7], self.opened[: self.base], self.closed[self.base - 1])
 
     @classmethod
     def from_state(cls, fills: Sequence[Execution], state: tuple[Any, ...]) -> "Stretch":
         """Return the stretch that `to_state` described."""
         *columns, opened, closed = state
+        said = ([fill[at] for fill in fills] for at in (0, 3, 5))
         new = cls()
-        new.rows = list(map(new_row, zip(fills, *columns, strict=True)))
+        new.rows = list(map(new_row, zip(*said, *columns, fills, strict=True)))
         new.opened, new.base = list(opened), len(opened)
         new.closed, new.number = [closed] * new.base, list(range(new.base))
         rests = map(sub, opened[1:], opened)
@@ -356,7 +377,7 @@ class Stretch:
 
 def behind(row: Row, units: int) -> tuple[int, int]:
     """Return what a row's last units bear of its cost and its charge."""
-    _, _, qty, cost, charge = row
+    _, _, _, _, qty, cost, charge, _ = row
     size = qty if qty > 0 else -qty
     if units == size:
         return cost, charge
@@ -365,4 +386,4 @@ def behind(row: Row, units: int) -> tuple[int, int]:
 
 
 def _order(row: Row) -> tuple[int, int]:
-    return row[0][3], row[1]
+    return row[1], row[3]

@@ -58,27 +58,38 @@ class Run(NamedTuple):
         return len(self.numbers) // (8 * EXECUTION_WIDTH)
 
     def columns(self) -> "Columns":
-        """Unpack the executions."""
+        """Unpack the executions' columns, but for those that no figure hangs on."""
+        numbers = array("q", self.numbers).tolist()
+        timestamps, qtys, prices, fees = [numbers[at::EXECUTION_WIDTH] for at in range(4)]
+        return Columns(unpack_texts(self.exec_ids), timestamps, qtys, prices, fees)
+
+    def execution(self, at: int) -> Execution:
+        """Return one of the executions."""
+        width = 8 * EXECUTION_WIDTH
+        [fill] = Run(
+            self.numbers[width * at : width * (at + 1)], _line(self.exec_ids, at),
+            _line(self.order_refs, at), self.instrument,
+        ).fills()  # fmt: skip
+        return fill
+
+    def fills(self) -> list[Execution]:
+        """Return the executions one by one."""
         timestamps, qtys, prices, fees, order_ids = unpack_rows(self.numbers, EXECUTION_WIDTH)
         exec_ids = unpack_texts(self.exec_ids)
         refs: Iterable[str | None] = _ABSENT
         if self.order_refs:
             refs = [ref or None for ref in unpack_texts(self.order_refs)]
-        given: Sequence[int | None] = fees
-        if NO_COMMISSION in fees:
-            given = [None if fee == NO_COMMISSION else fee for fee in fees]
-            fees = [fee or 0 for fee in given]
+        given = [None if fee == NO_COMMISSION else fee for fee in fees]
         sides = ["BUY" if qty > 0 else "SELL" for qty in qtys]
         values = zip(
             exec_ids, exec_ids, _FIRST, timestamps, qtys, prices, given, order_ids, sides,
             repeat(self.instrument), refs, _ABSENT, _ABSENT, strict=False,
         )  # fmt: skip
-        fills = list(map(new_execution, values))
-        return Columns(fills, exec_ids, timestamps, qtys, prices, fees)
+        return list(map(new_execution, values))
 
     def messages(self) -> list[Message]:
         """Return all messages one by one, in order of arrival."""
-        messages: list[Message] = list(self.columns().fills)
+        messages: list[Message] = list(self.fills())
         for at, report in self.commission_reports():
             messages.insert(at, report)
         return messages
@@ -107,13 +118,37 @@ class Run(NamedTuple):
 class Columns(NamedTuple):
     """The executions of a run, in columns of equal length."""
 
-    fills: list[Execution]
     exec_ids: list[str]
     timestamps: list[int]
     qtys: list[int]
     prices: list[int]
     fees: list[int]
-    """The commissions, 0 where none is given."""
+    """The commissions, `NO_COMMISSION` where none is given."""
+
+    @property
+    def charges(self) -> list[int]:
+        """The commissions, 0 where none is given."""
+        fees = self.fees
+        if NO_COMMISSION in fees:
+            return [0 if fee == NO_COMMISSION else fee for fee in fees]
+        return fees
+
+
+class Kept(NamedTuple):
+    """A run as a book keeps it: an execution is made when somebody asks for it."""
+
+    run: Run
+    first: int
+    """The place of arrival of its first execution within the key."""
+
+    @property
+    def instrument(self) -> Instrument:
+        """What the executions say of their instrument."""
+        return self.run.instrument
+
+    def execution(self, place: int) -> Execution:
+        """Return the execution with a place of arrival."""
+        return self.run.execution(place - self.first)
 
 
 class RunUpdate(NamedTuple):
@@ -149,6 +184,11 @@ def pack_texts(texts: Iterable[str]) -> bytes:
 def unpack_texts(packed: bytes) -> list[str]:
     """Return the texts that `pack_texts` packed."""
     return packed.decode().split("\n")[:-1]
+
+
+def _line(packed: bytes, at: int) -> bytes:
+    """Return one of some packed texts, packed; nothing if there are none."""
+    return packed.split(b"\n", at + 1)[at] + b"\n" if packed else b""
 
 
 def run_of(messages: Sequence[Message]) -> Run:

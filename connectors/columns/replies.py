@@ -65,7 +65,7 @@ class BulkConnection:
     def __init__(self, client: redis.Redis) -> None:
         self._pool = client.connection_pool
         self._connection: Any = self._pool.get_connection()
-        self._size = _FIRST_SIZE
+        self._buffer = bytearray(_FIRST_SIZE)
         self._end = b""
         try:
             # What it needs below; a user of Redis may lack the permission.
@@ -84,24 +84,24 @@ class BulkConnection:
         packed = self._connection.pack_commands([*commands, ("ECHO", token)])
         self._connection.send_packed_command(packed)
 
-    def answer(self) -> bytearray:
+    def answer(self) -> bytes:
         """Wait for the replies to all commands, and return them."""
         sock, end = self._connection._sock, self._end  # noqa: SLF001  # has no other name
-        reply, length = bytearray(self._size), 0
-        while length < len(end) or not reply.endswith(end, 0, length):
-            if length == len(reply):
-                reply += bytes(length)
-                self._size = len(reply)
+        buffer, length = self._buffer, 0
+        while length < len(end) or not buffer.endswith(end, 0, length):
+            if length == len(buffer):
+                buffer += bytes(length)
             try:
-                with memoryview(reply) as view:
+                with memoryview(buffer) as view:
                     received = sock.recv_into(view[length:])
             except OSError as error:
                 raise redis.ConnectionError(f"while reading a bulk reply: {error}") from error
             if not received:
                 raise redis.ConnectionError("closed by the server during a bulk reply")
             length += received
-        del reply[length - len(end) :]
-        return reply
+        # Many replies are held at once, so each takes the room that it needs.
+        with memoryview(buffer) as view:
+            return bytes(view[: length - len(end)])
 
     def close(self) -> None:
         """Give it up, with whatever is under way."""
@@ -109,17 +109,17 @@ class BulkConnection:
         self._pool.release(self._connection)
 
 
-def parse(reply: bytes | bytearray) -> list[Any]:
+def parse(reply: bytes) -> list[Any]:
     """Return the replies to all commands as the client library would."""
     reader = hiredis.Reader()
-    reader.feed(bytes(reply))
+    reader.feed(reply)
     replies = []
     while (one := reader.gets()) is not False:
         replies.append(one)
     return replies
 
 
-def last_id_in(reply: bytearray, checks: int = 1) -> str | None:
+def last_id_in(reply: bytes, checks: int = 1) -> str | None:
     """Guess the id of the last entry in a reply to XREAD, with `checks` to XRANGE behind it.
 
     A text in an entry could mislead it; `Reply.last_id` is certain.
@@ -135,7 +135,7 @@ class Texts(NamedTuple):
     """Texts, one behind the other."""
 
     letters: _Bytes
-    lengths: _Ints
+    lengths: NDArray[np.int32]
 
     @classmethod
     def joined(cls, parts: Iterable["Texts"]) -> "Texts":
@@ -146,7 +146,7 @@ class Texts(NamedTuple):
     @classmethod
     def absent(cls, number: int) -> "Texts":
         """Return as many empty texts."""
-        return cls(np.empty(0, np.uint8), np.zeros(number, np.int64))
+        return cls(np.empty(0, np.uint8), np.zeros(number, np.int32))
 
     def text(self, at: int) -> bytes:
         """Return one of them."""
@@ -199,7 +199,7 @@ class Shape(NamedTuple):
 class Reply(Sequence[RawEntry]):
     """The entries in one reply to XREAD."""
 
-    def __init__(self, reply: bytearray, begins: _Ints, lines: "_Lines") -> None:
+    def __init__(self, reply: bytes, begins: _Ints, lines: "_Lines") -> None:
         """Take a reply and the lines with which its entries begin, and the last one ends."""
         self._reply, self._offsets = reply, lines.starts[begins]
         """Where each entry begins, and the last one ends."""
@@ -226,7 +226,7 @@ class Reply(Sequence[RawEntry]):
         """The places of entries that are in none of the shapes."""
 
     @classmethod
-    def of(cls, reply: bytearray) -> "Reply | None":
+    def of(cls, reply: bytes) -> "Reply | None":
         """Find the entries at the beginning of a reply; None if that takes a parser."""
         head = _HEAD.match(reply)
         if head is None or len(head["stream"]) != int(head["length"]):
@@ -261,7 +261,7 @@ class Reply(Sequence[RawEntry]):
         [parsed] = parse(b"*%d\r\n" % len(self) + self._reply[self._offsets[0] : self._offsets[-1]])
         return iter(parsed)
 
-    def _bytes(self, at: int) -> bytearray:
+    def _bytes(self, at: int) -> bytes:
         return self._reply[self._offsets[at] : self._offsets[at + 1]]
 
     @property
@@ -300,7 +300,7 @@ def _shape_of(entries: "_EntryLines", at: _Ints) -> tuple[Shape | None, _Bools]:
 class _Lines:
     """The lines of a reply, from its first entry on."""
 
-    def __init__(self, reply: bytearray, first: int) -> None:
+    def __init__(self, reply: bytes, first: int) -> None:
         self._reply = np.frombuffer(reply, np.uint8)
         # The eight bytes from each place on, as one number.
         self._words: _Words = np.ndarray((max(len(reply) - 7, 0),), "<u8", reply, strides=(1,))
@@ -416,7 +416,7 @@ class _EntryLines(NamedTuple):
         buffers = [None, pa.py_buffer(bounds), pa.py_buffer(self.reply)]
         all_texts = pa.Array.from_buffers(pa.binary(), bounds.size - 1, buffers)
         texts = all_texts.take(pa.array(np.arange(0, bounds.size, 2)))
-        return Texts(_letters(texts), (bounds[:, 1] - bounds[:, 0]).astype(np.int64))
+        return Texts(_letters(texts), bounds[:, 1] - bounds[:, 0])
 
 
 class Replies(Sequence[RawEntry]):

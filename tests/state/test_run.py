@@ -13,7 +13,15 @@ from state.book import Book
 from state.exact import LIMIT, MONEY, ONE
 from state.keys import parse_exec_id
 from state.messages import CommissionReport, Execution, Instrument, Message, RejectedError
-from state.run import LOT_WIDTH, Run, RunUpdate, run_of, unpack_rows, unpack_texts
+from state.run import (
+    LOT_WIDTH,
+    NO_COMMISSION,
+    Run,
+    RunUpdate,
+    run_of,
+    unpack_rows,
+    unpack_texts,
+)
 from tests.support.notation import exec_id, message, messages
 from tests.support.runs import fit_together, plain_sessions, reads
 from tests.support.strategies import SETTINGS, sessions
@@ -178,8 +186,9 @@ def test_a_run_keeps_its_messages_and_their_order() -> None:
     assert run.messages() == taken
     assert (len(run), run.executions, run.currency) == (5, 3, "EUR")
     assert Run.from_state(pickle.loads(pickle.dumps(run.to_state()))) == run  # noqa: S301
-    assert [fill.commission for fill in run.columns().fills] == [ONE, None, None]
-    assert run.columns().fees == [ONE, 0, 0]
+    assert [fill.commission for fill in run.fills()] == [ONE, None, None]
+    assert run.columns().fees == [ONE, NO_COMMISSION, NO_COMMISSION]
+    assert [run.execution(at) for at in range(3)] == run.fills()
     for some in (taken[:1], taken[1:2], taken[::2], taken[1::2], []):
         assert run_of(some).messages() == some
     assert run_of(taken[:1]).order_refs == b""

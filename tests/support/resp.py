@@ -24,11 +24,11 @@ def encode(value: object) -> bytes:
     return b"*%d\r\n%b" % (len(value), b"".join(map(encode, value)))
 
 
-def reply(entries: Sequence[Sequence[Any]], *, resp3: bool = False) -> bytearray:
+def reply(entries: Sequence[Sequence[Any]], *, resp3: bool = False) -> bytes:
     """Return the reply to an XREAD that found these entries in a stream, and to an XRANGE."""
     stream, listed = encode(b"executions"), encode([list(entry) for entry in entries])
     head = b"%1\r\n" if resp3 else b"*1\r\n*2\r\n"
-    return bytearray(head + stream + listed + encode(ANCHOR))
+    return head + stream + listed + encode(ANCHOR)
 
 
 def flat(fields: dict[str, str] | dict[str, bytes] | dict[str, str | bytes]) -> list[bytes]:
