@@ -13,7 +13,7 @@ from connectors.flex.draft import Asked, Draft
 from connectors.flex.lots import exact_text
 from connectors.redis.link import RedisRefusedError, StoppedError
 from flows.flex.comparing import Books, Comparer, Comparison, Finding, shown_time
-from flows.flex.history import History, remembered
+from flows.flex.history import Cancels, History, remembered
 from flows.flex.importing import (
     MOST_SHOWN,
     Files,
@@ -43,7 +43,7 @@ def audit(
     try:
         history = History(link, settings.streams, settings.data_dir, booked=True)
         names = remembered(instruments_of(settings, link), history)
-        draft = Draft(contents, Asked())
+        draft = Draft(contents, Asked(), cancelled=Cancels(settings, link).known())
         found = Comparer(draft, Books(draft, history, names)).compare()
     except StoppedError as error:
         give_up(f"no answer from Redis: {error.__cause__}")

@@ -27,7 +27,7 @@ from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
 from connectors.redis.publisher import BATCH, Once, Publisher
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings
-from flows.flex.history import History, remember, remembered
+from flows.flex.history import Cancels, History, remember, remembered
 
 MOST_SHOWN = 200
 """Rows listed in full; --json lists all."""
@@ -66,7 +66,10 @@ def import_files(
     link = impatient_link(settings)
     try:
         with Outbox(settings, link) as outbox:
-            draft = Draft(contents, asked, openings=openings)
+            cancels = Cancels(settings, link)
+            draft = Draft(contents, asked, openings=openings, cancelled=cancels.known())
+            if not dry_run:
+                cancels.keep(draft.unmatched)
             contents.trades.clear()  # the draft has what counts of them
             plan = _take(settings, link, draft, None if dry_run else outbox)
     except StoppedError as error:
