@@ -181,7 +181,7 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
             return
         self._trim_at = time.monotonic() + TRIM_EVERY_S
         oldest = int(datetime.now(UTC).timestamp() * 1000) - self._retention_ms
-        self._reader.trim(min(f"{oldest}-0", self._snapshot[0], key=id_order))
+        self._reader.trim(min(f"{max(0, oldest)}-0", self._snapshot[0], key=id_order))
 
 
 class _StreamReader:
