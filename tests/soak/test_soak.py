@@ -1,4 +1,4 @@
-"""The long chaos run: `make soak`, outside CI. Prints its figures.
+"""The long chaos run, and the model explored deeper: `make soak`, outside CI. Prints its figures.
 
 LOTSTREAM_SOAK_KILLS says how often each kind of run is killed.
 """
@@ -12,6 +12,8 @@ import pytest
 import redis as redis_py
 
 from tests.support import chaos, rare
+from tests.support.explorer import explore
+from tests.support.model import Setting
 from tests.support.servers import RedisServer
 
 KILLS = int(os.environ.get("LOTSTREAM_SOAK_KILLS", "300"))
@@ -55,3 +57,26 @@ def test_the_rare_paths_are_all_taken(
         reached=reached,
     )  # fmt: skip
     assert rare.not_taken(reached) == set()
+
+
+DEEPER = {
+    "four entries": Setting("abab"),
+    "three crashes": Setting("aba", crashes=3),
+    "two workers": Setting("aba", workers=2),
+    "two workers, four entries": Setting("abba", workers=2, crashes=1),
+    "two workers, the recovery directory lost": Setting("aba", workers=2, loses_store=True),
+    "two workers, Redis forgets": Setting("aba", workers=2, crashes=1, forgets=1),
+    "Redis forgets twice": Setting("aba", crashes=1, forgets=2),
+}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", DEEPER)
+def test_a_model_in_which_more_happens_finds_nothing(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    found = explore(DEEPER[name])
+    assert (found.violation, found.way) == (None, [])
+    with capsys.disabled():
+        sys.stdout.write(f"\nmodel, {name}: {found.states:,} states\n")
