@@ -12,7 +12,7 @@ VENV_PYTHON := .venv/bin/python
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test lint types bench soak notebooks lock clean
+.PHONY: help setup demo quick test lint types bench soak notebooks pictures lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1	/p' Makefile | expand -t 14
@@ -75,6 +75,9 @@ notebooks: setup  ## open the notebooks in JupyterLab: on DATA_DIR (data), else 
 	    [ -d $$data ] || $(VENV_PYTHON) -m flows.demo --keep $$data || exit; \
 	fi; \
 	DATA_DIR="$$data" $(VENV_PYTHON) -m jupyterlab --notebook-dir notebooks
+
+pictures: setup  ## make the pictures of docs/pictures.md anew (needs Chromium)
+	@$(VENV_PYTHON) -m flows.demo.pictures
 
 lock: setup  ## pin the newest versions that pyproject.toml allows
 	@$(VENV_PYTHON) -m uv pip compile pyproject.toml --extra dev --upgrade --quiet \
