@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from connectors.redis.exact_json import to_json
-from flows.common.rows import Problem, Shown, open_lots
+from flows.common.doors import app_of, enter, flows_directory, wrong_words
+from flows.common.rows import Problem, Shown, has_rows, open_lots
 from flows.common.settings import load_settings
 
 PIPE_WIDTH = 200
@@ -36,11 +37,10 @@ def main(
     """
     moments = [_moment(text, name) for name, text in (("--at", at), ("--known-at", known_at))]
     now = next((each for each in moments if each is not None), datetime.now(UTC))
-    data_dir = load_settings().data_dir
-    if not data_dir.exists():
-        raise SystemExit(
-            f"lotstream: DATA_DIR: expected the flow's directory, found none at {data_dir}"
-        )
+    data_dir = flows_directory(load_settings().data_dir)
+    if key and not has_rows(data_dir, key):
+        raise SystemExit(f"lotstream: KEY: expected SYMBOL or ACCOUNT:SYMBOL of a position that "
+                         f"has rows in {data_dir}, found {key!r}")  # fmt: skip
     found = list(open_lots(data_dir, key, at=moments[0], known_at=moments[1], now=now))
     lots = [each for each in found if isinstance(each, Shown)]
     problems = [each for each in found if isinstance(each, Problem)]
@@ -65,10 +65,7 @@ def _moment(text: str | None, option: str) -> datetime | None:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise typer.BadParameter(
-            f"expected a time with its zone, such as 2026-07-06T14:30Z, found {text!r}",
-            param_hint=option,
-        )
+        raise wrong_words(option, "a time with its zone, such as 2026-07-06T14:30Z", text)
     return moment
 
 
@@ -95,5 +92,7 @@ def _age(seconds: int | None) -> str:
     return f"{days} d" if days else f"{rest // 3600}:{rest // 60 % 60:02}"
 
 
+app = app_of(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    enter(app, "lots")

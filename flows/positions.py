@@ -28,7 +28,7 @@ from connectors.redis.dead_letter_sink import DeadLetterSink
 from connectors.redis.hash_sink import PositionHashSink
 from connectors.redis.link import RedisLink, warn_of_eviction
 from connectors.redis.source import Read, RedisStreamSource
-from flows.common.doors import tell_how_to_run
+from flows.common.hints import tell_how_to_run
 from flows.common.logs import Progress, log_exceptions, log_exceptions_of_parts, set_up_logging
 from flows.common.settings import load_settings, partition_names
 from flows.job import exporter, names
@@ -73,7 +73,7 @@ def build_flow(
     applied = op.branch("book_check", results, _holds_rejected)  # type: ignore[assignment]
     refused = op.key_on("refused_by_stream", checked.trues, lambda rejected: rejected.stream)
     rejected = op.merge("rejected", refused, applied.trues)  # (stream, Rejected)
-    op.output("dead_letters", rejected, log_exceptions_of_parts(dead_letters))
+    op.output(names.LETTERS, rejected, log_exceptions_of_parts(dead_letters))
     op.output("hash", applied.falses, log_exceptions_of_parts(position_hash))
     told = (DataDirError, LockedError, OSError)
     op.output(names.PARQUET, applied.falses, log_exceptions_of_parts(parquet, *told))

@@ -37,6 +37,7 @@ from connectors.redis.overview import (
     Total,
 )
 from connectors.redis.worth import Worth
+from flows.common.doors import app_of, enter, wrong_words
 from flows.common.overview import (
     Rate,
     age,
@@ -502,6 +503,8 @@ def watch(
             console = Console()
             print(as_json(view)) if json else console.print(page(view, width=console.width))
             raise typer.Exit(1 if view.problem else 0)
+        if not (json or sys.stdout.isatty()):
+            raise wrong_words("watch", "a terminal, or else --once or --json")
         if json:
             _stream_json(reader, view, every)
         else:
@@ -562,5 +565,7 @@ def _wait(seconds: float) -> str:
     return ""
 
 
+app = app_of(watch)
+
 if __name__ == "__main__":
-    typer.run(watch)
+    enter(app, "watch")

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from flows.board.frames import Board
-from flows.common.doors import extra
+from flows.common.doors import app_of, enter
+from flows.common.hints import extra
 from flows.common.logs import set_up_logging
 from flows.common.overview import overview_reader
 from flows.common.settings import load_settings
@@ -30,5 +31,7 @@ def main(
     serve(Board(overview_reader(settings, valued=True), settings.data_dir), port)
 
 
+app = app_of(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    enter(app, "board")

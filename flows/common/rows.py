@@ -106,6 +106,11 @@ def _by_key(
         yield str(name), of_key
 
 
+def has_rows(data_dir: Path, key: str) -> bool:
+    """Tell whether a key has any."""
+    return not _rows(data_dir).filter(pl.col("key") == key).head(1).collect().is_empty()
+
+
 def last_executions(data_dir: Path, key: str, count: int) -> list[dict[str, Any]]:
     """Return a key's latest rows but those of commissions, the one that arrived last first.
 

@@ -18,6 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from flows.common.doors import app_of, enter
 from flows.demo import flex
 from flows.demo.balance import Balance, balances, before_last_day, last_prices
 from flows.demo.days import value_days
@@ -297,5 +298,7 @@ def _scan(stage: Stage, data_set: str) -> pl.LazyFrame:
     return pl.scan_parquet(stage.settings.data_dir / data_set)
 
 
+app = app_of(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    enter(app, "demo")

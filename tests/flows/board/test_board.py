@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import count, islice
 from pathlib import Path
 from threading import Event, Thread
@@ -292,6 +292,24 @@ def test_it_answers_to_no_other_name_and_fetches_nothing_elsewhere(board: str) -
         assert "http" not in text, path
 
 
+def test_a_page_from_elsewhere_is_told_nothing(board: str) -> None:
+    with urlopen(urllib.request.Request(f"{board}/events", headers=ELSEWHERE)) as answer:  # noqa: S310
+        # Without this header a browser gives a page of another origin nothing to read.
+        assert answer.headers["Access-Control-Allow-Origin"] is None
+    upgrade = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", **ELSEWHERE,
+    }  # fmt: skip
+    for path in ("/", "/events"):
+        connection = http.client.HTTPConnection(board.removeprefix("http://"), timeout=20)
+        with closing(connection):
+            connection.request("GET", path, headers=upgrade)
+            assert connection.getresponse().status != 101
+
+
+ELSEWHERE = {"Origin": "https://evil.example"}
+
+
 # --- what is seen ------------------------------------------------------------------------
 
 
@@ -519,6 +537,24 @@ def test_a_strategy_shows_the_positions_that_have_rows_of_it(page: Page) -> None
     until(lambda: page.rows() == ["S0001"], "those of another")
     choice.select_by_value("")
     page.until_text("#count", "4,286 of 5,000")
+
+
+def test_what_looks_like_html_is_text(page: Page, redis: redis_py.Redis) -> None:
+    evil = '<img src=x onerror="window.evil=1"><b>AAPL</b>'
+    put(redis, position(evil, account="<script>evil=1</script>", currency="<i>"))
+    redis.hset("broker", ":state", json.dumps({"accounts": {"U1": 4e12}}))
+    about = {"kind": "<b>", "detail": "<img src=x>", "ours": 1, "broker": 2}
+    redis.hset("broker:breaks", evil, json.dumps(about))
+    until(lambda: any("onerror" in row for row in page.rows()), "the row")
+    page.until_text(".chart h3", "<i>")
+    page.until_text("#breaks", "onerror")
+    assert (
+        page.do(
+            "return document.querySelectorAll('img, #breaks b, #rows b, #rows i, script').length"
+        )
+        == 1
+    )
+    assert page.do("return window.evil") is None
 
 
 def test_a_new_position_and_one_that_is_gone(page: Page, redis: redis_py.Redis) -> None:
