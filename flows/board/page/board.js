@@ -829,12 +829,11 @@ new ResizeObserver(() => {
   requestAnimationFrame(draw);
 }).observe(scroller);
 
+// All rows are read for an answer, so the page asks seldom.
 askStrategies();
-setInterval(() => {
-  if (document.hidden) return;
-  askStrategies();
-  if (choice.strategy) chooseStrategy();
-}, 15_000);
+byId("strategy").addEventListener("focus", askStrategies);
+setInterval(() => document.hidden || askStrategies(), 600_000);
+setInterval(() => document.hidden || !choice.strategy || chooseStrategy(), 15_000);
 
 const events = new EventSource("events");
 events.onmessage = (event) => take(JSON.parse(event.data));

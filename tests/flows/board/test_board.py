@@ -601,7 +601,11 @@ def test_a_screen_reader_is_told_what_is_what(page: Page) -> None:
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-def test_texts_stand_out_in_both_themes(page: Page, theme: str) -> None:
+def test_texts_stand_out_in_both_themes(valued: Page, theme: str) -> None:
+    page = valued
+    page.one("#rows tr:nth-child(2)").click()
+    page.until_text("#executions", "SELL")
+    page.until_text(".lacks", "stale")
     page.do(f"document.documentElement.dataset.theme = '{theme}'")
     # WCAG's contrast ratio of each text against what is behind it; AA asks for 4.5.
     faint = page.do("""
@@ -616,8 +620,8 @@ def test_texts_stand_out_in_both_themes(page: Page, theme: str) -> None:
             const color = rgb(getComputedStyle(e).backgroundColor);
             if (color[3] === 255) return color; } return [255, 255, 255]; };
         return [...document.querySelectorAll("h1,h2,.badge,#clock,button,#count,.chart b,.chart p,"
-            + ".chart h3 span,#rows td,#rows th,fieldset span")].filter(e => e.checkVisibility()
-            && e.textContent.trim()).filter(e => {
+            + ".chart h3 span,.chart p b,#rows td,#rows th,fieldset span,select,"
+            + ".told :is(dt,dd,td,th,h3)")].filter(e => e.checkVisibility() && e.textContent.trim()).filter(e => {
                 const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))];
                 return (Math.max(a, b) + .05) / (Math.min(a, b) + .05) < 4.5;
             }).map(e => e.textContent)""")
