@@ -621,7 +621,8 @@ def test_texts_stand_out_in_both_themes(valued: Page, theme: str) -> None:
             if (color[3] === 255) return color; } return [255, 255, 255]; };
         return [...document.querySelectorAll("h1,h2,.badge,#clock,button,#count,.chart b,.chart p,"
             + ".chart h3 span,.chart p b,#rows td,#rows th,fieldset span,select,"
-            + ".told :is(dt,dd,td,th,h3)")].filter(e => e.checkVisibility() && e.textContent.trim()).filter(e => {
+            + ".told :is(dt,dd,td,th,h3)")].filter(e => e.checkVisibility()
+                && e.textContent.trim()).filter(e => {
                 const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))];
                 return (Math.max(a, b) + .05) / (Math.min(a, b) + .05) < 4.5;
             }).map(e => e.textContent)""")
