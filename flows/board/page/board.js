@@ -396,7 +396,7 @@ function drawChart(chart, total) {
   chart.picture.setAttribute("aria-label", describe(currency, curve));
   chart.picture.replaceChildren();
   chart.picture.toggleAttribute("hidden", curve.length < 2);
-  if (curve.length > 1) drawCurve(chart, curve);
+  if (curve.length > 1 && chart.picture.clientWidth) drawCurve(chart, curve);
 }
 
 // Names and amounts: [name, amount, how it is written; as a gain if not given].
