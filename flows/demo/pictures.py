@@ -14,13 +14,13 @@ import struct
 import sys
 import time
 import zlib
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
 from urllib.request import urlopen
 
-import numpy as np
 from rich.console import Console
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -147,14 +147,16 @@ def smaller(browser: webdriver.Chrome, png: bytes) -> bytes:
         base64.b64encode(png).decode(),
     )
     width, height, data = pixels
-    rgb = np.frombuffer(base64.b64decode(data), np.uint8).reshape(-1, 4)[:, :3]
-    found, place, count = np.unique(rgb, axis=0, return_inverse=True, return_counts=True)
-    kept = found[np.argsort(-count)[:COLOURS]].astype(int)
-    nearest = np.array([((kept - each) ** 2).sum(axis=1).argmin() for each in found.astype(int)])
-    lines = nearest[place].astype(np.uint8).reshape(height, width)
-    rows = b"".join(b"\0" + line.tobytes() for line in lines)
+    rgba = base64.b64decode(data)
+    colours = [rgba[start : start + 3] for start in range(0, len(rgba), 4)]
+    found = Counter(colours)
+    kept = [colour for colour, _ in found.most_common(COLOURS)]
+    places = {colour: place for place, colour in enumerate(kept)}
+    nearest = {colour: places.get(colour) or _nearest(colour, kept) for colour in found}
+    lines = bytes(nearest[colour] for colour in colours)
+    rows = b"".join(b"\0" + lines[start : start + width] for start in range(0, len(lines), width))
     head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    palette = kept.astype(np.uint8).tobytes()
+    palette = b"".join(kept)
     chunks = [
         (b"IHDR", head),
         (b"PLTE", palette),
@@ -165,6 +167,11 @@ def smaller(browser: webdriver.Chrome, png: bytes) -> bytes:
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
+
+
+def _nearest(colour: bytes, kept: list[bytes]) -> int:
+    distances = [sum((a - b) ** 2 for a, b in zip(colour, each, strict=True)) for each in kept]
+    return distances.index(min(distances))
 
 
 def watched(reader: OverviewReader) -> str:
