@@ -30,7 +30,7 @@ from selenium.webdriver.support.select import Select
 from connectors.parquet.tables import POSITIONS_SCHEMA
 from flows.board.past import read_past
 from tests.conftest import OwnServer
-from tests.support.flow_process import FlowProcess, until
+from tests.support.flow_process import FlowProcess, add, until
 from tests.support.hash_values import NOT_KNOWN, be_heard, commit, position, put, valuation
 from tests.support.needs import need
 from tests.support.rows import write_rows
@@ -42,11 +42,12 @@ MANY = 5000
 
 
 @contextmanager
-def serving(redis_url: str, data_dir: Path) -> Iterator[str]:
+def serving(redis_url: str, data_dir: Path, **settings: str) -> Iterator[str]:
     """Run the board; give its address."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "REDIS_URL": redis_url, "DATA_DIR": str(data_dir)}
+    given = {"REDIS_URL": redis_url, "DATA_DIR": str(data_dir), **settings}
+    environment = {**os.environ, **given}
     process = subprocess.Popen(
         tied([sys.executable, "-m", "flows.board", "--port", str(port)]), cwd=ROOT, env=environment
     )
@@ -726,6 +727,41 @@ def test_it_asks_nobody_else(page: Page) -> None:
     names = page.do("return performance.getEntriesByType('resource').map(e => e.name)")
     assert len(names) >= 2
     assert {name.rsplit("/", 1)[0] for name in names} == {page.do("return location.origin")}
+
+
+def test_what_the_real_flows_say_is_seen_and_becomes_old_when_they_are_gone(
+    chromium: webdriver.Chrome, redis: redis_py.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    stale = {"MARK_STALE_S": "3"}
+    with (
+        FlowProcess(tmp_path / "main", redis_url) as flow,
+        FlowProcess(
+            tmp_path / "second", redis_url, recovery=False, flow="flows.valuation", **stale
+        ) as second,
+        serving(redis_url, flow.data_dir, **stale) as url,
+    ):
+        execution = {
+            "symbol": "AAPL", "account": "U1", "side": "BUY", "fill_qty": "10",
+            "fill_price": "100.5", "order_id": "1", "exec_id": "e1", "order_ref": "trend",
+            "timestamp": str(time.time_ns() // 10**6),
+        }  # fmt: skip
+        add(redis, execution)
+        page = Page(chromium, url)
+        page.until_text("#rows .mark_price", "no mark")
+        page.until_text(".lacks", "1 position without a mark left out")
+        now = time.time_ns() // 10**6
+        redis.xadd("marks", {"symbol": "AAPL", "price": "101.75", "timestamp": str(now)})
+        page.until_text("#rows .unrealized_pnl", "+12.50")
+        page.one("#rows tr").click()
+        page.until_text("#lots", "100.50")
+        page.until_text("#executions", "trend")
+        second.kill()
+        page.until_text("#rows .mark_timestamp", "stale, ")
+        page.until_text(".lacks", "1 mark stale")
+        add(redis, {**execution, "exec_id": "e2"})
+        page.until_text("#rows .mark_price", "not valued")
+        page.until_text("#lots-note", "2")
+    chromium.get("about:blank")
 
 
 def test_outages_are_said_and_outlived(
