@@ -5,7 +5,7 @@ file. Here they become one fill. Rows that mean nothing alone are left out.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
@@ -24,7 +24,7 @@ from connectors.flex.known import Names
 from connectors.flex.openings import Opening
 from connectors.flex.openings import openings as find_openings
 from connectors.flex.options import OptionEnds, option_ends
-from connectors.flex.records import Cash, Contract, Trade
+from connectors.flex.records import Cancel, Cash, Contract, Trade
 from connectors.flex.times import read_time
 from state.keys import parse_exec_id
 
@@ -85,10 +85,23 @@ class Fill(NamedTuple):
 
 
 class Draft:
-    """The rows of a call put in order, before what is known is asked for."""
+    """The rows of a call put in order, before what is known is asked for.
 
-    def __init__(self, contents: Contents, asked: Asked, *, openings: bool = False) -> None:
+    cancelled: cancellations of earlier calls whose trades were not there.
+    """
+
+    def __init__(
+        self,
+        contents: Contents,
+        asked: Asked,
+        *,
+        openings: bool = False,
+        cancelled: Iterable[Cancel] = (),
+    ) -> None:
         self.contents, self.asked = contents, asked
+        self._cancelled = {cancel.key: cancel for cancel in cancelled}
+        self.unmatched: list[Cancel] = []
+        """Cancellations whose trades are in no file."""
         self.plan = Plan(problems=list(contents.problems))
         trades = sorted(
             (trade for trade in contents.trades.values() if asked.has(trade.time)),
@@ -175,10 +188,10 @@ class Draft:
 
     def _fills(self, trades: list[Trade]) -> list[Fill]:
         rows: dict[tuple[str, str], list[Trade]] = defaultdict(list)
-        cancels: list[Trade] = []
+        cancels: list[Cancel] = []
         for trade in trades:
             if trade.cancels and trade.kind != "FracShareCancel":
-                cancels.append(trade)
+                cancels.append(Cancel.of(trade))
             elif reason := _unfit(trade):
                 self._leave_out([trade], reason)
             else:
@@ -209,7 +222,7 @@ class Draft:
         return Fill(trade, identity, parse_exec_id(trade.id).revision or 1, charge, busted)
 
     def _busted(
-        self, rows: Mapping[tuple[str, str], list[Trade]], cancels: Sequence[Trade]
+        self, rows: Mapping[tuple[str, str], list[Trade]], cancels: Sequence[Cancel]
     ) -> set[tuple[str, str]]:
         """Return the executions that cancellations leave nothing of."""
         by_trade = {
@@ -218,22 +231,23 @@ class Draft:
             for row in of_it
             if row.trade_id
         }
-        of: dict[tuple[str, str], list[Trade]] = defaultdict(list)
-        for cancel in cancels:
-            ids = (cancel.cancelled_id, cancel.trade_id)
+        here = {cancel.key: cancel for cancel in cancels}
+        of: dict[tuple[str, str], list[Cancel]] = defaultdict(list)
+        for key, cancel in (self._cancelled | here).items():
             found = next(
-                (by_trade[cancel.account, each] for each in ids
+                (by_trade[cancel.account, each] for each in cancel.trade_ids
                  if (cancel.account, each) in by_trade), None,
             )  # fmt: skip
-            if found is None:
-                self._leave_out([cancel], "expected the trade that this cancels (its tradeID: "
-                                "origTradeID), found none: import its file together with "
-                                "this one")  # fmt: skip
-            else:
+            if found is not None:
                 of[found].append(cancel)
+            elif key in here:
+                self.unmatched.append(cancel)
+                self._leave_out([cancel], "expected the trade that this cancels (its tradeID: "
+                                "origTradeID), found none: it is kept out, or taken back, when "
+                                "its file is imported")  # fmt: skip
         return {found for found, those in of.items() if self._is_busted(rows[found], those)}
 
-    def _is_busted(self, rows: list[Trade], cancels: list[Trade]) -> bool:
+    def _is_busted(self, rows: list[Trade], cancels: list[Cancel]) -> bool:
         last = max(rows, key=lambda row: parse_exec_id(row.id).revision or 1)
         revisions = {row.id for row in rows}
         hit = [c for c in cancels if (abs(c.qty), c.price) == (abs(last.qty), last.price)]
@@ -263,7 +277,7 @@ class Draft:
                         "the query give the level of detail Execution")  # fmt: skip
         return alone
 
-    def _leave_out(self, rows: Sequence[Trade], reason: str) -> None:
+    def _leave_out(self, rows: Sequence[Trade | Cancel], reason: str) -> None:
         self.plan.problems += [Problem(reason, row.shown) for row in rows]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import time, tzinfo
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
+from typing import NamedTuple, Self
 
 from connectors.flex.times import read_time
 from connectors.flex.xml import Row
@@ -125,6 +126,30 @@ class Trade:
             "trade_id": self.trade_id, "transaction_id": self.transaction_id,
             "time": str(self.time),
         }  # fmt: skip
+
+
+class Cancel(NamedTuple):
+    """A cancellation, as far as it says what it cancels; a row of its own has no execution id."""
+
+    account: str
+    trade_ids: tuple[str, ...]
+    """Of the trade that it cancels; the first that is known counts."""
+    qty: Decimal
+    price: Decimal
+    shown: Mapping[str, str]
+    """The row, for a person."""
+
+    @classmethod
+    def of(cls, trade: Trade) -> Self:
+        """Return what a trade's row says that cancels."""
+        ids = tuple(filter(None, (trade.cancelled_id, trade.trade_id)))
+        return cls(trade.account, ids, trade.qty, trade.price, trade.shown)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What the same row has in every file."""
+        return (self.account, *self.trade_ids, f"{self.qty:f}", f"{self.price:f}",
+                self.shown["time"])  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,19 @@ the flow was, since the newest id no longer does.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import redis
 from redis.exceptions import NoScriptError
 
 from connectors.redis.link import RedisLink, send
+
+_WIDE = 4_000
+"""A letter of more words is written without Lua, which hands on 8,000 at most."""
+
+_Letter = tuple[str, Sequence[bytes]]
+"""The entry's id, and the letter's names and values in turn."""
 
 # Ids are two whole numbers of up to 20 digits, more than Lua's numbers hold exactly: the
 # longer is the larger, of equally long ones the later in text order.
@@ -44,6 +50,15 @@ local function behind(id)
   digits[i] = digits[i] + 1
   return ms .. '-' .. string.char(unpack(digits))
 end
+"""
+
+# KEYS: the letters, how far the flow was. ARGV: the entry's id. Answers with the letter's
+# id, and whether to note how far the flow is then; with nothing if it is there already.
+_PLACE = f"""{ORDER}
+local id, last = ARGV[1], newest(KEYS[1])
+local mark = redis.call('GET', KEYS[2])
+if not newer(id, mark or last) then return false end
+return {{newer(id, last) and id or behind(last), mark}}
 """
 
 # KEYS: the letters, how far the flow was. ARGV: the entry's id, the letter's words.
@@ -82,13 +97,18 @@ def keys_beside(stream: str) -> tuple[str, str]:
     return f"{tagged}:flow", f"{tagged}:others"
 
 
-def add_of_flow(
-    client: redis.Redis, stream: str, letters: Sequence[tuple[str, Sequence[bytes]]]
-) -> list[bool]:
+def add_of_flow(client: redis.Redis, stream: str, letters: Sequence[_Letter]) -> list[bool]:
     """Add letters of entries, by their ids in order; tell for each whether it was new.
 
-    All of them or, when Redis is out of memory, none.
+    All of them or, when Redis is out of memory, none (but for those of thousands of words).
     """
+    added: list[bool] = []
+    for wide, some in groupby(letters, key=lambda letter: len(letter[1]) > _WIDE):
+        added += (_add_wide if wide else _add_some)(client, stream, list(some))
+    return added
+
+
+def _add_some(client: redis.Redis, stream: str, letters: Sequence[_Letter]) -> list[bool]:
     mark, _ = keys_beside(stream)
     pipe = client.pipeline(transaction=True)
     for entry_id, words in letters:
@@ -96,11 +116,32 @@ def add_of_flow(
     answers = pipe.execute(raise_on_error=False)
     if any(isinstance(answer, NoScriptError) for answer in answers):
         send(client, "SCRIPT", "LOAD", _FLOW_SCRIPT.text)
-        return add_of_flow(client, stream, letters)
+        return _add_some(client, stream, letters)
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
     return [answer == 1 for answer in answers]
+
+
+def _add_wide(client: redis.Redis, stream: str, letters: Sequence[_Letter]) -> list[bool]:
+    """Do what the script does, from here: Lua can hand on only so many words at once."""
+    mark, _ = keys_beside(stream)
+    added = []
+    for entry_id, words in letters:
+        place: Any = None
+
+        def add(pipe: Any, entry_id: str = entry_id, words: Sequence[bytes] = words) -> None:
+            nonlocal place
+            place = send(pipe, "EVAL", _PLACE, 2, stream, mark, entry_id)
+            pipe.multi()
+            if place:
+                send(pipe, "XADD", stream, place[0], *words)
+                if len(place) > 1:
+                    send(pipe, "SET", mark, entry_id)
+
+        client.transaction(add, stream, mark)  # anew if another adds meanwhile
+        added.append(place is not None)
+    return added
 
 
 class OtherLetters:

@@ -186,6 +186,8 @@ def explain(error: BaseException) -> str:
         return f"no TLS connection to Redis: {_root(error)}; check REDIS_URL and the certificates"
     if isinstance(error, redis.exceptions.NoPermissionError):
         return f"the Redis user in REDIS_URL lacks a permission: {error}"
+    if isinstance(error, redis.exceptions.InvalidResponse):
+        return f"what answers at REDIS_URL does not answer as Redis does: {error}"
     return f"Redis refuses a command: {error}"
 
 

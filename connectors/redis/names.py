@@ -18,6 +18,11 @@ def once_keys(stream: str) -> tuple[str, str, str]:
     return stream, f"{tagged}:published", f"{tagged}:published:times"
 
 
+def cancelled_key(stream: str) -> str:
+    """Name the hash of cancellations whose trades were in no file yet."""
+    return f"{stream}:cancelled"
+
+
 def trace_stream(letters: str) -> str:
     """Name the stream of what was done with the letters of a dead letter stream."""
     return f"{letters}:handled"

@@ -27,7 +27,7 @@ def main(
     """Serve the live page on 127.0.0.1 until told to stop."""
     settings = load_settings()
     set_up_logging(settings)
-    serve(Board(overview_reader(settings), settings.data_dir), port)
+    serve(Board(overview_reader(settings, valued=True), settings.data_dir), port)
 
 
 app = app_of(main)

@@ -13,7 +13,7 @@ from connectors.flex.draft import Asked, Draft
 from connectors.flex.lots import exact_text
 from flows.common.doors import flows_directory
 from flows.flex.comparing import Books, Comparer, Comparison, Finding, shown_time
-from flows.flex.history import History, remembered
+from flows.flex.history import Cancels, History, remembered
 from flows.flex.importing import (
     MOST_SHOWN,
     Files,
@@ -42,7 +42,7 @@ def audit(
     link = impatient_link(settings)
     history = History(link, settings.streams, settings.data_dir, booked=True)
     names = remembered(instruments_of(settings, link), history)
-    draft = Draft(contents, Asked())
+    draft = Draft(contents, Asked(), cancelled=Cancels(settings, link).known())
     found = Comparer(draft, Books(draft, history, names)).compare()
     (_show_json if as_json else _show)(found, draft.plan.problems, history.behind)
     if found.differences:

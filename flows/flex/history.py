@@ -5,9 +5,10 @@ not booked yet. The stream is asked first how far the flow has come, so that not
 falls between the two.
 """
 
+import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -18,10 +19,12 @@ import polars as pl
 
 from connectors.flex.draft import Key
 from connectors.flex.known import Known, KnownEvent, KnownExecution, Names
+from connectors.flex.records import Cancel
 from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink
-from connectors.redis.names import GROUP
+from connectors.redis.names import GROUP, cancelled_key
 from connectors.redis.partitions import agree
+from flows.common.settings import Settings
 from state.keys import parse_exec_id, partition_of, position_key
 
 PAGE = 5_000
@@ -376,6 +379,33 @@ def _action_event(said: Said) -> KnownEvent:
 
 
 # --- names -----------------------------------------------------------------------------------
+
+
+class Cancels:
+    """Remembers cancellations whose trades were in no file, for when their files come."""
+
+    def __init__(self, settings: Settings, link: RedisLink) -> None:
+        self._link, self._name = link, cancelled_key(settings.executions_stream)
+
+    def known(self) -> list[Cancel]:
+        """Return all that are remembered."""
+        values: Any = self._link.call(lambda client: client.hvals(self._name))
+        return [_cancel(json.loads(value)) for value in values]
+
+    def keep(self, cancels: Sequence[Cancel]) -> None:
+        """Remember cancellations too."""
+        fields: dict[Any, Any] = {
+            json.dumps(cancel.key): json.dumps(cancel._asdict(), default=str) for cancel in cancels
+        }
+        if fields:
+            self._link.call(lambda client: client.hset(self._name, mapping=fields))
+
+
+def _cancel(kept: Mapping[str, Any]) -> Cancel:
+    return Cancel(
+        kept["account"], tuple(kept["trade_ids"]), Decimal(kept["qty"]), Decimal(kept["price"]),
+        kept["shown"],
+    )  # fmt: skip
 
 
 def remembered(instruments: InstrumentHash, history: History) -> Names:

@@ -28,7 +28,7 @@ from flows.common.doors import a_day, wrong_words
 from flows.common.logs import set_up_logging
 from flows.common.progress import Work
 from flows.common.settings import Settings, load_settings
-from flows.flex.history import History, remember, remembered
+from flows.flex.history import Cancels, History, remember, remembered
 
 MOST_SHOWN = 200
 """Rows listed in full; --json lists all."""
@@ -74,7 +74,10 @@ def import_files(
                 f"the files, found {name!r}; nothing was published")  # fmt: skip
     link = impatient_link(settings)
     with Outbox(settings, link) as outbox:
-        draft = Draft(contents, asked, openings=openings)
+        cancels = Cancels(settings, link)
+        draft = Draft(contents, asked, openings=openings, cancelled=cancels.known())
+        if not dry_run:
+            cancels.keep(draft.unmatched)
         contents.trades.clear()  # the draft has what counts of them
         plan = _take(settings, link, draft, None if dry_run else outbox)
     if contents.zoneless and not zone and "ibkr_timezone" not in settings.model_fields_set:

@@ -143,6 +143,27 @@ def test_a_live_execution_is_not_taken_again_but_gets_its_commission(
     assert (value["executions"], value["net_realized_pnl"]) == (2, 8)
 
 
+@pytest.mark.parametrize("trade_first", [True, False])
+def test_a_cancellation_in_a_file_of_its_own_keeps_its_trade_out(
+    desk: Desk, trade_first: bool
+) -> None:
+    when = "20240103;100000"
+    kept, gone = (trade("A", 4, 10, when, tradeID=number) for number in ("5", "17"))
+    cancel = trade("A", -4, 10, when, tradeID="", origTradeID="17", ibExecID="",
+                   buySell="BUY (Ca.)", transactionType="TradeCancel",
+                   transactionID="")  # fmt: skip
+    trades, cancels = desk.file("t.xml", flex([kept, gone])), desk.file("c.xml", flex([cancel]))
+    for file in (trades, cancels, trades) if trade_first else (cancels, cancels, trades):
+        done = desk.run("import", file)
+        told = (done.returncode, "when its file is imported" in done.stdout)
+        assert told == ((1, True) if file == cancels else (0, False))
+    desk.flow.until_committed(desk.redis)
+    value = read_hash(desk.redis)[f"{ACCOUNT}:A"]
+    assert (value["qty"], value["executions"]) == (4, 1)
+    assert "published 0 of nothing new" in desk.run("import", trades).stdout
+    assert not desk.redis.exists("executions:dead")
+
+
 def test_what_was_booked_long_ago_is_known_from_the_history(desk: Desk) -> None:
     file = desk.file("a.xml", flex(_two()))
     desk.take(file)

@@ -12,6 +12,7 @@ import pytest
 import redis as redis_py
 
 from tests.support.commands import run
+from tests.support.flex_files import flex, trade
 from tests.support.flow_process import ROOT, FlowProcess, add, until
 from tests.support.router_process import Router
 from tests.support.tws_double import Fill, Holding, Instrument, TwsDouble
@@ -58,7 +59,12 @@ def a_day(redis: redis_py.Redis, url: str, tws: TwsDouble, flow: FlowProcess, ho
             wanted = ("broker:breaks", "broker:account", "{executions:dead}:others")
             until(lambda: redis.exists(*wanted) == len(wanted), "what the router writes")
             assert router.terminate()[0] == 0
-        run(f"flex import {FLEX}", **settings)
+        cancel = trade("A", -4, 10, "20240103;100000", tradeID="", origTradeID="17", ibExecID="",
+                       buySell="BUY (Ca.)", transactionType="TradeCancel",
+                       transactionID="")  # fmt: skip
+        (home / "cancel.xml").write_text(flex([cancel]))
+        run(f"flex import {FLEX} {home / 'cancel.xml'}", **settings)
+        (home / "cancel.xml").unlink()
         run(f"replay drop {letters[0]}", **settings)
         flow.until_committed(redis)
         for each in (flow, valuation):

@@ -18,16 +18,19 @@ START_S = 30.0
 
 
 class Router:
-    """`python -m flows.router`, running from `start()` or `with` on."""
+    """`python -m flows.router`, running from `start()` or `with` on.
 
-    def __init__(self, tws: TwsDouble, redis_url: str, log: Path, **settings: str) -> None:
+    tws: the double, or the port of what stands in for one.
+    """
+
+    def __init__(self, tws: TwsDouble | int, redis_url: str, log: Path, **settings: str) -> None:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
             "REDIS_URL": redis_url,
-            "IBKR_PORT": str(tws.port),
+            "IBKR_PORT": str(tws if isinstance(tws, int) else tws.port),
             **settings,
         }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.flex.draft import Asked, Plan
+from connectors.flex.draft import Asked, Draft, Plan
 from connectors.flex.known import Known, KnownEvent, KnownExecution
 from tests.support.flex_files import (
     ACCOUNT,
@@ -18,6 +18,7 @@ from tests.support.flex_files import (
     booked,
     booked_nets,
     con_id,
+    contents,
     element,
     flex,
     option,
@@ -212,6 +213,26 @@ def test_a_cancellation_without_its_trade_is_listed(tmp_path: Path) -> None:
                    transactionType="TradeCancel", buySell="SELL (Ca.)")  # fmt: skip
     made = plan(tmp_path, flex([cancel]))
     assert (made.messages, len(made.problems)) == ([], 1)
+
+
+def test_a_remembered_cancellation_counts_once_beside_its_own_row(tmp_path: Path) -> None:
+    when = "20260701;100000"
+    first = trade("A", 2, "0.73", when, tradeID="17", ibExecID="0001938c.6a59af42.01.01")
+    again = trade("A", 2, "0.73", when, tradeID="17", ibExecID="0001938c.6a59af42.01.02")
+    cancel = trade("A", -2, "0.73", when, tradeID="", origTradeID="17", ibExecID="",
+                   transactionType="TradeCancel", buySell="BUY (Ca.)",
+                   transactionID="")  # fmt: skip
+    remembered = Draft(contents(tmp_path, flex([cancel])), Asked()).unmatched
+    assert len(remembered) == 1
+
+    def busted(*rows: str) -> list[bool]:
+        draft = Draft(contents(tmp_path, flex(rows)), Asked(), cancelled=remembered)
+        assert draft.plan.problems == []
+        return [fill.busted for fill in draft.fills]
+
+    assert busted(first) == [True]
+    # It cancels the first revision only, in whatever file it stands.
+    assert busted(first, again) == busted(first, cancel, again) == [False]
 
 
 def test_a_cancelled_cash_in_lieu_is_booked_as_the_opposite_trade(tmp_path: Path) -> None:

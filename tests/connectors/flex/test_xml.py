@@ -39,6 +39,10 @@ def test_a_row_goes_with_its_section_and_its_statement(tmp_path: Path) -> None:
         ("<FlexQueryResponse><Trades>", "no element found in line 1"),
         ('<!DOCTYPE x [<!ENTITY a "b">]><FlexQueryResponse/>', "expected no declared entities"),
         (
+            '<!DOCTYPE x [<!ENTITY a "a"><!ENTITY b "&a;&a;&a;">]><FlexQueryResponse q="&b;"/>',
+            "expected no declared entities",
+        ),
+        (
             '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///b">]><FlexQueryResponse>&a;</FlexQueryResponse>',
             "expected no declared entities",
         ),

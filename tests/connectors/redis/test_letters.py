@@ -104,3 +104,18 @@ def test_whatever_the_order_each_letter_is_there_once(
 
 def _order(entry_id: str) -> tuple[int, ...]:
     return tuple(map(int, entry_id.split("-")))
+
+
+def test_a_letter_of_more_words_than_a_script_hands_on_is_written_like_any_other(
+    redis: redis_py.Redis, others: OtherLetters
+) -> None:
+    wide = [str(n // 2).encode() for n in range(20_000)]
+    letters = [("5-3", WORDS), ("5-4", wide), ("5-5", WORDS), ("6-0", wide)]
+    assert add_of_flow(redis, DEAD, letters[:2]) == [True, True]
+    assert others.add_once("1", "executions", {"symbol": "A"}, "no")
+    assert add_of_flow(redis, DEAD, letters) == [False, False, True, True]
+    assert add_of_flow(redis, DEAD, letters) == [False] * 4
+    assert ids(redis) == ["5-3", "5-4", "5-5", "5-6", "6-0"]
+    assert [redis.get(key) for key in keys_beside(DEAD)[:1]] == [b"6-0"]
+    found: Any = redis.xrange(DEAD)
+    assert len(found[-1][1]) == 10_000
