@@ -42,6 +42,9 @@ _MOST_OF_MANY, _MANY = 300_000, 1_000
 """The same where there are so many symbols among the entries of one reply: each costs
 something for itself each time."""
 
+_LONG_AGO = datetime.fromtimestamp(0, UTC)
+"""After an empty read, Bytewax would wait a millisecond if it was not told that it is late."""
+
 TRIM_EVERY_S = 10.0
 ALIVE_EVERY_S = 1.0
 
@@ -156,7 +159,7 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
 
     def next_awake(self) -> datetime | None:
         """Ask to be called again at once: the read itself waits for entries."""
-        return None
+        return _LONG_AGO
 
     def snapshot(self) -> ResumeState:
         self._closing = time.monotonic()
