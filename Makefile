@@ -11,6 +11,11 @@ VENV_PYTHON := .venv/bin/python
 # A candidate is tried by running it: a version manager's stub may exist and still fail.
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
+# pip says nothing for half a minute, or else hundreds of lines: a dot each second says that it
+# works. They end with the shell that runs pip, however that ends.
+DOTS := (while sleep 1 && kill -0 $$$$ 2>/dev/null; do printf .; done) & dots=$$!
+NO_MORE_DOTS := code=$$?; kill $$dots; echo; [ $$code -eq 0 ]
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo quick test lint types bench soak notebooks lock clean
 
@@ -37,8 +42,8 @@ setup: .venv/.ready  ## make .venv with all that demo, tests and notebooks need
 	echo "Making .venv with $$("$$python" --version) (about a minute)"; \
 	"$$python" -m venv --clear .venv; \
 	echo "Installing $$(grep -c '^[A-Za-z0-9]' requirements.lock) packages of requirements.lock"
-	@$(VENV_PYTHON) -m pip install --quiet --quiet --disable-pip-version-check \
-	    --only-binary :all: --require-hashes --requirement requirements.lock
+	@$(DOTS); $(VENV_PYTHON) -m pip install --quiet --quiet --disable-pip-version-check \
+	    --only-binary :all: --require-hashes --requirement requirements.lock; $(NO_MORE_DOTS)
 	@touch .venv/.ready
 
 demo: setup  ## publish a sample, run the real flow, show the positions
@@ -68,8 +73,8 @@ soak: setup  ## the long chaos run
 notebooks: setup  ## open the notebooks in JupyterLab: on DATA_DIR (data), else on a sample
 	@$(VENV_PYTHON) -c 'import jupyterlab' 2>/dev/null || { echo "Installing JupyterLab"; \
 	    sed -n 's/ *\\$$//; /^[A-Za-z0-9]/p' requirements.lock > .venv/pins.txt; \
-	    $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check \
-	        --constraint .venv/pins.txt 'jupyterlab>=4,<5'; }
+	    $(DOTS); $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check \
+	        --constraint .venv/pins.txt 'jupyterlab>=4,<5'; $(NO_MORE_DOTS); }
 	@data="$${DATA_DIR:-data}"; if [ ! -d "$$data/positions" ]; then \
 	    echo "No rows in $$data: showing the sample in data-sample"; data=data-sample; \
 	    [ -d $$data ] || $(VENV_PYTHON) -m flows.demo --keep $$data || exit; \

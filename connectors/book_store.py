@@ -24,6 +24,7 @@ from threading import local
 from time import perf_counter
 from typing import Any
 
+from connectors.disk import made_whole
 from connectors.kept import DamagedError, check_pages, dumps, loads, read_only, seal, unseal
 from state.book import Book
 from state.messages import Message, message_from_state, message_to_state
@@ -123,15 +124,13 @@ class BookStore:
     def __init__(self, directory: Path, process: int = 0, worker: int = 0) -> None:
         self._directory = directory
         name = f"books-{process}.{worker}.db" if worker else f"books-{process}.db"
+        if not (directory / name).exists():
+            _make(directory, name)
         # One thread at a time: a commit waits for the checkpoint.
         self._db = sqlite3.connect(directory / name, isolation_level=None, check_same_thread=False)
-        # What is written is large: whole books, and all that a read brought of a key.
-        self._db.execute("PRAGMA page_size = 32768")
-        self._db.execute("PRAGMA journal_mode = WAL")
         # An epoch is durable only if its books are.
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA wal_autocheckpoint = 0")
-        self._db.execute(_SCHEMA)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="books")
         self._checkpoint: Future[object] | None = None
         self._changed: dict[str, _Changed] = {}
@@ -219,6 +218,14 @@ class BookStore:
             self._db.execute(
                 "DELETE FROM books WHERE key = ? AND (ms, seq) < (?, ?)", (key, *whole)
             )
+
+
+def _make(directory: Path, name: str) -> None:
+    with made_whole(directory, name) as new, closing(sqlite3.connect(new / name)) as db, db:
+        # What is written is large: whole books, and all that a read brought of a key.
+        db.execute("PRAGMA page_size = 32768")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(_SCHEMA)
 
 
 def read_book(  # noqa: PLR0917 - what names a book, and the entries it is between

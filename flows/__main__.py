@@ -12,16 +12,21 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
+
+from flows.common.doors import enter, group
 
 _HERE = Path(__file__).parent
 _COMPLETE = "_LOTSTREAM_COMPLETE"
-"""Set by a shell that asks what may come next."""
+"""Set by a shell that asks what may come next; what was typed so far is in one of these."""
+_TYPED = ("_TYPER_COMPLETE_ARGS", "COMP_WORDS")
 
-app = typer.Typer(
+app = group(
     help="Exact FIFO positions from IBKR executions. NAME --help says more of each command.",
+    completes=True,
 )
 
 
@@ -58,11 +63,11 @@ def commands() -> Iterator[tuple[str, str]]:
 
 
 def _door(name: str) -> Callable[[typer.Context], None]:
-    def enter(context: typer.Context) -> None:
+    def enter_it(context: typer.Context) -> None:
         sys.argv[1:] = context.args
         runpy.run_module(f"flows.{name}", run_name="__main__", alter_sys=True)
 
-    return enter
+    return enter_it
 
 
 _AS_GIVEN = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -71,7 +76,19 @@ for _name, _line in commands():
     app.command(_name, help=_line, context_settings=_AS_GIVEN, add_help_option=False)(_door(_name))
 
 
+def _complete() -> None:
+    """Tell a shell what may come next; of a command's options that command itself knows."""
+    typed = next((os.environ[name].split() for name in _TYPED if name in os.environ), [])
+    door: Any = get_command(app)
+    for name in set(typed[1:2]) & door.commands.keys():
+        if its_app := runpy.run_module(f"flows.{name}").get("app"):
+            door.commands[name] = get_command(its_app)
+    door.main(prog_name="lotstream", complete_var=_COMPLETE)
+
+
 if __name__ == "__main__":
-    # A shell completes a program's name, such as that of the file beside flows/.
-    completes = _COMPLETE in os.environ or any(word.endswith("-completion") for word in sys.argv)
-    app(prog_name="lotstream" if completes else "python -m flows")
+    # A shell completes a program's name, such as that of deploy/lotstream.
+    if _COMPLETE in os.environ or any(word.endswith("-completion") for word in sys.argv):
+        _complete()
+    else:
+        enter(app, "")

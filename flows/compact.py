@@ -21,7 +21,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from stat import S_IMODE
@@ -38,7 +38,9 @@ from connectors.disk import sync
 from connectors.file_lock import FileLock, LockedError
 from connectors.kept import checksum_of
 from connectors.parquet.files import is_whole, own_dir, publishing
+from flows.common.doors import a_day, app_of, enter, flows_directory
 from flows.common.logs import set_up_logging
+from flows.common.progress import Work
 from flows.common.settings import load_settings
 
 DATA_SETS = ("positions", "closed_lots", "valuations")
@@ -78,30 +80,35 @@ class Compacted(NamedTuple):
 
 def main(
     day: Annotated[
-        datetime | None,
-        typer.Option("--date", formats=["%Y-%m-%d"], help="This day only; may be today."),
+        date | None,
+        typer.Option("--date", parser=a_day, help="This day only; may be today."),
     ] = None,
 ) -> None:
     """Merge the Parquet parts of each day before today (UTC) into one file a data set."""
     settings = load_settings()
     set_up_logging(settings)
+    data_dir = flows_directory(settings.data_dir)
+    if day is not None and not any(_days(data_dir, day)):
+        raise SystemExit(f"lotstream: --date: expected a day that has rows, found none of {day}")
     done = None
     try:
-        for done in compact(settings.data_dir, None if day is None else day.date()):
-            print(done, flush=True)  # a day may take long
+        with Work("merging", "bytes", sum(map(_size, _to_merge(data_dir, day)))) as work:
+            for done in compact(data_dir, day, work.advance):
+                print(done, flush=True)  # a day may take long
     except (CompactError, LockedError, OSError) as error:
         raise SystemExit(f"lotstream: cannot compact: {error}") from None
     if done is None:
         print("nothing to compact")
 
 
-def compact(data_dir: Path, day: date | None = None) -> Iterator[Compacted]:
+def compact(
+    data_dir: Path, day: date | None = None, on_bytes: Callable[[int], None] = lambda _: None
+) -> Iterator[Compacted]:
     """Merge the parts of a day, or of all days before today (UTC).
 
+    on_bytes: called with the size of each part that was read.
     Raises CompactError, LockedError or OSError; what is done by then stays done.
     """
-    if not data_dir.is_dir():
-        raise CompactError(f"DATA_DIR: expected the flow's directory, found none at {data_dir}")
     lock = FileLock(own_dir(data_dir) / f"{_WORKSHOP}.lock")
     lock.acquire()
     workshop = own_dir(data_dir) / _WORKSHOP
@@ -113,7 +120,7 @@ def compact(data_dir: Path, day: date | None = None) -> Iterator[Compacted]:
                 making = workshop / f"{data_set}.{of}"
                 making.mkdir(parents=True)
                 merged = making / _new_name(parts)
-                rows = _merge(parts, merged)
+                rows = _merge(parts, merged, on_bytes)
                 merged.rename(merged.with_suffix(f".{checksum_of(merged)}.parquet"))
                 _put_in_place(data_dir, making, directory, parts)
                 yield Compacted(data_set, of, len(parts), rows)
@@ -132,6 +139,16 @@ def _days(data_dir: Path, day: date | None) -> Iterator[tuple[str, date, Path]]:
                 of = date.fromisoformat(match[1])
                 if of == day or (day is None and of < today):
                     yield data_set, of, directory
+
+
+def _to_merge(data_dir: Path, day: date | None) -> Iterator[Path]:
+    for _, _, directory in _days(data_dir, day):
+        parts = list(directory.glob("*.parquet"))
+        yield from parts if len(parts) > 1 else ()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _in_order(parts: Iterable[Path]) -> list[Path]:
@@ -158,14 +175,14 @@ def _new_name(parts: list[Path]) -> str:
 # --- merging ----------------------------------------------------------------------------
 
 
-def _merge(parts: list[Path], into: Path) -> int:
+def _merge(parts: list[Path], into: Path, on_bytes: Callable[[int], None]) -> int:
     """Write the rows of all parts to one file; return how many there are.
 
     Raises CompactError if what can be read back is not what the parts hold.
     """
     wanted, writer = _Sum(), None
     with into.open("wb") as file:
-        for rows in _tables(parts):
+        for rows in _tables(parts, on_bytes):
             wanted.add(rows)
             writer = writer or pq.ParquetWriter(file, rows.schema, compression="zstd")
             writer.write_table(_sorted(rows))
@@ -183,7 +200,7 @@ def _merge(parts: list[Path], into: Path) -> int:
     return wanted.rows
 
 
-def _tables(parts: list[Path]) -> Iterator[pa.Table]:
+def _tables(parts: list[Path], on_bytes: Callable[[int], None]) -> Iterator[pa.Table]:
     """Read the parts in turn, as many at once as make a row group."""
     held: list[pa.Table] = []
     schema = None
@@ -198,6 +215,7 @@ def _tables(parts: list[Path]) -> Iterator[pa.Table]:
         if rows.schema != schema:
             raise CompactError(f"{part}: expected the columns of {parts[0].name}, found others")
         held.append(rows)
+        on_bytes(_size(part))
         if sum(table.num_rows for table in held) >= ROWS_AT_ONCE:
             yield pa.concat_tables(held)
             held = []
@@ -270,5 +288,7 @@ def _exchange(one: Path, other: Path) -> None:
         raise OSError(code, os.strerror(code), str(other))
 
 
+app = app_of(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    enter(app, "compact")

@@ -73,7 +73,7 @@ def build_flow(
     applied = op.branch("book_check", results, _holds_rejected)  # type: ignore[assignment]
     refused = op.key_on("refused_by_stream", checked.trues, lambda rejected: rejected.stream)
     rejected = op.merge("rejected", refused, applied.trues)  # (stream, Rejected)
-    op.output("dead_letters", rejected, log_exceptions_of_parts(dead_letters))
+    op.output(names.LETTERS, rejected, log_exceptions_of_parts(dead_letters))
     op.output("hash", applied.falses, log_exceptions_of_parts(position_hash))
     told = (DataDirError, LockedError, OSError)
     op.output(names.PARQUET, applied.falses, log_exceptions_of_parts(parquet, *told))

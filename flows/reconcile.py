@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from threading import Event
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -31,11 +31,13 @@ from connectors.ibkr.messages import Held, decimal_text
 from connectors.ibkr.session import TwsError
 from connectors.redis.exact_json import from_json
 from connectors.redis.instruments import InstrumentHash
-from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
+from connectors.redis.link import RedisLink
 from connectors.redis.overview import lags
+from connectors.redis.partitions import agree
 from connectors.redis.publisher import Publisher
 from flows.broker.healing import Adopter, Booked, likely
 from flows.broker.tws import tws_of
+from flows.common.doors import app_of, enter, wrong_words
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings
 from state.breaks import Difference, Side, differences
@@ -261,18 +263,14 @@ def reconcile(
 ) -> None:
     """Compare our positions with IBKR's. Exit code 1: a break; 2: one side cannot be asked."""
     prices = dict(map(_priced, price or ()))
+    if prices and not adopting:
+        raise wrong_words("--price", "--adopt with it, as it is an opening's")
+    settings = load_settings()
+    set_up_logging(settings)
     try:
-        settings = load_settings()
-        set_up_logging(settings)
         pairs, adopted, notes = _compare_both(settings, prices if adopting else None)
     except TwsError as error:
-        _give_up(f"lotstream: no answer from TWS: {error}")
-    except StoppedError as error:
-        _give_up(f"lotstream: no answer from Redis: {error.__cause__}")
-    except RedisRefusedError as error:
-        _give_up(f"lotstream: {error}")
-    except SystemExit as error:  # a wrong setting; its own code would read as a break
-        _give_up(str(error.code))
+        raise SystemExit(f"lotstream: no answer from TWS: {error}") from None
     (show_json if as_json else show_table)(pairs, adopted)
     for pair in pairs:
         if pair.difference is not None and pair.key not in adopted:
@@ -292,6 +290,7 @@ def _compare_both(
     impatient = Event()
     impatient.set()  # an outage is not waited for
     link = RedisLink(settings.redis_url.get_secret_value(), impatient)
+    agree(link, settings.streams, record=False)
     account = ask_tws(settings, link)
     if prices is None:
         return compare(read_books(link, settings.positions_hash), account.positions), set(), []
@@ -299,8 +298,26 @@ def _compare_both(
     pairs = compare(read_books(link, settings.positions_hash), account.positions)
     if _figures(ask_tws(settings, link)) != _figures(account):
         return pairs, set(), ["nothing adopted, as something happened meanwhile: try again"]
+    _check_prices(prices, [pair.key for pair in pairs if pair.is_break])
     adopter = Adopter(link, Publisher(link, settings.streams), prices, waiting=waiting)
     return pairs, *adopt(pairs, account, adopter)
+
+
+def _check_prices(prices: Mapping[str, str], breaks: Sequence[str]) -> None:
+    """Give up if a price is for no break, or could be for several."""
+    there = ", ".join(breaks) or "none"
+    for key in sorted(prices):
+        if key in breaks:
+            continue
+        if key:
+            raise SystemExit(
+                f"lotstream: --price: expected a position that differs ({there}), found {key}"
+            )
+        if len(breaks) > 1:
+            raise SystemExit(
+                f"lotstream: --price: expected KEY=PRICE, as several positions differ ({there}); "
+                f"found a price alone"
+            )
 
 
 def _figures(account: Account) -> tuple[list[Held], dict[str, list[str]]]:
@@ -322,14 +339,11 @@ def _priced(text: str) -> tuple[str, str]:
     """Take `KEY=PRICE` apart; a key may hold an equals sign, a price does not."""
     key, _, price = text.rpartition("=")
     if re.fullmatch(r"\d+(\.\d{1,10})?", price) is None:
-        raise typer.BadParameter(f"expected [KEY=]PRICE, found {text!r}", param_hint="--price")
+        raise wrong_words("--price", "[KEY=]PRICE", text)
     return key, price
 
 
-def _give_up(reason: str) -> NoReturn:
-    print(reason, file=sys.stderr)
-    raise typer.Exit(2) from None
-
+app = app_of(reconcile)
 
 if __name__ == "__main__":
-    typer.run(reconcile)
+    enter(app, "reconcile", failure=2)

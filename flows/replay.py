@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import groupby, islice
 from threading import Event
 from typing import Annotated, NoReturn
 
@@ -19,8 +19,10 @@ import typer
 
 from connectors.codec import decode
 from connectors.redis.letter_box import Letter, LetterBox
-from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
+from connectors.redis.link import RedisLink
+from connectors.redis.partitions import agree
 from connectors.redis.publisher import Publisher
+from flows.common.doors import enter, group, wrong_words
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings, partition_names
 from state.keys import parse_exec_id
@@ -32,7 +34,7 @@ SHOWN = 10
 TRACE_FIELD = "replayed_from"
 """Names, in an entry that was put back, the dead letter."""
 
-app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=False)
+app = group(help=__doc__, no_args_is_help=False)
 
 _ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
 
@@ -54,13 +56,13 @@ def main(context: typer.Context) -> None:
 @app.command("list")
 def list_letters(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(help="Most letters shown of one reason.")] = SHOWN,
+    limit: Annotated[int, typer.Option(min=1, help="Most letters shown of one reason.")] = SHOWN,
 ) -> None:
     """List the dead letters by the field that their reason is about."""
     letters = sorted(desk(context).box.letters(), key=lambda letter: letter.field)
     print(f"{_count(len(letters))} in {', '.join(desk(context).boxes)}")
-    for field, group in groupby(letters, key=lambda letter: letter.field):
-        of_field = list(group)
+    for field, found in groupby(letters, key=lambda letter: letter.field):
+        of_field = list(found)
         print(f"\n{shown(field)}: {len(of_field)}")
         for letter in of_field[-limit:]:
             name = letter.id if len(desk(context).boxes) == 1 else _full_id(letter)
@@ -136,10 +138,13 @@ def drop(
 @app.command()
 def handled(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(help="How many, the latest first.")] = SHOWN,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the latest first.")] = SHOWN,
 ) -> None:
     """List what was done with dead letters."""
-    for _, trace in zip(range(limit), desk(context).box.traces(), strict=False):
+    traces = list(islice(desk(context).box.traces(), limit))
+    if not traces:
+        print("no dead letter was put back or dropped so far")
+    for trace in traces:
         to = f" on {trace.new_stream} as {trace.new_id}" if trace.new_id else ""
         about = shown(" ".join(filter(None, (trace.changes, trace.why))))
         print(
@@ -161,6 +166,7 @@ class Desk:
         impatient = Event()
         impatient.set()  # an outage is not waited for
         link = RedisLink(settings.redis_url.get_secret_value(), impatient)
+        agree(link, settings.streams, record=False)
         self.box = LetterBox(link, self.boxes)
         self._publisher = Publisher(link, settings.streams)
         self._reports_of: dict[str, dict[_About, list[list[bytes]]]] = {}
@@ -174,13 +180,16 @@ class Desk:
         Raises typer.Exit if one is not there.
         """
         if bool(letter_ids) == bool(reason):
-            _stop("name either dead letters' ids or a --reason")
+            expected = "dead letters' ids or a --reason, not both"
+            raise wrong_words("LETTER_IDS", expected, reason or None)
         if reason:
             yield from self._of_reason(reason)
         for text in letter_ids:
             stream, _, letter_id = text.rpartition("/")
             if not _ID.fullmatch(letter_id):
-                _stop(f"expected an id such as 1700000000000-0, found {text!r}")
+                raise wrong_words("LETTER_IDS", "an id such as 1700000000000-0", text)
+            if stream and stream not in self.boxes:
+                raise wrong_words("LETTER_IDS", f"one of {', '.join(self.boxes)}", stream)
             found = self.box.find(letter_id, stream)
             if len(found) > 1:
                 _stop(
@@ -337,7 +346,7 @@ def user() -> str:
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise typer.BadParameter(f"expected FIELD=VALUE, found {text!r}", param_hint="--set")
+        raise wrong_words("--set", "FIELD=VALUE", text)
     return name, value
 
 
@@ -368,14 +377,8 @@ def _count(letters: int) -> str:
 
 
 def _stop(text: str) -> NoReturn:
-    typer.echo(text, err=True)
-    raise typer.Exit(1)
+    raise SystemExit(f"lotstream: {text}")
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except RedisRefusedError as error:
-        raise SystemExit(f"lotstream: {error}") from None
-    except StoppedError as error:
-        raise SystemExit(f"lotstream: Redis is away: {error.__cause__}") from None
+    enter(app, "replay")

@@ -34,7 +34,9 @@ from connectors.redis.letters import keys_beside
 from connectors.redis.link import RedisLink, can_pass, explain, send
 from connectors.redis.names import GROUP, count_key, once_keys, trace_stream
 from connectors.redis.partitions import recorded
+from flows.common.doors import app_of, enter
 from flows.common.logs import set_up_logging
+from flows.common.progress import Work
 from flows.common.settings import Settings, load_settings, partition_names
 from flows.job import recovery
 from flows.job.names import PARQUET_ID, POSITION_ID, SOURCE_ID
@@ -187,15 +189,17 @@ class _Parent:
         self._progress, self._rows = progress, rows
         info = dict(client.xinfo_stream(stream)) if client.exists(stream) else {}
         self._counts = "entries-added" in info  # since Redis 7
+        self.entries = int(info.get("length", 0))
         self._gone = info.get("entries-added", 0) - info.get("length", 0) if self._counts else 0
         self._deleted = _text(info.get("max-deleted-entry-id", FIRST_ID))
         lacks_first = rows.first != FIRST_ID and not _holds(client, stream, rows.first)
         self.is_trimmed = self._gone > 0 or lacks_first
 
-    def split(self, parts: Sequence[_Part], parents: int) -> None:
+    def split(self, parts: Sequence[_Part], parents: int, work: Work) -> None:
         """Copy its entries to beside the streams that they are for, ids and all.
 
-        parts: all the streams that are to be. parents: how many there are so far.
+        parts: all the streams that are to be. parents: how many there are so far. work: counts
+        the entries.
         Raises RescaleError if it lacks the entry that the flow has read last.
         """
         own = parts[self._number :: parents]
@@ -209,6 +213,7 @@ class _Parent:
                         send(pipe, "XADD", _beside(part.stream), entry_id, *fields)
                         self._count(part, entry_id.decode())
                 pipe.execute()
+            work.advance(len(page))
         for part in own:
             self._finish(part)
 
@@ -392,6 +397,11 @@ class _Rescaling:
         state = read_state(directories, self._old.streams)
         self._refuse_other_data(state)
         if self._has == len(self._new.streams):
+            if not directories:
+                raise RescaleError(
+                    f"--from: expected the recovery directories whose partitions are to move, as "
+                    f"there are {self._has} already; found none"
+                )
             parts = [_Part(stream, state.progress[stream]) for stream in self._new.streams]
             write_state(state, parts, self._layout)
             return
@@ -429,20 +439,27 @@ class _Rescaling:
 
     def _split(self, state: _State) -> list[_Part]:
         parts = [_Part(stream) for stream in self._new.streams]
-        for number, stream in enumerate(self._old.streams):
-            progress = state.progress.get(stream, _UNREAD)
-            self._files[stream].recover()  # also the half of a commit that a crash left
-            rows = _Rows(*self._files[stream].written())
-            parent = _Parent(self._client, stream, number, progress, rows)
-            if parent.is_trimmed and not state.directories:
-                raise RescaleError(
-                    f"--from: expected the recovery directories, since the beginning of stream "
-                    f"{stream!r} was trimmed and cannot tell positions; found none"
-                )
-            parent.split(parts, self._has)
+        parents = [self._parent(number, state) for number in range(self._has)]
+        entries = sum(parent.entries for parent in parents)
+        with Work("copying", "entries", entries) as work:
+            for parent in parents:
+                parent.split(parts, self._has, work)
         for part in parts:
             print(f"{part.stream}: {part.entries} entries, {part.progress.entries_read} read")
         return parts
+
+    def _parent(self, number: int, state: _State) -> _Parent:
+        stream = self._old.streams[number]
+        self._files[stream].recover()  # also the half of a commit that a crash left
+        rows = _Rows(*self._files[stream].written())
+        progress = state.progress.get(stream, _UNREAD)
+        parent = _Parent(self._client, stream, number, progress, rows)
+        if parent.is_trimmed and not state.directories:
+            raise RescaleError(
+                f"--from: expected the recovery directories, since the beginning of stream "
+                f"{stream!r} was trimmed and cannot tell positions; found none"
+            )
+        return parent
 
     def _prepare_rows(self, part: _Part) -> None:
         """Say which entries of a stream have their rows, as far as that is true already."""
@@ -493,9 +510,11 @@ def rescale(
         raise SystemExit(f"lotstream: {error}") from None
     except redis.RedisError as error:
         why = f"Redis is away: {error}" if can_pass(error) else explain(error)
-        raise SystemExit(f"lotstream: {why}; run this again") from None
+        raise SystemExit(f"lotstream: {why.rstrip('.')}; run this again") from None
     print(f"Done. Now start producers and flows, all with STREAM_PARTITIONS={to}.")
 
 
+app = app_of(rescale)
+
 if __name__ == "__main__":
-    typer.run(rescale)
+    enter(app, "rescale")

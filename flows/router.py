@@ -14,8 +14,6 @@ from contextlib import suppress
 from itertools import islice
 from threading import Event
 
-import typer
-
 from connectors.ibkr.account import Accounts
 from connectors.ibkr.feed import ExecutionFeed
 from connectors.ibkr.messages import Letter, Message
@@ -28,6 +26,7 @@ from connectors.redis.publisher import BATCH, Once, Publisher
 from flows.broker.marks import Marks
 from flows.broker.side import AccountView, BrokerSide, Comparison, WaitingRegister
 from flows.broker.tws import tws_of
+from flows.common.doors import app_of, enter
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings, partition_names
 from flows.common.threads import in_daemon_thread
@@ -250,5 +249,7 @@ def main() -> None:
         raise SystemExit(f"lotstream: {first}") from None
 
 
+app = app_of(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    enter(app, "router")

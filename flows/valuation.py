@@ -1,6 +1,6 @@
 """The second flow: marks and positions become valuations.
 
-    python -m bytewax.run flows.valuation
+    python -m flows valuation
 
 Marks and changes come in one read, conflated by symbol; each symbol values its positions;
 what changed goes to the hash, and once a minute to Parquet. It needs no recovery
@@ -8,7 +8,11 @@ directory: it begins with the hashes. It never writes what the main job reads, a
 never slows it.
 """
 
+import logging
+from typing import Annotated, NoReturn
+
 import bytewax.operators as op
+import typer
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
@@ -19,13 +23,15 @@ from connectors.parquet.minutes import MinuteFiles
 from connectors.redis.link import RedisLink
 from connectors.redis.news import News, NewsSource
 from connectors.redis.valuations import ValuationHashSink, Valued
-from flows.common.doors import tell_how_to_run
+from flows.common.doors import app_of, become_flow, enter
 from flows.common.logs import log_exceptions_of_parts, set_up_logging
 from flows.common.settings import Settings, load_settings, partition_names
 from flows.job.launch import agree_on_partitions, launch
 from flows.valuing import totals
 from flows.valuing.minutes_sink import MinutesSink
 from flows.valuing.value_step import Calendar, ValueLogic, now_ms
+
+log = logging.getLogger("lotstream.valuation")
 
 
 def build_flow(
@@ -78,6 +84,10 @@ def flow() -> Dataflow:
         marks=settings.marks_stream,
     )
     totals.start(settings, source.rates)
+    log.info(
+        "started: %s valued by the stream %s; DATA_DIR %s",
+        settings.positions_hash, settings.marks_stream, settings.data_dir.absolute(),
+    )  # fmt: skip
     return build_flow(
         log_exceptions_of_parts(source),
         valuations=ValuationHashSink(link, settings.valuations_hash),
@@ -86,5 +96,17 @@ def flow() -> Dataflow:
     )
 
 
+def main(
+    workers: Annotated[
+        int, typer.Option("-w", "--workers-per-process", min=1, help="It runs with one only.")
+    ] = 1,
+) -> NoReturn:
+    """Value the positions by the marks, live. Ctrl-C ends it."""
+    # It keeps nothing between two runs but what it shows, so no recovery directory.
+    become_flow("flows.valuation", ["-s", "1", "-w", str(workers)])
+
+
+app = app_of(main)
+
 if __name__ == "__main__":
-    tell_how_to_run(__doc__)
+    enter(app, "valuation")

@@ -20,7 +20,6 @@ import polars as pl
 import redis
 import typer
 from rich.console import Console
-from rich.progress import track
 
 from connectors import book_store
 from connectors.book_store import BookStoreError
@@ -28,7 +27,9 @@ from connectors.kept import DamagedError
 from connectors.parquet.files import DataDirError, is_whole, manifests, read_manifest
 from connectors.parquet.tables import DATA_SETS
 from connectors.redis.hash_sink import to_json
+from flows.common.doors import app_of, enter, flows_directory
 from flows.common.logs import set_up_logging
+from flows.common.progress import Work
 from flows.common.settings import Settings, load_settings
 from flows.job import recovery
 from flows.job.names import POSITION_ID
@@ -68,24 +69,30 @@ class Kept(NamedTuple):
 def main(
     directory: Annotated[
         Path | None,
-        typer.Option("-r", "--recovery", metavar="DIR", help="The flow's recovery directory."),
+        typer.Option(
+            "-r",
+            "--recovery",
+            metavar="DIR",
+            help="The flow's recovery directory.",
+            show_default="DATA_DIR/recovery, if it is there",
+        ),
     ] = None,
 ) -> None:
     """Read all that is kept, and name what is damaged; exit 1 if anything is."""
     settings = load_settings()
     set_up_logging(settings)
+    if directory is None and recovery.is_initialised(settings.data_dir / "recovery"):
+        directory = settings.data_dir / "recovery"
     if directory is not None and not recovery.is_initialised(directory):
-        raise SystemExit(f"lotstream: -r: expected a recovery directory, found {directory}")
-    if not settings.data_dir.is_dir():
-        raise SystemExit(
-            f"lotstream: DATA_DIR: expected the flow's directory, found none at {settings.data_dir}"
-        )
+        raise SystemExit(f"lotstream: -r: expected a recovery directory, found none at {directory}")
+    flows_directory(settings.data_dir)
     found = verify(settings, directory)
     for damage in found:
         print(damage)
     if found:
         raise SystemExit(1)
-    print("All is as it was written.")
+    print("All is as it was written." if directory else "All of DATA_DIR is as it was written; "
+          "-r names the recovery directory, which was not looked at.")  # fmt: skip
 
 
 def verify(settings: Settings, directory: Path | None) -> list[Damage]:
@@ -124,19 +131,29 @@ def _files(data_dir: Path, directory: Path | None) -> Iterator[Damage]:
     for data_set in DATA_SETS:
         parts = sorted((data_dir / data_set).glob("date=*/*.parquet"))
         checks += [(path, _check_part) for path in parts]
-    for path, check in track(
-        checks, "files", console=Console(stderr=True), transient=True, disable=not checks
-    ):
-        try:
-            check(path)
-        except FileNotFoundError:
-            continue  # `flows.compact` has put another in its place
-        except (recovery.RecoveryError, BookStoreError, DataDirError, DamagedError) as error:
-            yield Damage(
-                str(path), str(error).removeprefix(f"{path} is ").removeprefix(f"{path}: ")
-            )
-        except OSError as error:
-            yield Damage(str(path), f"cannot be read: {error.strerror}")
+    sizes = [_size(path) for path, _ in checks]
+    with Work("reading", "bytes", sum(sizes)) as work:
+        for (path, check), size in zip(checks, sizes, strict=True):
+            yield from _check(path, check)
+            work.advance(size)
+
+
+def _check(path: Path, check: Callable[[Path], object]) -> Iterator[Damage]:
+    try:
+        check(path)
+    except FileNotFoundError:
+        return  # `flows.compact` has put another in its place
+    except (recovery.RecoveryError, BookStoreError, DataDirError, DamagedError) as error:
+        yield Damage(str(path), str(error).removeprefix(f"{path} is ").removeprefix(f"{path}: "))
+    except OSError as error:
+        yield Damage(str(path), f"cannot be read: {error.strerror}")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # gone, or its check says more
 
 
 def _check_part(path: Path) -> None:
@@ -156,26 +173,31 @@ def _positions(directory: Path) -> Iterator[Kept]:
 
 def _books(directory: Path, kept: list[Kept]) -> Iterator[Damage]:
     where, reached = str(directory), recovery.resumed_at(directory)
-    for one in kept:
-        try:
-            book, _ = book_store.read_book(
-                directory, one.key, one.symbol, one.account, one.last_id,
-                reached.get(one.stream, FIRST_ID),
-            )  # fmt: skip
-        except BookStoreError as error:
-            yield Damage(where, str(error))
-            continue
-        if one.position is not None and book.snapshot() != one.position:
-            yield Damage(
-                where,
-                f"expected the snapshot of {one.key!r} after {one.last_id} to be what its book "
-                f"comes to, {book.snapshot()}, found {one.position}",
-            )
+    with Work("booking again", "positions", len(kept)) as work:
+        for one in kept:
+            yield from _book(directory, one, reached.get(one.stream, FIRST_ID))
+            work.advance()
     newest = max(map(id_order, reached.values()), default=id_order(FIRST_ID))
     first = book_store.first_entries(directory)
     for key in sorted(first.keys() - {one.key for one in kept}):
         if first[key] <= newest:
             yield Damage(where, f"expected a snapshot of {key!r}, whose book is kept; found none")
+
+
+def _book(directory: Path, one: Kept, reached: str) -> Iterator[Damage]:
+    try:
+        book, _ = book_store.read_book(
+            directory, one.key, one.symbol, one.account, one.last_id, reached
+        )
+    except BookStoreError as error:
+        yield Damage(str(directory), str(error))
+        return
+    if one.position is not None and book.snapshot() != one.position:
+        yield Damage(
+            str(directory),
+            f"expected the snapshot of {one.key!r} after {one.last_id} to be what its book "
+            f"comes to, {book.snapshot()}, found {one.position}",
+        )
 
 
 _Shown = list[tuple[Kept, PositionSnapshot]]
@@ -296,5 +318,7 @@ def _stream_id(value: bytes) -> str | None:
     return shown_id
 
 
+app = app_of(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    enter(app, "verify")

@@ -1,7 +1,8 @@
 """Live positions, lag and dead letters in the terminal: `python -m flows.watch`.
 
-It only reads. Redis or the flow being away is said in words, above the last figures
-that were seen. For scripts: `--once` prints one page, `--json` exact figures.
+Where positions are valued, also what they are worth. It only reads. Redis or the flow
+being away is said in words, above the last figures that were seen. For scripts: `--once`
+prints one page, `--json` exact figures.
 """
 
 import os
@@ -35,6 +36,8 @@ from connectors.redis.overview import (
     StreamState,
     Total,
 )
+from connectors.redis.worth import Worth
+from flows.common.doors import app_of, enter, wrong_words
 from flows.common.overview import (
     Rate,
     age,
@@ -44,6 +47,7 @@ from flows.common.overview import (
     overview_reader,
 )
 from flows.common.settings import load_settings
+from state.valuation import STALE
 
 MOST_BREAKS = 6
 MOST_STREAMS = 6
@@ -181,15 +185,17 @@ def page(view: View, height: int | None = None, width: int = 80) -> RenderableTy
     parts += [_header(view, view.overview), *_streams(view.overview), *_breaks(view.overview)]
     if view.account:
         parts += _accounts(view.overview)
-    totals = _totals(view.overview.totals, width)
-    taken = len(parts) + len(view.overview.totals) + 3 + max(0, len(view.problem) - 1) // width
+    totals = view.overview.totals
+    lacking = list(_lacking(totals))
+    taken = len(parts) + len(totals) + len(lacking) + 3 + max(0, len(view.problem) - 1) // width
     rows = view.positions()
     room = view.room = len(rows) if height is None else max(1, height - taken)
     last = len(rows) - 1 - (len(rows) - 1) % room if rows else 0
     view.top = min(max(view.top, 0), last)
     on_page = rows[view.top : view.top + room]
-    parts.append(_positions(on_page, view.overview.at_ms, width))
-    parts += [totals, _footer(view, len(rows), width, keys=height is not None)]
+    parts.append(_positions(on_page, view.overview, width))
+    parts += [_totals(totals, width, valued=bool(view.overview.worth)), *lacking]
+    parts += [_footer(view, len(rows), width, keys=height is not None)]
     return Group(*parts)
 
 
@@ -285,8 +291,8 @@ Column = tuple[str, int, list[Cell]]
 """A title, how much it is wanted (less is more), and a cell a row."""
 
 
-def _positions(rows: list[tuple[str, Position]], now_ms: int, width: int) -> Table:
-    held = [position for _, position in rows]
+def _positions(rows: list[tuple[str, Position]], overview: Overview, width: int) -> Table:
+    held, now_ms = [position for _, position in rows], overview.at_ms
     columns: list[Column] = [
         ("Qty", 0, [figure(each.qty, _QTY_WIDTH) for each in held]),
         ("Avg price", 3, [figure(each.avg_price, _PRICE_WIDTH, 4) for each in held]),
@@ -298,10 +304,40 @@ def _positions(rows: list[tuple[str, Position]], now_ms: int, width: int) -> Tab
         ("Cur", 2, [shown(each.currency[:4]) for each in held]),
         ("Changed", 5, [moment(each.changed_at, now_ms) for each in held]),
     ]
+    if overview.worth:
+        # What was wanted most before is wanted less than what the positions are worth.
+        less = {"Net P&L": 6, "Avg price": 7, "Realized P&L": 9, "Changed": 11}
+        columns = [(name, less.get(name, wanted), cells) for name, wanted, cells in columns]
+        valued = [(position, overview.worth[key]) for key, position in rows]
+        columns[4:4] = _worth(valued, now_ms)
     return _table("Position", [shown(key) for key, _ in rows], columns, width)
 
 
-def _totals(totals: list[Total], width: int) -> Table:
+def _worth(rows: list[tuple[Position, Worth]], now_ms: int) -> list[Column]:
+    """Return the columns of what positions are worth; what is not known is said in words."""
+    return [
+        ("Mark", 5, [figure(worth.mark_price, _PRICE_WIDTH, 4) for _, worth in rows]),
+        ("Mark age", 8, [_mark_age(worth, now_ms) for _, worth in rows]),
+        ("Unrealized", 1, [_unrealized(*row) for row in rows]),
+        ("Day", 3, [money_or_unknown(worth.day_pnl) for _, worth in rows]),
+        ("Total", 4, [money_or_unknown(worth.total_pnl) for _, worth in rows]),
+    ]
+
+
+def _mark_age(worth: Worth, now_ms: int) -> str:
+    at = worth.mark_timestamp
+    return "-" if at is None else age(max(0, now_ms - at) / 1000)
+
+
+def _unrealized(position: Position, worth: Worth) -> Text:
+    if worth.unrealized_pnl is None:
+        return Text(worth.state, style="yellow")
+    amount = money(worth.unrealized_pnl)
+    old = worth.state == STALE and bool(position.qty)
+    return Text.assemble(("stale ", "yellow"), amount) if old else amount
+
+
+def _totals(totals: list[Total], width: int, *, valued: bool) -> Table:
     names = [f"{each.currency}: {each.open:,} open, {each.flat:,} flat" for each in totals]
     columns: list[Column] = [
         ("Cost basis", 2, [figure(each.cost_basis, _MONEY_WIDTH, 2) for each in totals]),
@@ -309,7 +345,31 @@ def _totals(totals: list[Total], width: int) -> Table:
         ("Net P&L", 0, [money(each.net_realized_pnl) for each in totals]),
         ("Commission", 3, [figure(each.commission, _MONEY_WIDTH, 2) for each in totals]),
     ]
+    if valued:
+        columns = [(name, wanted + 3, cells) for name, wanted, cells in columns]
+        columns[:0] = [
+            ("Unrealized", 0, [money_or_unknown(each.unrealized_pnl) for each in totals]),
+            ("Day", 1, [money_or_unknown(each.day_pnl) for each in totals]),
+            ("Total", 2, [money_or_unknown(each.total_pnl) for each in totals]),
+        ]
     return _table("Total", [shown(name) for name in names], columns, width)
+
+
+def _lacking(totals: list[Total]) -> Iterator[RenderableType]:
+    """Say of which positions the totals know nothing."""
+    for total in totals:
+        words = [
+            f"{count:,} {what}"
+            for count, what in (
+                (total.unvalued, "without a mark left out"),
+                (total.day_unknown - total.unvalued, "more in no day's P&L"),
+                (total.stale, "at a stale mark"),
+            )
+            if count > 0
+        ]
+        if words:
+            text = f"{total.currency}: {', '.join(words)}"
+            yield Text(text, style="yellow", **_ONE_LINE)
 
 
 def _table(title: str, names: list[Text], columns: list[Column], width: int) -> Table:
@@ -365,6 +425,11 @@ def money(value: Decimal) -> Text:
     return Text(figure(value, _MONEY_WIDTH, 2), style=style)
 
 
+def money_or_unknown(value: Decimal | None) -> Text:
+    """Write an amount; say so if nobody knows it, rather than 0 or nothing."""
+    return Text("unknown", style="dim") if value is None else money(value)
+
+
 def figure(value: Decimal | None, width: int, places: int | None = None) -> str:
     """Write a figure with thousands apart; one that is too long with an exponent.
 
@@ -404,6 +469,7 @@ def as_json(view: View) -> str:
             "broker": overview.broker,
             "streams": [{**state._asdict(), "flow": state.flow} for state in overview.streams],
             "totals": overview.totals,
+            "worth": overview.worth,
             "positions": [position for _, position in view.positions()],
         }
     )
@@ -428,7 +494,7 @@ def watch(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 0.5,
 ) -> None:
     """Show live positions, lag and errors. Exit code 1 if Redis is away (with --once)."""
-    reader = overview_reader(load_settings())
+    reader = overview_reader(load_settings(), valued=True)
     view = View(sort, show, search=search, account=account)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with suppress(KeyboardInterrupt):
@@ -437,6 +503,8 @@ def watch(
             console = Console()
             print(as_json(view)) if json else console.print(page(view, width=console.width))
             raise typer.Exit(1 if view.problem else 0)
+        if not (json or sys.stdout.isatty()):
+            raise wrong_words("watch", "a terminal, or else --once or --json")
         if json:
             _stream_json(reader, view, every)
         else:
@@ -497,5 +565,7 @@ def _wait(seconds: float) -> str:
     return ""
 
 
+app = app_of(watch)
+
 if __name__ == "__main__":
-    typer.run(watch)
+    enter(app, "watch")

@@ -1,8 +1,9 @@
 """The questions that the notebooks ask of the Parquet history, as lazy polars queries.
 
-`read(data_dir)` gives the rows of both data sets; every other function takes these, or
-closed lots, and gives a lazy frame. Sums are over exact decimals and never mix
-currencies. A position has two clocks, and most questions have an answer on each:
+`read(data_dir)` gives the rows of two data sets, `read_valuations` those of the third;
+every other function takes these, or closed lots, and gives a lazy frame. Sums are over
+exact decimals and never mix currencies. A position has two clocks, and most questions
+have an answer on each:
 
 - arrival: when the stream brought a message (the first part of its entry id). What was
   known at a moment is what had arrived by then (`known_at`).
@@ -55,6 +56,14 @@ CLOSED_LOTS: _Types = {
     "close_exec_id": pl.String, "close_timestamp": TIME, "close_price": QUANTITY,
     "realized_pnl": MONEY, "stream_id": pl.String, "date": pl.Date,
 }  # fmt: skip
+VALUATIONS: _Types = {
+    "account": pl.String, "symbol": pl.String, "currency": pl.String,
+    "multiplier": QUANTITY, "qty": QUANTITY, "cost_basis": MONEY, "mark_price": QUANTITY,
+    "mark_timestamp": TIME, "market_value": MONEY, "unrealized_pnl": MONEY,
+    "realized_pnl": MONEY, "net_realized_pnl": MONEY, "total_pnl": MONEY, "day_pnl": MONEY,
+    "day": pl.String, "state": pl.String, "stream_id": pl.String, "time": TIME,
+    "date": pl.Date,
+}  # fmt: skip
 
 ARRIVAL_ORDER = ("arrival", "arrival_seq")
 """The two parts of an entry id: a time, and a number among entries of one millisecond."""
@@ -83,6 +92,11 @@ def read(data_dir: Path) -> History:
     return History(
         _scan(data_dir / "positions", POSITIONS), _scan(data_dir / "closed_lots", CLOSED_LOTS)
     )
+
+
+def read_valuations(data_dir: Path) -> pl.LazyFrame:
+    """Return the rows of `valuations`: for a minute the last valuation of what had changed."""
+    return _scan(data_dir / "valuations", VALUATIONS)
 
 
 def known_at(history: History, until: datetime | str) -> History:
@@ -396,6 +410,32 @@ def pnl_over_time(lots: pl.LazyFrame, by: str) -> pl.LazyFrame:
         .sort(by, "time")
         .with_columns(running)
         .with_columns(drawdown=pl.col("net_realized_pnl") - peak)
+    )
+
+
+def equity(valuations: pl.LazyFrame, moment: datetime | None = None) -> pl.LazyFrame:
+    """Return each currency's P&L after each minute that has rows, realized and unrealized apart.
+
+    moment: only what was valued by then, in minutes that had begun. Money: `total_pnl` is
+    `net_realized_pnl` and `unrealized_pnl` together. A position without a mark is in
+    no unrealized P&L, and with its realized one alone in the total; `unvalued` counts those.
+    """
+    rows = valuations if moment is None else valuations.filter(pl.col("time") <= moment)
+    figures = {
+        "realized_pnl": pl.col("realized_pnl"),
+        "net_realized_pnl": pl.col("net_realized_pnl"),
+        "unrealized_pnl": pl.col("unrealized_pnl").fill_null(0),
+        "unvalued": pl.col("unrealized_pnl").is_null().cast(pl.Int64),
+    }
+    # A position without a row in a minute is as it was: so sums go on by what has changed.
+    return (
+        rows.sort("time", *ARRIVAL_ORDER)
+        .with_columns(**{name: figure - _before(figure) for name, figure in figures.items()})
+        .group_by("currency", "time")
+        .agg(pl.col(*figures).sum())
+        .sort("currency", "time")
+        .with_columns(pl.col(*figures).cum_sum().over("currency"))
+        .with_columns(total_pnl=pl.col("net_realized_pnl") + pl.col("unrealized_pnl"))
     )
 
 

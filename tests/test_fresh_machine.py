@@ -1,5 +1,6 @@
 """A machine with Python only: what needs more is skipped there, and says what would run it."""
 
+import os
 import re
 import subprocess
 import sys
@@ -66,6 +67,39 @@ def test_all_tests_are_collected_without_a_tool(tmp_path: Path) -> None:
         command, cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+_PYTHON = """#!/bin/sh
+# Stands for a Python: it fits, makes a .venv of itself, and its pip waits until it sees a dot.
+case "$*" in
+    "--version") echo Python 3.12.0 ;;
+    "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-m pip"*)
+        for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30
+        do grep -q '^[.]' said && exit "$PIP_ENDS_WITH"; sleep 1; done
+        exit 99 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_a_setup_shows_that_it_works_and_ends_as_pip_does(tmp_path: Path, code: int) -> None:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    python = tmp_path / "python"
+    python.write_text(_PYTHON)
+    python.chmod(0o755)
+    with (tmp_path / "said").open("w") as said:
+        done = subprocess.run(
+            ["make", "setup", f"PYTHON={python}"], cwd=tmp_path, stdout=said, text=True,
+            env={"PATH": os.environ["PATH"], "PIP_ENDS_WITH": str(code)},
+            stderr=subprocess.PIPE, timeout=120, check=False,
+        )  # fmt: skip
+    lines = (tmp_path / "said").read_text().splitlines()
+    assert lines[0] == "Making .venv with Python 3.12.0 (about a minute)"
+    assert re.fullmatch(r"\.+", lines[2])
+    assert (done.returncode == 0, (tmp_path / ".venv/.ready").exists()) == (code == 0, code == 0)
+    assert done.stderr.count("\n") == (code != 0)  # make's own word
 
 
 def test_no_program_is_looked_for_that_no_package_is_named_for() -> None:

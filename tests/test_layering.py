@@ -38,7 +38,9 @@ MAY_IMPORT = {
     "flows.job": {"state", *_SYSTEMS, "flows.common", "flows.job"},
     "flows.bench": {"state", *_SYSTEMS, "flows.common", "flows.bench", "flows.demo.stage"},
     "flows.board": {"connectors.redis", "flows.common", "flows.board"},
-    "flows.demo": {"connectors.redis", "flows.common", "flows.demo"},
+    "flows.demo": {
+        "state", "connectors.parquet", "connectors.redis", "flows.common", "flows.demo",
+    },
     "flows.broker": {
         "state", "connectors.ibkr", "connectors.redis", "flows.common", "flows.broker",
     },

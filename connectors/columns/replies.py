@@ -264,6 +264,11 @@ class Reply(Sequence[RawEntry]):
     def _bytes(self, at: int) -> bytes:
         return self._reply[self._offsets[at] : self._offsets[at + 1]]
 
+    def variety(self, field: bytes) -> int:
+        """Count the different values of a field in each shape; return the most."""
+        found = (shape.values[field] for shape in self.shapes if field in shape.values)
+        return max((pc.count_distinct(texts.to_arrow()).as_py() for texts in found), default=0)
+
     @property
     def last_id(self) -> str:
         """The id of the last entry."""

@@ -369,14 +369,14 @@ def _shares(
     if whole and len(rows) == 1:
         return [Fraction(1)]
     shares: list[Fraction | None] = [
-        next((ratios[name] for name in _names(row) if name in ratios), None) for row in rows
+        next((ratios[name] for name in names_of(row) if name in ratios), None) for row in rows
     ]
     missing = [row for row, share in zip(rows, shares, strict=True) if share is None]
     if whole and len(missing) == 1:
         rest = 1 - sum((share for share in shares if share is not None), Fraction(0))
         return [rest if share is None else share for share in shares]
     if missing:
-        asked = " ".join(f"--ratio {_names(row)[0]}=SHARE" for row in missing)
+        asked = " ".join(f"--ratio {names_of(row)[0]}=SHARE" for row in missing)
         raise _InexpressibleError(
             f"expected to be told which share of the cost goes to {missing[0].contract.symbol} "
             f"(it stands in no row; the issuer's form 8937 says it): {asked}"
@@ -387,5 +387,6 @@ def _shares(
     return shares
 
 
-def _names(row: Action) -> list[str]:
+def names_of(row: Action) -> list[str]:
+    """Return what `--ratio` may call a row."""
     return [name for name in (row.transaction_id, row.contract.con_id, row.contract.symbol) if name]

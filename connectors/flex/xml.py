@@ -48,13 +48,20 @@ class _Handler(ContentHandler):
         super().__init__()
         self.rows: list[Row] = []
         self.root = ""
+        self.has_statement = False
         self._path: list[str] = []
         self._statement = Statement()
+
+    @property
+    def instead(self) -> str:
+        """What a file without a statement is."""
+        return f"<{self.root}> without one" if self.root else "an empty file"
 
     def startElement(self, name: str, attrs: Any) -> None:  # noqa: N802
         if not self._path:
             self.root = name
         elif name == STATEMENT:
+            self.has_statement = True
             self._statement = Statement(
                 *(
                     attrs.get(key, "")
@@ -90,9 +97,10 @@ def read_rows(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> I
                 yield from handler.rows
                 handler.rows.clear()
                 on_bytes(len(chunk))
-            if not handler.root:
-                raise FlexFileError(f"{path}: expected <{ROOT}>, found an empty file")
-            parser.close()
+            if file.tell():
+                parser.close()
+            if not handler.has_statement:
+                raise FlexFileError(f"{path}: expected a <{STATEMENT}>, found {handler.instead}")
     except DefusedXmlException as error:
         raise FlexFileError(f"{path}: expected no declared entities, found {error}") from None
     except SAXParseException as error:

@@ -98,6 +98,11 @@ def _tables_of_runs(runs: list[RunUpdates]) -> Iterator[Table]:
 
 def _on_one_line(runs: list[RunUpdates]) -> Iterator[list[RunUpdates]]:
     """Divide runs so that the units of those together, one behind the other, fit in 64 bits."""
+    _, traded, *_ = _unpack((run.update.run.numbers for run in runs), EXECUTION_WIDTH)
+    held = sum([abs(run.update.before.qty) for run in runs])
+    if np.abs(traded).sum(dtype=np.float64) + held + len(runs) < _LONGEST_LINE / 2:
+        yield runs  # all but always
+        return
     some: list[RunUpdates] = []
     length = 0
     for run in runs:

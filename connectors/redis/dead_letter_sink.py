@@ -4,28 +4,39 @@ A dead letter is written under its source entry's own id, and none that is not a
 newest one, so that none is written twice, however often the flow replays (see
 `letters`). For that they must come in order: they are held until the epoch closes,
 when all of it is here, and written by id. A letter that a person has removed is not
-written again either. After an outage the last ones are written once more, since a
-server that crashed may have lost them, but not the entries that they are about.
+written again either. After an outage or a restart the last ones are written once more, since
+a server that crashed may have lost them, but not the entries that they are about. So the
+recovery snapshot has those of the last seconds.
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any
 
 import redis
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors import metrics
+from connectors.kept import seal_values, unseal_values
 from connectors.redis.letters import add_of_flow
-from connectors.redis.link import RedisLink
-from state.records import Rejected, id_order
+from connectors.redis.link import RedisLink, StoppedError
+from state.records import Entry, Rejected, id_order
 
 log = logging.getLogger("lotstream.dead_letters")
 
 _AT_ONCE = 500
 
+_LOST_S = 10.0
+"""Longer than what a server may lose that syncs its file each second."""
 
-class DeadLetterSink(FixedPartitionedSink[Rejected, None]):
+ResumeState = tuple[Any, ...]
+"""Of the last letters id, fields and reason, under a checksum (`kept.seal_values`)."""
+
+
+class DeadLetterSink(FixedPartitionedSink[Rejected, ResumeState]):
     """Write each rejected entry once, with its own fields unchanged and the reason.
 
     streams: the dead letter stream of each source stream. Items are keyed by their
@@ -44,42 +55,63 @@ class DeadLetterSink(FixedPartitionedSink[Rejected, None]):
         """Return the place of a source stream in the sorted list of parts."""
         return self._parts.index(item_key)
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_DeadLetterPartition":
-        """Begin with none held."""
-        del step_id, resume_state
-        return _DeadLetterPartition(self._link, self._streams[for_part])
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: ResumeState | None
+    ) -> "_DeadLetterPartition":
+        """Begin with the last letters before, which may be lost."""
+        del step_id
+        kept = unseal_values(for_part, resume_state) if resume_state else ()
+        last = [Rejected(for_part, Entry(*entry), reason) for *entry, reason in kept]
+        return _DeadLetterPartition(self._link, for_part, self._streams[for_part], last)
 
 
-class _DeadLetterPartition(StatefulSinkPartition[Rejected, None]):
-    def __init__(self, link: RedisLink, stream: str) -> None:
-        self._link, self._stream = link, stream
+class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
+    def __init__(self, link: RedisLink, source: str, stream: str, last: list[Rejected]) -> None:
+        self._link, self._source, self._stream = link, source, stream
         self._held: list[Rejected] = []
-        self._recent: deque[Rejected] = deque(maxlen=_AT_ONCE)
-        self._retries = link.retries
+        self._recent: deque[tuple[float, Rejected]] = deque(maxlen=_AT_ONCE)
+        """With the time when each was written."""
+        self._note(last)
+        self._retries: int | None = None
+        """How many there had been when the last letters were written; None until then."""
         link.after_outage.append(lambda: self._write([]))
+        link.while_alive.append(self._write_after_start)
 
     def write_batch(self, values: list[Rejected]) -> None:
         self._held += values
 
-    def snapshot(self) -> None:
+    def snapshot(self) -> ResumeState:
         self._held.sort(key=lambda rejected: id_order(rejected.entry.id))
         for start in range(0, len(self._held), _AT_ONCE):
             self._write(self._held[start : start + _AT_ONCE])
         self._held = []
+        now = time.monotonic()
+        last = [(*one.entry, one.reason) for at, one in list(self._recent) if now - at < _LOST_S]
+        return seal_values(self._source, last)
+
+    def _write_after_start(self) -> None:
+        if self._retries is None:
+            with suppress(StoppedError):  # the next start writes them
+                self._write([])
 
     def _write(self, letters: list[Rejected]) -> None:
         added = self._link.call(lambda client: self._add(client, [*self._maybe_lost(), *letters]))
         self._retries = self._link.retries
-        self._recent.extend(letters)
+        self._note(letters)
         for rejected in added:
             metrics.DEAD_LETTERS.labels(metrics.field_of(rejected.reason)).inc()
             log.warning(
                 "dead letter %s of %s: %s", rejected.entry.id, rejected.stream, rejected.reason
             )
 
+    def _note(self, letters: list[Rejected]) -> None:
+        self._recent.extend((time.monotonic(), letter) for letter in letters)
+
     def _maybe_lost(self) -> Iterable[Rejected]:
-        """Return what a server that was away since may have come back without."""
-        return self._recent if self._link.retries > self._retries else ()
+        """Return what a server may have come back without that was away since, or before."""
+        if self._retries is None or self._link.retries > self._retries:
+            return [letter for _, letter in list(self._recent)]  # another thread may add
+        return ()
 
     def _add(self, client: redis.Redis, letters: list[Rejected]) -> list[Rejected]:
         """Add what is not there yet and return it."""

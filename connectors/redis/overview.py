@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Context, Decimal
 from functools import reduce
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import redis
@@ -28,6 +29,8 @@ from connectors.redis.exact_json import from_json
 from connectors.redis.link import can_pass, explain, send
 from connectors.redis.names import CONSUMER, GROUP
 from connectors.redis.partitions import disagreement, recorded
+from connectors.redis.worth import Valuations, Worth
+from state.valuation import STALE
 
 SILENT_S = 5.0
 """A flow that was not heard of for longer is away; it makes itself heard every second."""
@@ -87,6 +90,18 @@ class Total(NamedTuple):
     realized_pnl: Decimal
     commission: Decimal
     net_realized_pnl: Decimal
+    unrealized_pnl: Decimal | None
+    """Of the open positions that are valued; None if none of them is."""
+    day_pnl: Decimal | None
+    """Of the positions of which it is known; None if it is of none."""
+    total_pnl: Decimal | None
+    """Likewise."""
+    unvalued: int
+    """Positions that the unrealized and the total P&L leave out, as nobody knows theirs."""
+    day_unknown: int
+    """Those that the day's P&L leaves out."""
+    stale: int
+    """Open positions whose mark is stale; they are counted in."""
 
 
 class StreamState(NamedTuple):
@@ -125,13 +140,16 @@ class Overview(NamedTuple):
     dead_letters: int
     """Those that still wait for a person."""
     broker: BrokerView = NO_BROKER
+    worth: Mapping[str, Worth] = MappingProxyType({})
+    """By key, of every position; empty if nobody values positions."""
 
     @property
     def totals(self) -> list[Total]:
         """The sums per currency, in order of its name."""
-        by_currency: dict[str, list[Position]] = {}
-        for position in self.positions.values():
-            by_currency.setdefault(position.currency, []).append(position)
+        by_currency: dict[str, list[_Held]] = {}
+        for key, position in self.positions.items():
+            held = (position, self.worth.get(key))
+            by_currency.setdefault(position.currency, []).append(held)
         return [_total(currency, by_currency[currency]) for currency in sorted(by_currency)]
 
     @property
@@ -146,6 +164,7 @@ class OverviewReader:
     url: as in REDIS_URL. streams: those whose progress is of interest. letters: the
     dead letter streams. positions_hash, broker_hash: the hashes' names. partitions: a
     stream and how many it is taken to have, which is compared with what Redis has.
+    valuations: what is known of those; None for a look that does without.
     """
 
     def __init__(
@@ -157,6 +176,7 @@ class OverviewReader:
         positions_hash: str,
         broker_hash: str = "broker",
         partitions: tuple[str, int] | None = None,
+        valuations: Valuations | None = None,
     ) -> None:
         self._client = redis.Redis.from_url(
             url,
@@ -169,6 +189,7 @@ class OverviewReader:
             self._client.set_response_callback(command, lambda reply, **_: reply)
         self._streams, self._letters, self._hash = streams, letters, positions_hash
         self._broker_hash, self._partitions = broker_hash, partitions
+        self._valuations = valuations
         self._raw: dict[bytes, bytes] = {}
         self._positions: dict[str, Position] = {}
 
@@ -180,7 +201,7 @@ class OverviewReader:
         """
         try:
             self._compare_partitions()
-            (seconds, micros), values, broker, lengths, infos = self._ask()
+            (seconds, micros), values, valued, broker, lengths, infos = self._ask()
             now_ms = seconds * 1000 + micros // 1000
             waiting = self._oldest_waiting(infos)
         except redis.RedisError as error:
@@ -191,7 +212,15 @@ class OverviewReader:
             for name, info, oldest in zip(self._streams, infos, waiting, strict=True)
         ]
         view = broker_view(broker[0], broker[1], broker[2], now_ms)
-        return Overview(now_ms, dict(self._positions), streams, sum(lengths), view)
+        worth = self._worth(valued, now_ms)
+        return Overview(now_ms, dict(self._positions), streams, sum(lengths), view, worth)
+
+    def _worth(self, values: dict[bytes, bytes], now_ms: int) -> Mapping[str, Worth]:
+        if self._valuations is None:
+            return {}
+        self._valuations.take(values)
+        changed = {key: (each.stream_id, each.changed_at) for key, each in self._positions.items()}
+        return self._valuations.worth(changed, now_ms)
 
     def _compare_partitions(self) -> None:
         """Compare once; a number that is not recorded yet, at the next look."""
@@ -206,7 +235,7 @@ class OverviewReader:
         """Close the connection."""
         self._client.close()
 
-    def _ask(self) -> tuple[Any, dict[bytes, bytes], list[Any], list[int], list["_Info"]]:
+    def _ask(self) -> tuple[Any, Any, Any, list[Any], list[int], list["_Info"]]:
         pipe = self._client.pipeline(transaction=False)
         pipe.time()
         pipe.hgetall(self._hash)
@@ -219,10 +248,16 @@ class OverviewReader:
             send(pipe, "XINFO STREAM", stream)
             pipe.xinfo_groups(stream)
             pipe.xinfo_consumers(stream, GROUP)
-        time, values, *rest = [_answer(answer) for answer in pipe.execute(raise_on_error=False)]
+        # After what it is of, or a valuation would look older than it is.
+        if self._valuations is not None:
+            pipe.hgetall(self._valuations.hash)
+        answers = [_answer(answer) for answer in pipe.execute(raise_on_error=False)]
+        valued = {} if self._valuations is None else answers.pop()
+        time, values, *rest = answers
         broker, rest = rest[:3], rest[3:]
-        lengths, infos = rest[: len(self._letters)], rest[len(self._letters) :]
-        return time, values, broker, lengths, list(map(_info, infos[::3], infos[1::3], infos[2::3]))
+        lengths, rest = rest[: len(self._letters)], rest[len(self._letters) :]
+        infos = list(map(_info, rest[::3], rest[1::3], rest[2::3]))
+        return time, values, valued, broker, lengths, infos
 
     def _oldest_waiting(self, infos: Sequence["_Info"]) -> list[str | None]:
         """Return each stream's first entry that is not committed, None where there is none."""
@@ -325,16 +360,38 @@ def _member(name: str, value: Any) -> Any:
     return int(value) if isinstance(value, Decimal) and name not in _DECIMALS else value
 
 
-def _total(currency: str, positions: list[Position]) -> Total:
-    open_ones = sum(1 for position in positions if position.qty)
+_Held = tuple[Position, Worth | None]
+
+
+def _total(currency: str, held: list[_Held]) -> Total:
+    positions = [position for position, _ in held]
+    valued = [(position, worth) for position, worth in held if worth is not None]
+    # A flat position is worth nothing, whoever looks: it makes no sum a known one.
+    open_ones = [worth for position, worth in valued if position.qty]
+    known = [worth.unrealized_pnl for worth in open_ones if worth.unrealized_pnl is not None]
+    days, totals = (
+        [getattr(worth, name) for _, worth in valued if getattr(worth, name) is not None]
+        for name in ("day_pnl", "total_pnl")
+    )
+    cost_basis, realized_pnl, commission, net_realized_pnl = (
+        _sum(getattr(position, name) for position in positions)
+        for name in ("cost_basis", "realized_pnl", "commission", "net_realized_pnl")
+    )
+    count = sum(1 for position in positions if position.qty)
     return Total(
-        currency,
-        open_ones,
-        len(positions) - open_ones,
-        *(
-            _sum(getattr(position, name) for position in positions)
-            for name in ("cost_basis", "realized_pnl", "commission", "net_realized_pnl")
-        ),
+        currency=currency,
+        open=count,
+        flat=len(positions) - count,
+        cost_basis=cost_basis,
+        realized_pnl=realized_pnl,
+        commission=commission,
+        net_realized_pnl=net_realized_pnl,
+        unrealized_pnl=_sum(known) if known or (valued and not open_ones) else None,
+        day_pnl=_sum(days) if days else None,
+        total_pnl=_sum(totals) if totals else None,
+        unvalued=len(valued) - len(totals),
+        day_unknown=len(valued) - len(days),
+        stale=sum(worth.state == STALE for worth in open_ones),
     )
 
 

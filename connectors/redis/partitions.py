@@ -7,6 +7,7 @@ and only `flows.rescale` changes it, in one step with the streams themselves.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import redis
 
@@ -18,15 +19,16 @@ class PartitionsError(RedisRefusedError):
     """The streams have another number of partitions than the caller takes them to have."""
 
 
-def agree(link: RedisLink, streams: Sequence[str]) -> None:
+def agree(link: RedisLink, streams: Sequence[str], *, record: bool = True) -> None:
     """Record how many partitions there are; if that is recorded already, compare.
 
-    streams: all partitions in order, as in `Settings.streams`.
+    streams: all partitions in order, as in `Settings.streams`. record: False for who only looks.
     Raises PartitionsError if the numbers differ.
     """
     stream = streams[0] if len(streams) == 1 else streams[0].removesuffix(":0")
-    has = link.call(lambda client: _record(client, stream, len(streams)))
-    if has != len(streams):
+    ask = partial(_record, partitions=len(streams)) if record else recorded
+    has = link.call(lambda client: ask(client, stream))
+    if has is not None and has != len(streams):
         raise PartitionsError(disagreement(stream, has, len(streams)))
 
 

@@ -35,9 +35,15 @@ from state.records import FIRST_ID, RawEntry, id_order
 
 log = logging.getLogger("lotstream.source")
 
-_MOST, _COLLECT_S = 100_000, 0.5
-"""Entries handed on at once while catching up, and the longest time to collect them. A key
-costs something for itself each time, so that with thousands of keys, more pay off."""
+_MOST, _COLLECT_S = 100_000, 1.0
+"""Entries handed on at once while catching up, and the longest time to collect them."""
+
+_MOST_OF_MANY, _MANY = 300_000, 1_000
+"""The same where there are so many symbols among the entries of one reply: each costs
+something for itself each time."""
+
+_LONG_AGO = datetime.fromtimestamp(0, UTC)
+"""After an empty read, Bytewax would wait a millisecond if it was not told that it is late."""
 
 TRIM_EVERY_S = 10.0
 ALIVE_EVERY_S = 1.0
@@ -153,7 +159,7 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
 
     def next_awake(self) -> datetime | None:
         """Ask to be called again at once: the read itself waits for entries."""
-        return None
+        return _LONG_AGO
 
     def snapshot(self) -> ResumeState:
         self._closing = time.monotonic()
@@ -250,16 +256,18 @@ class _StreamReader:
     def _read_bulk(self) -> list[Sequence[RawEntry]]:
         """Return the entries that were asked for, if any were, and those behind them."""
         replies: list[Reply] = []
-        until = time.monotonic() + _COLLECT_S
+        most, until = 1, time.monotonic() + _COLLECT_S
         while (
             self._asked_after is not None
-            and sum(map(len, replies)) < _MOST
+            and sum(map(len, replies)) < most
             and time.monotonic() < until
         ):
             entries = self._answer_of_bulk()
             self._took(entries, most=self._bulk_count)
             if not isinstance(entries, Reply):
                 return [*_together(replies), *([entries] if entries else [])]
+            if not replies:
+                most = _MOST if entries.variety(b"symbol") < _MANY else _MOST_OF_MANY
             replies.append(entries)
         return [*_together(replies)]
 
@@ -414,7 +422,8 @@ class _StreamReader:
     def to_go(self) -> int | None:
         """Count the entries that are not read yet, None if the server cannot tell."""
         added = self._link.call(self._info).get("entries-added")
-        return None if added is None else added - self.entries_read
+        # A server that lost some counts them no more.
+        return None if added is None else max(0, added - self.entries_read)
 
     def trim(self, oldest_kept: str) -> None:
         """Delete the entries before an id."""

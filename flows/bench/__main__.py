@@ -19,6 +19,7 @@ from flows.bench import book, catchup, flat, live, marks, parts
 from flows.bench.peers import has_nautilus
 from flows.bench.report import Figure, Report
 from flows.bench.sizes import FULL, QUICK, TINY, Sizes
+from flows.common.doors import app_of, enter
 from flows.common.process import ProcessError
 from flows.demo.stage import end_on_signals
 
@@ -128,5 +129,7 @@ def _measure(names: list[str], sizes: Sizes) -> list[Figure]:
     return figures
 
 
+app = app_of(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    enter(app, "bench")

@@ -18,7 +18,7 @@ from typing import Annotated, NamedTuple
 import redis
 import typer
 
-from flows.common.doors import extra
+from flows.common.doors import app_of, enter, extra
 from flows.common.process import MAIN_JOB, Program, until
 from flows.common.settings import partition_names
 from state.keys import partition_of
@@ -167,5 +167,7 @@ def bench(
         )
 
 
+app = app_of(bench)
+
 if __name__ == "__main__":
-    typer.run(bench)
+    enter(app, "bench.scaling")

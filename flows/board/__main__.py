@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.board.frames import Board
-from flows.common.doors import extra
+from flows.common.doors import app_of, enter, extra
 from flows.common.logs import set_up_logging
 from flows.common.overview import overview_reader
 from flows.common.settings import load_settings
@@ -27,8 +27,10 @@ def main(
     """Serve the live page on 127.0.0.1 until told to stop."""
     settings = load_settings()
     set_up_logging(settings)
-    serve(Board(overview_reader(settings), settings.data_dir), port)
+    serve(Board(overview_reader(settings, valued=True), settings.data_dir), port)
 
+
+app = app_of(main)
 
 if __name__ == "__main__":
-    typer.run(main)
+    enter(app, "board")

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from connectors.redis.overview import Overview, OverviewReader, Position, RedisAwayError
+from connectors.redis.worth import Worth
 from flows.board.past import Past, read_past
 from flows.common.overview import Rate, break_words, broker_words, flow_words
 
@@ -25,7 +26,7 @@ class Board:
     """What all open pages are told."""
 
     def __init__(self, reader: OverviewReader, data_dir: Path) -> None:
-        self._reader, self._data_dir = reader, data_dir
+        self._reader, self.data_dir = reader, data_dir
         self._past, self._rate = Past(), Rate()
         self._begun = False
         self._overview = Overview(0, {}, [], 0)
@@ -61,24 +62,26 @@ class Board:
     async def _begin(self, overview: Overview) -> None:
         self._begun = True
         try:
-            rows = await asyncio.to_thread(read_past, self._data_dir)
+            rows = await asyncio.to_thread(read_past, self.data_dir)
             self._past.begin(rows, overview.positions)
         except (OSError, pl.exceptions.PolarsError) as error:
             log.warning("the curves begin now, as the past cannot be read: %s", error)
         self._changes(overview)
 
     def _changes(self, overview: Overview) -> dict[str, Any]:
-        before, self._overview = self._overview.positions, overview
-        now = overview.positions
+        last, self._overview = self._overview, overview
+        before, now = last.positions, overview.positions
         changed = [key for key in now if before.get(key) is not now[key]]
         gone = [key for key in before if key not in now]
-        if not changed and not gone:
+        worth = {key: it for key, it in overview.worth.items() if last.worth.get(key) != it}
+        if not (changed or gone or worth) and bool(last.worth) == bool(overview.worth):
             return {}
         for key in gone:
             self._past.sparks.pop(key, None)
-        points = self._past.note(overview, changed)
+        points = self._past.note(overview, changed) if changed or gone else {}
         return {
             "rows": [_row(key, now[key]) for key in changed],
+            "worth": [_worth(*item) for item in worth.items()],
             "gone": gone,
             "totals": _totals(overview),
             "points": list(points.items()),
@@ -89,6 +92,7 @@ class Board:
         return {
             "all": True,
             "rows": [_row(key, position) for key, position in positions.items()],
+            "worth": [_worth(*item) for item in self._overview.worth.items()],
             "sparks": {key: list(self._past.sparks[key]) for key in positions},
             "totals": _totals(self._overview),
             "curves": self._past.curves,
@@ -102,6 +106,7 @@ class Board:
             "at": overview.at_ms,
             "problem": self._problem,
             "rate": self._rate.per_second,
+            "valued": bool(overview.worth),
             "dead_letters": overview.dead_letters if seen else None,
             "broker": broker_words(overview.broker),
             "breaks": [break_words(*item) for item in overview.broker.breaks.items()],
@@ -160,6 +165,18 @@ def _row(key: str, position: Position) -> dict[str, Any]:
         "currency": position.currency,
         **{name: _text(getattr(position, name)) for name in figures},
         "changed_at": position.changed_at,
+        "stream_id": position.stream_id,
+    }
+
+
+def _worth(key: str, worth: Worth) -> dict[str, Any]:
+    """Return what the page knows of a position's worth; what nobody knows is null."""
+    figures = ("mark_price", "market_value", "unrealized_pnl", "day_pnl", "total_pnl")
+    return {
+        "key": key,
+        **{name: _text(getattr(worth, name)) for name in figures},
+        "mark_timestamp": worth.mark_timestamp,
+        "state": worth.state,
     }
 
 
@@ -178,12 +195,8 @@ _OF_AN_ORDER = ("side", "qty", "symbol", "order_type", "limit_price", "stop_pric
 def _totals(overview: Overview) -> list[dict[str, Any]]:
     return [
         {
-            "currency": total.currency,
-            "realized_pnl": _text(total.realized_pnl),
-            "net_realized_pnl": _text(total.net_realized_pnl),
-            "commission": _text(total.commission),
-            "open": total.open,
-            "flat": total.flat,
+            name: _text(figure) if isinstance(figure, Decimal) else figure
+            for name, figure in total._asdict().items()
         }
         for total in overview.totals
     ]

@@ -1,4 +1,4 @@
-"""The web server of the live page: three static files and a stream of events.
+"""The web server of the live page: static files, a stream of events, answers from the Parquet.
 
 It listens on the loopback interface only, reads only, and lets the page fetch nothing
 from elsewhere.
@@ -24,6 +24,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows.board.frames import Board
+from flows.board.told import Teller
 
 log = logging.getLogger("lotstream.board")
 
@@ -71,10 +72,11 @@ class _Headers:
 
 
 def build_app(board: Board, over: Callable[[], bool]) -> Starlette:
-    """Return the web application: the page and its events, nothing that writes.
+    """Return the web application: the page, its events and its questions; nothing that writes.
 
     over: tells that the program is to end.
     """
+    teller = Teller(board.data_dir)
 
     @asynccontextmanager
     async def looking(_app: Starlette) -> AsyncIterator[None]:
@@ -87,7 +89,12 @@ def build_app(board: Board, over: Callable[[], bool]) -> Starlette:
         return StreamingResponse(board.frames(), media_type="text/event-stream")
 
     return Starlette(
-        routes=[Route("/events", events), Mount("/", StaticFiles(directory=_PAGE, html=True))],
+        routes=[
+            Route("/events", events),
+            Route("/position", teller.position),
+            Route("/strategies", teller.strategies),
+            Mount("/", StaticFiles(directory=_PAGE, html=True)),
+        ],
         # Else a page from elsewhere could read this one under a name of its own.
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),

@@ -17,6 +17,7 @@ from threading import Lock
 from typing import Any, ParamSpec, TextIO, TypeVar
 
 from connectors.redis.link import RedisRefusedError
+from flows.common.overview import age
 from flows.common.settings import Settings
 from state.exact import to_text
 
@@ -178,11 +179,12 @@ class Progress:
         rate = self._entries / max(self._busy_s, 1e-3)
         to_go = self._to_go()
         log.info(
-            "Processed %s executions (errors: %s)%s%s",
+            "Processed %s executions (errors: %s)%s%s%s",
             f"{self._entries:,}",
             f"{self._errors:,}",
             f", {rate:,.0f}/s" if self._busy_s else "",
             "" if to_go is None else f", {_about(to_go)} to go",
+            f", about {age(to_go / rate)} left" if to_go and self._busy_s else "",
         )
         self._entries = self._errors = 0
         self._busy_s = 0.0

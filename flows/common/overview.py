@@ -7,6 +7,7 @@ from typing import Any
 
 from connectors.redis.broker_state import BrokerView
 from connectors.redis.overview import OverviewReader, StreamState
+from connectors.redis.worth import Valuations
 from flows.common.settings import Settings, partition_names
 
 RATE_OVER_S = 10.0
@@ -37,8 +38,10 @@ class Rate:
         return max(0, now - before) / (end - start)
 
 
-def overview_reader(settings: Settings) -> OverviewReader:
-    """Return what looks at the Redis that the settings name."""
+def overview_reader(settings: Settings, *, valued: bool = False) -> OverviewReader:
+    """Return what looks at the Redis that the settings name; valued: also at valuations."""
+    stale_ms = int(settings.mark_stale_s * 1000)
+    valuations = Valuations(settings.valuations_hash, stale_ms, settings.day_zone)
     return OverviewReader(
         settings.redis_url.get_secret_value(),
         streams=settings.own_streams,
@@ -46,6 +49,7 @@ def overview_reader(settings: Settings) -> OverviewReader:
         positions_hash=settings.positions_hash,
         broker_hash=settings.broker_hash,
         partitions=(settings.executions_stream, settings.stream_partitions),
+        valuations=valuations if valued else None,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Self
 
 ROOT = Path(__file__).parents[2]
 MAIN_JOB = (sys.executable, "-m", "bytewax.run", "flows.positions")
+SECOND_JOB = (sys.executable, "-m", "bytewax.run", "flows.valuation")
 
 _POLL_S = 0.01
 _LOG_LINES = 20

@@ -6,11 +6,13 @@ at its start with one line that names the variable.
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -46,7 +48,9 @@ class Settings(BaseSettings):
     dead_letter_stream: Annotated[str, Field(min_length=1)] = "executions:dead"
     data_dir: Path = Path("data")
     stream_retention_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    accept_gap: Annotated[str, Field(pattern=r"^\d+-\d+$")] | None = None
+    accept_gap: Annotated[str, Field(pattern=r"^\d+-\d+$")] | None = Field(
+        default=None, description="an entry's id such as 1795362272314-0"
+    )
     """The last read id that a gap error named: go on behind it deliberately."""
 
     ibkr_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
@@ -68,10 +72,14 @@ class Settings(BaseSettings):
     """A mark that is older is stale."""
     day_zone: str = "America/New_York"
     """Where the day begins that `day_pnl` is of."""
-    base_currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
+    base_currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = Field(
+        default=None, description="a currency such as EUR"
+    )
 
     flex_token: SecretStr | None = None
-    flex_query_id: Annotated[str, Field(pattern=r"^\d+$")] | None = None
+    flex_query_id: Annotated[str, Field(pattern=r"^\d+$")] | None = Field(
+        default=None, description="a number such as 123456"
+    )
 
     metrics_port: Port | None = None
     log_level: str = "INFO"
@@ -82,14 +90,24 @@ class Settings(BaseSettings):
     def _usable_address(cls, url: SecretStr) -> SecretStr:
         # redis-py judges it itself (this connects to nothing); its own words are kept
         # back, as they may quote a part of the password.
+        address = url.get_secret_value()
         try:
-            ConnectionPool.from_url(url.get_secret_value()).make_connection()
+            ConnectionPool.from_url(address).make_connection()
+            if not address.startswith("unix:"):
+                int(urlsplit(address).path.strip("/") or 0)  # it would take 0 instead
         except (TypeError, ValueError):
             raise ValueError(
                 "expected an address such as redis://user:password@host:6379/0, "
                 "rediss:// or unix://, special characters of a password in %XX form"
             ) from None
         return url
+
+    @field_validator("data_dir")
+    @classmethod
+    def _no_file(cls, directory: Path) -> Path:
+        if os.path.exists(directory) and not os.path.isdir(directory):  # noqa: PTH110, PTH112  # these do not raise
+            raise ValueError("expected a directory, which is made if there is none")
+        return directory
 
     @field_validator("own_partitions", mode="before")
     @classmethod
@@ -167,12 +185,19 @@ def load_settings(*, warn: bool = True) -> Settings:
     Raises SystemExit with one line that names the variable, what was expected
     and what was found (a secret's value is never shown).
     """
-    for found, meant in nearly_settings(os.environ) if warn else ():
-        print(f"lotstream: {found} is no setting; {meant} is one, was it meant?", file=sys.stderr)
+    if warn:
+        _warn_of_near_ones()
     try:
         return Settings()
     except ValidationError as error:
+        if not warn:  # whoever was to do it will not be reached
+            _warn_of_near_ones()
         raise SystemExit(f"lotstream: {_first_problem(error)}") from None
+
+
+def _warn_of_near_ones() -> None:
+    for found, meant in nearly_settings(os.environ):
+        print(f"lotstream: {found} is no setting; {meant} is one, was it meant?", file=sys.stderr)
 
 
 def nearly_settings(environment: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -190,9 +215,37 @@ def nearly_settings(environment: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_context=False)[0]
-    text = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:
-        return text
+        return problem["msg"].removeprefix("Value error, ")
     name = str(problem["loc"][0]).upper()
-    found = "" if name in _SECRET else f", found {os.environ.get(name)!r}"
-    return f"{name}: {text[0].lower()}{text[1:]}{found}"
+    if name in _SECRET:
+        return f"{name}: {_expected(error)}"
+    return f"{name}: {_expected(error)}, found {os.environ.get(name)!r}"
+
+
+def problem_text(error: ValidationError) -> str:
+    """Say of a value that a person has typed what was expected and what was found."""
+    [problem, *_] = error.errors(include_url=False, include_context=False)
+    return f"{_expected(error)}, found {problem['input']!r}"
+
+
+_IN_WORDS = {
+    "int_parsing": "a whole number", "int_from_float": "a whole number",
+    "float_parsing": "a number", "finite_number": "a number that is not infinite",
+    "greater_than_equal": "{ge} or more", "greater_than": "more than {gt}",
+    "less_than_equal": "{le} or less", "literal_error": "{expected}", "enum": "{expected}",
+}  # fmt: skip
+"""What is expected, by pydantic's names of what is wrong."""
+
+
+def _expected(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    if problem["type"] in _IN_WORDS:
+        return f"expected {_IN_WORDS[problem['type']].format(**problem.get('ctx', {}))}"
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    field = Settings.model_fields.get(name)
+    if field is not None and problem["type"] == "string_pattern_mismatch":
+        return f"expected {field.description}"
+    text = problem["msg"].removeprefix("Value error, ")
+    text = re.sub(r"^'.*' is not one of (.*?)\.?$", r"expected one of \1", text)
+    return f"{text[0].lower()}{text[1:]}"

@@ -18,7 +18,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from flows.common.doors import app_of, enter
 from flows.demo import flex
+from flows.demo.balance import Balance, balances, before_last_day, last_prices
+from flows.demo.days import value_days
 from flows.demo.market import LAST_DAY, TRADING_DAYS
 from flows.demo.sample import Sample, history
 from flows.demo.stage import Stage, end_on_signals, ignore_signals, set_stage
@@ -82,23 +85,41 @@ def _play(stage: Stage, keep: Path | None, days: int | None) -> bool:
 def show_sample(stage: Stage, days: int) -> bool:
     """Book a short sample and a broker's statements; tell if the broker's figures came out."""
     sample, statements = history(days, few=True), load_statements()
-    stage.publish([*sample.messages, UNUSABLE])
+    # The last day's come when all else is booked and valued, so that a stretch has two ends.
+    end = before_last_day(sample.messages)
+    earlier, later = sample.messages[:end], sample.messages[end:]
+    stage.publish([*earlier, UNUSABLE])
     stage.publish([message for statement in statements for message in statement.messages()])
     _say_published(stage, sample)
     fills = sum(len(statement.fills) for statement in statements)
     _say(f"  and {fills} executions of IBKR statements, and 1 message that cannot be used")
     imported = flex.take(stage)
     _say_imported(imported)
-    _say_booked(stage.run_flow())
+    found = _run_flows(stage, earlier, later)
     for letter in stage.dead_letters():
         _say(f"  set aside as a dead letter: {letter['error']}")
     _say_positions(stage)
     agrees = _say_comparisons(_compare(stage, statements))
     agrees = _say_audit(flex.audit(stage)) and imported["as_expected"] and agrees
+    agrees = _say_balances(found) and agrees
     _say_where(stage)
     _say("  (both removed as the demo ends; --keep DIR leaves a larger history in DIR)")
     _say(_GO_ON)
     return agrees
+
+
+def _run_flows(
+    stage: Stage, earlier: list[dict[str, str]], later: list[dict[str, str]]
+) -> list[Balance]:
+    """Book and value what was published, then the later messages; return what came of those."""
+    with stage.flows(valued=True) as flows:
+        _say_booked(flows.until_booked())
+        before = flows.value(last_prices(earlier))
+        stage.publish(later)
+        flows.until_booked()
+        after = flows.value(last_prices([*earlier, *later]))
+    _say_valued(after)
+    return balances(before, after, earlier, later)
 
 
 def leave_history(stage: Stage, days: int) -> bool:
@@ -108,9 +129,11 @@ def leave_history(stage: Stage, days: int) -> bool:
     _say_published(stage, sample)
     imported = flex.take(stage)
     _say_imported(imported)
-    _say_booked(stage.run_flow())
+    with stage.flows(valued=False) as flows:
+        _say_booked(flows.until_booked())
+    value_days(stage.settings.data_dir)
     _say_positions(stage)
-    _say_where(stage)
+    _say_where(stage, "valuations")
     return bool(imported["as_expected"])
 
 
@@ -130,6 +153,35 @@ def _say_published(stage: Stage, sample: Sample) -> None:
 
 def _say_booked(seconds: float) -> None:
     _say(f"Ran python -m bytewax.run flows.positions: caught up {seconds:.1f} s after its start")
+
+
+def _say_valued(valuations: dict[str, dict[str, Any]]) -> None:
+    unrealized: defaultdict[str, Decimal] = defaultdict(Decimal)
+    lacking = 0
+    for valuation in valuations.values():
+        if valuation["unrealized_pnl"] is None:
+            lacking += 1
+        else:
+            unrealized[valuation["currency"]] += valuation["unrealized_pnl"]
+    amounts = ", ".join(f"{_money(each)} {name}" for name, each in sorted(unrealized.items()))
+    _say(
+        f"Ran python -m bytewax.run flows.valuation beside it, on the sample's prices:\n"
+        f"  unrealized {amounts}; {lacking} positions without a mark left out"
+    )
+
+
+def _say_balances(found: list[Balance]) -> bool:
+    """Say whether all that was made is accounted for; return it."""
+    wrong = [each for each in found if not each.holds]
+    for each in wrong:
+        _say(f"  {each.key}: realized {each.realized} + unrealized {each.unrealized} is not "
+             f"market value {each.market_value} - paid in {each.paid}")  # fmt: skip
+    _say(
+        f"\nrealized + change of unrealized = change of market value - paid in, over the last day:"
+        f"\n{'NOT so' if wrong else 'exact'} for {len(wrong) or len(found)} of "
+        f"{len(found)} positions"
+    )
+    return not wrong
 
 
 def _say_positions(stage: Stage) -> None:
@@ -234,10 +286,10 @@ def _say_audit(told: dict[str, Any]) -> bool:
     return bool(told["as_expected"])
 
 
-def _say_where(stage: Stage) -> None:
+def _say_where(stage: Stage, *further: str) -> None:
     hash_name, data_dir = stage.settings.positions_hash, stage.settings.data_dir
     _say(f"\nHash     {hash_name}: {stage.client.hlen(hash_name)} positions")
-    for name in ("positions", "closed_lots"):
+    for name in ("positions", "closed_lots", *further):
         rows = _scan(stage, name).select(pl.len()).collect().item()
         _say(f"Parquet  {data_dir / name}: {rows:,} rows")
 
@@ -246,5 +298,7 @@ def _scan(stage: Stage, data_set: str) -> pl.LazyFrame:
     return pl.scan_parquet(stage.settings.data_dir / data_set)
 
 
+app = app_of(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    enter(app, "demo")

@@ -23,7 +23,7 @@ from connectors.redis.link import RedisLink
 from connectors.redis.names import GROUP
 from connectors.redis.publisher import Publisher
 from flows.common.doors import extra
-from flows.common.process import MAIN_JOB, ProcessError, Program
+from flows.common.process import MAIN_JOB, SECOND_JOB, ProcessError, Program
 from flows.common.settings import Settings, load_settings, partition_names
 
 PREFIX = "lotstream-demo:"
@@ -50,24 +50,27 @@ class Stage(NamedTuple):
         link = RedisLink(self.settings.redis_url.get_secret_value(), Event())
         Publisher(link, self.settings.streams).publish(*messages)
 
-    def run_flow(self) -> float:
-        """Run the real flow until it has booked all that was published.
+    @contextmanager
+    def flows(self, *, valued: bool) -> Iterator["Flows"]:
+        """Run the real flow, and beside it the one that values positions; end them well.
 
-        Returns the seconds from its start until then. Raises SystemExit with the end of
-        its log if it fails.
+        Raises SystemExit with the end of its log if one of them fails.
         """
         options = ("-r", str(self.work_dir / "recovery"), "-s", "1", "-b", "0")
-        flow = Program([*MAIN_JOB, *options], self.work_dir / "flow.log", self.environment)
-        start = time.monotonic()
+        programs = [Program([*MAIN_JOB, *options], self.work_dir / "flow.log", self.environment)]
+        if valued:
+            log = self.work_dir / "valuation.log"
+            programs.append(Program([*SECOND_JOB, "-b", "0"], log, self.environment))
         try:
-            with flow:
-                flow.until(self._is_all_booked, "all entries booked", CATCH_UP_DEADLINE_S)
-                seconds = time.monotonic() - start
-                if code := flow.stop(deadline_s=STOP_DEADLINE_S):
-                    raise flow.error(f"expected the flow to end with 0, found {code}")
+            with ExitStack() as running:
+                for program in programs:
+                    running.enter_context(program)
+                yield Flows(self, programs)
+                for program in programs:
+                    if code := program.stop(deadline_s=STOP_DEADLINE_S):
+                        raise program.error(f"expected the flow to end with 0, found {code}")
         except ProcessError as error:
             raise SystemExit(f"lotstream: the flow failed: {error}") from None
-        return seconds
 
     @property
     def environment(self) -> dict[str, str]:
@@ -79,6 +82,11 @@ class Stage(NamedTuple):
         values = self.client.hvals(self.settings.positions_hash)
         return [from_json(value) for value in values]
 
+    def valuations(self) -> dict[str, dict[str, Any]]:
+        """Return the valuations by key, figures exact."""
+        found: Any = self.client.hgetall(self.settings.valuations_hash)
+        return {key: from_json(value) for key, value in found.items()}
+
     def dead_letters(self) -> list[dict[str, str]]:
         """Return the entries that could not be used."""
         letters: list[dict[str, str]] = []
@@ -87,15 +95,49 @@ class Stage(NamedTuple):
             letters += [fields for _, fields in entries]
         return letters
 
+
+class Flows:
+    """The real flows at work on a stage."""
+
+    def __init__(self, stage: Stage, programs: Sequence[Program]) -> None:
+        self._stage, self._programs = stage, programs
+        self._start = time.monotonic()
+
+    def until_booked(self) -> float:
+        """Wait until all that was published is booked; return the seconds since the start."""
+        flow = self._programs[0]
+        flow.until(self._is_all_booked, "all entries booked", CATCH_UP_DEADLINE_S)
+        return time.monotonic() - self._start
+
+    def value(self, prices: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """Publish the prices of symbols as marks; return all valuations once they are by them."""
+        at = time.time_ns() // 1_000_000
+        for symbol, price in prices.items():
+            mark: dict[Any, Any] = {"symbol": symbol, "price": price, "timestamp": at}
+            self._stage.client.xadd(self._stage.settings.marks_stream, mark)
+        self._programs[1].until(
+            lambda: self._is_valued(prices, at), "all positions valued", CATCH_UP_DEADLINE_S
+        )
+        return self._stage.valuations()
+
+    def _is_valued(self, prices: Mapping[str, str], at: int) -> bool:
+        valuations = list(self._stage.valuations().values())
+        shown = {(v["account"], v["symbol"], v["stream_id"]) for v in valuations}
+        held = {(p["account"], p["symbol"], p["stream_id"]) for p in self._stage.positions()}
+        return held == shown and all(
+            v["symbol"] not in prices or v["mark_timestamp"] == at for v in valuations
+        )
+
     def _is_all_booked(self) -> bool:
-        return all(self._is_caught_up(stream) for stream in self.settings.streams)
+        return all(self._is_caught_up(stream) for stream in self._stage.settings.streams)
 
     def _is_caught_up(self, stream: str) -> bool:
         """Tell whether the flow's group stands at the newest entry: that one is committed."""
-        if not self.client.exists(stream):
+        client = self._stage.client
+        if not client.exists(stream):
             return True
-        newest = self.client.xinfo_stream(stream)["last-generated-id"]
-        groups = self.client.xinfo_groups(stream)
+        newest = client.xinfo_stream(stream)["last-generated-id"]
+        groups = client.xinfo_groups(stream)
         return (GROUP, newest) in [(group["name"], group["last-delivered-id"]) for group in groups]
 
 
@@ -154,6 +196,8 @@ def _own_names(given: Settings, data_dir: Path) -> Settings:
         "stream_partitions": given.stream_partitions,
         "positions_hash": PREFIX + defaults.positions_hash,
         "changes_stream": PREFIX + defaults.changes_stream,
+        "marks_stream": PREFIX + defaults.marks_stream,
+        "valuations_hash": PREFIX + defaults.valuations_hash,
         "instruments_hash": PREFIX + defaults.instruments_hash,
         "dead_letter_stream": PREFIX + defaults.dead_letter_stream,
         "data_dir": data_dir.absolute(),
@@ -175,6 +219,8 @@ def _environment(settings: Settings) -> dict[str, str]:
         "STREAM_PARTITIONS": str(settings.stream_partitions),
         "POSITIONS_HASH": settings.positions_hash,
         "CHANGES_STREAM": settings.changes_stream,
+        "MARKS_STREAM": settings.marks_stream,
+        "VALUATIONS_HASH": settings.valuations_hash,
         "INSTRUMENTS_HASH": settings.instruments_hash,
         "DEAD_LETTER_STREAM": settings.dead_letter_stream,
         "DATA_DIR": str(settings.data_dir),

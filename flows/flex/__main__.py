@@ -4,18 +4,15 @@
 broker's own figures against ours; `fetch` gets a statement from the Flex web service.
 """
 
-import typer
-
+from flows.common.doors import enter, group
 from flows.flex.audit import audit
 from flows.flex.fetch import fetch
 from flows.flex.importing import import_files
 
-app = typer.Typer(
-    help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False
-)
+app = group(help=__doc__, no_args_is_help=True)
 app.command("import")(import_files)
 app.command()(audit)
 app.command()(fetch)
 
 if __name__ == "__main__":
-    app()
+    enter(app, "flex", failure=2)

@@ -11,14 +11,13 @@ from rich.table import Table
 from connectors.flex.contents import Problem
 from connectors.flex.draft import Asked, Draft
 from connectors.flex.lots import exact_text
-from connectors.redis.link import RedisRefusedError, StoppedError
+from flows.common.doors import flows_directory
 from flows.flex.comparing import Books, Comparer, Comparison, Finding, shown_time
 from flows.flex.history import Cancels, History, remembered
 from flows.flex.importing import (
     MOST_SHOWN,
     Files,
     Zone,
-    give_up,
     impatient_link,
     instruments_of,
     prepare,
@@ -38,17 +37,13 @@ def audit(
 ) -> None:
     """Compare the broker's figures with ours. Exit code 1: a difference; 2: no answer."""
     settings, tz = prepare(zone)
+    flows_directory(settings.data_dir)
     contents = read_files(files, tz)
     link = impatient_link(settings)
-    try:
-        history = History(link, settings.streams, settings.data_dir, booked=True)
-        names = remembered(instruments_of(settings, link), history)
-        draft = Draft(contents, Asked(), cancelled=Cancels(settings, link).known())
-        found = Comparer(draft, Books(draft, history, names)).compare()
-    except StoppedError as error:
-        give_up(f"no answer from Redis: {error.__cause__}")
-    except RedisRefusedError as error:
-        give_up(str(error))
+    history = History(link, settings.streams, settings.data_dir, booked=True)
+    names = remembered(instruments_of(settings, link), history)
+    draft = Draft(contents, Asked(), cancelled=Cancels(settings, link).known())
+    found = Comparer(draft, Books(draft, history, names)).compare()
     (_show_json if as_json else _show)(found, draft.plan.problems, history.behind)
     if found.differences:
         raise typer.Exit(1)

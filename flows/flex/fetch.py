@@ -29,10 +29,7 @@ def fetch(
     answer: Annotated[float, typer.Option(min=0.1, help="Seconds an answer may take.")] = 60,
 ) -> None:
     """Get a statement (FLEX_TOKEN, FLEX_QUERY_ID), and print the file's name. Exit code 2: no."""
-    try:
-        settings = load_settings()
-    except SystemExit as error:
-        give_up(str(error.code).removeprefix("lotstream: "))
+    settings = load_settings()
     set_up_logging(settings)
     if settings.flex_token is None or settings.flex_query_id is None:
         missing = "FLEX_TOKEN" if settings.flex_token is None else "FLEX_QUERY_ID"
@@ -43,6 +40,8 @@ def fetch(
         give_up("--address: expected https, as the token goes with it")
     now = datetime.now(UTC)
     file = into or Path(f"flex-{settings.flex_query_id}-{now:%Y%m%dT%H%M%SZ}.xml")
+    if file.is_dir() or not file.parent.is_dir():  # known before the service is asked
+        give_up(f"expected a file in a directory that is there, found {file}")
     try:
         fetch_statement(
             settings.flex_token.get_secret_value(), settings.flex_query_id, file,

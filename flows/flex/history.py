@@ -23,6 +23,7 @@ from connectors.flex.records import Cancel
 from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink
 from connectors.redis.names import GROUP, cancelled_key
+from connectors.redis.partitions import agree
 from flows.common.settings import Settings
 from state.keys import parse_exec_id, partition_of, position_key
 
@@ -89,6 +90,7 @@ class History:
     def __init__(
         self, link: RedisLink, streams: list[str], data_dir: Path, *, booked: bool = False
     ) -> None:
+        agree(link, streams, record=False)
         self._link, self._streams, self._data_dir = link, streams, data_dir
         self._has_files = any((data_dir / "positions").glob("date=*/*.parquet"))
         # Asked before the files are listed: what is booked meanwhile is then known twice.

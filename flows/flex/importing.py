@@ -5,27 +5,28 @@ new in order of time. What cannot be said in messages is listed with its row.
 """
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from threading import Event
+from types import TracebackType
 from typing import Annotated, NoReturn, Self
 from zoneinfo import ZoneInfo
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from connectors.flex.actions import names_of
 from connectors.flex.contents import Contents, Problem
 from connectors.flex.draft import Asked, Draft, Plan, Planned
 from connectors.flex.plan import Planner
 from connectors.flex.xml import FlexFileError, read_rows
 from connectors.redis.instruments import InstrumentHash
-from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
+from connectors.redis.link import RedisLink
 from connectors.redis.publisher import BATCH, Once, Publisher
+from flows.common.doors import a_day, wrong_words
 from flows.common.logs import set_up_logging
+from flows.common.progress import Work
 from flows.common.settings import Settings, load_settings
 from flows.flex.history import Cancels, History, remember, remembered
 
@@ -43,8 +44,10 @@ def import_files(
     files: Files,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show all, publish nothing.")] = False,
-    since: Annotated[str, typer.Option(help="First day to take, as 2024-01-31.")] = "",
-    until: Annotated[str, typer.Option(help="Last day to take.")] = "",
+    since: Annotated[
+        date | None, typer.Option(parser=a_day, help="First day to take, as 2024-01-31.")
+    ] = None,
+    until: Annotated[date | None, typer.Option(parser=a_day, help="Last day to take.")] = None,
     openings: Annotated[
         bool, typer.Option("--openings", help="Take what was held before the first trade too.")
     ] = False,
@@ -60,22 +63,23 @@ def import_files(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
 ) -> None:
     """Publish what Flex files hold, each row once. Exit code 1: a row was left out."""
+    if since and until and since > until:
+        raise wrong_words("--until", f"{since} or later, as --since says", f"{until}")
     settings, tz = prepare(zone)
-    asked = Asked(_ratios(ratio or []), _day(since, tz), _day(until, tz, after=1))
+    asked = Asked(_ratios(ratio or []), _begin(since, tz), _begin(until, tz, after=1))
     contents = read_files(files, tz)
+    named = {name for row in contents.actions.values() for name in names_of(row)}
+    for name in sorted(asked.ratios.keys() - named):
+        give_up(f"--ratio: expected the transaction id, con_id or symbol of a corporate action in "
+                f"the files, found {name!r}; nothing was published")  # fmt: skip
     link = impatient_link(settings)
-    try:
-        with Outbox(settings, link) as outbox:
-            cancels = Cancels(settings, link)
-            draft = Draft(contents, asked, openings=openings, cancelled=cancels.known())
-            if not dry_run:
-                cancels.keep(draft.unmatched)
-            contents.trades.clear()  # the draft has what counts of them
-            plan = _take(settings, link, draft, None if dry_run else outbox)
-    except StoppedError as error:
-        give_up(f"no answer from Redis: {error.__cause__}")
-    except RedisRefusedError as error:
-        give_up(str(error))
+    with Outbox(settings, link) as outbox:
+        cancels = Cancels(settings, link)
+        draft = Draft(contents, asked, openings=openings, cancelled=cancels.known())
+        if not dry_run:
+            cancels.keep(draft.unmatched)
+        contents.trades.clear()  # the draft has what counts of them
+        plan = _take(settings, link, draft, None if dry_run else outbox)
     if contents.zoneless and not zone and "ibkr_timezone" not in settings.model_fields_set:
         plan.notes.insert(0, f"times that name no zone are taken as {settings.ibkr_timezone}; "
                           f"Flex itself writes America/New_York: see --timezone")  # fmt: skip
@@ -86,10 +90,7 @@ def import_files(
 
 def prepare(zone: str) -> tuple[Settings, ZoneInfo]:
     """Read the settings and the zone of times that name none."""
-    try:
-        settings = load_settings()
-    except SystemExit as error:  # its own code would read as a row that was left out
-        give_up(str(error.code).removeprefix("lotstream: "))
+    settings = load_settings()
     set_up_logging(settings)
     try:
         return settings, ZoneInfo(zone or settings.ibkr_timezone)
@@ -112,28 +113,18 @@ def instruments_of(settings: Settings, link: RedisLink) -> InstrumentHash:
 def read_files(files: Sequence[Path], zone: ZoneInfo) -> Contents:
     """Read files, showing how far that is; one that cannot be read ends the program with 2."""
     contents = Contents(zone)
-    with progress_bar() as progress:
-        task = progress.add_task("reading", total=sum(file.stat().st_size for file in files))
+    with Work("reading", "bytes", sum(file.stat().st_size for file in files)) as work:
         for file in files:
             try:
-                contents.add_file(read_rows(file, lambda size: progress.advance(task, size)))
+                contents.add_file(read_rows(file, work.advance))
             except FlexFileError as error:
                 give_up(f"{error}; nothing was published")
     return contents
 
 
 def give_up(reason: str) -> NoReturn:
-    """End the program with 2 and one line."""
-    print(f"lotstream: {reason}", file=sys.stderr)
-    raise typer.Exit(2) from None
-
-
-def progress_bar() -> Progress:
-    """Return a bar that shows on a terminal only."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    """End the program with one line; its door gives the exit code."""
+    raise SystemExit(f"lotstream: {reason}") from None
 
 
 class Outbox:
@@ -142,13 +133,12 @@ class Outbox:
     def __init__(self, settings: Settings, link: RedisLink) -> None:
         self._publisher = Publisher(link, settings.streams)
         self._waiting: list[Once] = []
-        self._progress = progress_bar()
-        self._task = self._progress.add_task("publishing", total=None, visible=False)
+        self._work = Work("publishing", "messages")
         self.published = 0
 
     def expect(self, messages: int) -> None:
         """Begin to show; messages: about how many will come."""
-        self._progress.update(self._task, total=messages, visible=True)
+        self._work.expect(messages)
 
     def put(self, message: Planned) -> None:
         """Publish a message with the next batch."""
@@ -158,19 +148,21 @@ class Outbox:
 
     def _flush(self) -> None:
         self.published += sum(self._publisher.publish_once(*self._waiting))
-        self._progress.advance(self._task, len(self._waiting))
+        self._work.advance(len(self._waiting))
         self._waiting.clear()
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._work:
             if kind is None and self._waiting:
                 self._flush()
-        finally:
-            self._progress.stop()
 
 
 def _take(settings: Settings, link: RedisLink, draft: Draft, outbox: Outbox | None) -> Plan:
@@ -201,14 +193,11 @@ def _ratios(texts: Iterable[str]) -> dict[str, Fraction]:
     return ratios
 
 
-def _day(text: str, zone: ZoneInfo, after: int = 0) -> int | None:
-    if not text:
+def _begin(day: date | None, zone: ZoneInfo, after: int = 0) -> int | None:
+    if day is None:
         return None
-    try:
-        day = date.fromisoformat(text) + timedelta(days=after)
-    except ValueError:
-        give_up(f"expected a day such as 2024-01-31, found {text!r}")
-    return int(datetime.combine(day, datetime.min.time(), zone).timestamp() * 1000)
+    begin = datetime.combine(day + timedelta(days=after), datetime.min.time(), zone)
+    return int(begin.timestamp() * 1000)
 
 
 # --- showing ---------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ the flow and `flows.rescale`, which moves the state, refuse any other.
 
 FLOW = "positions"
 
-SOURCE, POSITION, PARQUET = "executions", "position", "parquet"
+SOURCE, POSITION, PARQUET, LETTERS = "executions", "position", "parquet", "dead_letters"
 """The steps that keep state; all others keep none."""
 
-SOURCE_ID, POSITION_ID, PARQUET_ID = (f"{FLOW}.{step}" for step in (SOURCE, POSITION, PARQUET))
+SOURCE_ID, POSITION_ID, PARQUET_ID, LETTERS_ID = (
+    f"{FLOW}.{step}" for step in (SOURCE, POSITION, PARQUET, LETTERS)
+)
 """The same steps, as the recovery store names them."""
 
 POSITION_VERSION = 4

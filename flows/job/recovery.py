@@ -22,7 +22,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from typing import Any, NamedTuple
 from bytewax.recovery import init_db_dir
 
 from connectors.book_store import scrub_books
+from connectors.disk import made_whole, make_dir, sync
 from connectors.file_lock import FileLock, LockedError
 from connectors.kept import (
     DamagedError,
@@ -40,13 +40,16 @@ from connectors.kept import (
     seal_values,
     unseal_values,
 )
-from flows.job.names import PARQUET_ID, POSITION_ID, POSITION_VERSION, SOURCE_ID
+from flows.job.names import LETTERS_ID, PARQUET_ID, POSITION_ID, POSITION_VERSION, SOURCE_ID
 from state.records import FIRST_ID, id_order
 
 log = logging.getLogger("lotstream.recovery")
 
 _STARTING_S = 10.0
 """How long another process may take to prepare the same directory."""
+
+_CHECKED = (SOURCE_ID, POSITION_ID, PARQUET_ID, LETTERS_ID)
+"""The steps whose snapshots are under a checksum."""
 
 _RETRY_S = 0.2
 _LOOK_EVERY_S = 1.0
@@ -75,7 +78,7 @@ def prepare(
     lotstream.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_dir(directory)
         check(directory)  # before anything is written
         lock = FileLock(directory / "lock")
         if process is None:
@@ -101,7 +104,7 @@ def check_file(path: Path) -> None:
         with read_only(path) as db:
             check_pages(db)
             _check_others(db)
-        for _ in _snapshots(path):
+        for _ in _snapshots(path, _CHECKED):
             pass
     except sqlite3.OperationalError:
         raise
@@ -247,6 +250,7 @@ class _Members(NamedTuple):
     def write(self, directory: Path) -> None:
         temporary = directory / "members.tmp"
         temporary.write_text(json.dumps(self))
+        sync(temporary)
         temporary.rename(directory / "members.json")
 
 
@@ -277,10 +281,8 @@ def _init(directory: Path, parts: int) -> None:
     """Initialise the store if it is not; part 0, moved last, says that it is."""
     if is_initialised(directory):
         return
-    with TemporaryDirectory(dir=directory, prefix="init-") as new:
-        init_db_dir(Path(new), parts)  # type: ignore[no-untyped-call]
-        for path in sorted(Path(new).iterdir(), reverse=True):
-            path.rename(directory / path.name)
+    with made_whole(directory, "store") as new:
+        init_db_dir(new, parts)  # type: ignore[no-untyped-call]
 
 
 def _scrub(directory: Path) -> None:

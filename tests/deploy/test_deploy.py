@@ -1,11 +1,13 @@
 """The recipes for supervisors, checked by the tools that read them, and run where they can be."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ import pytest
 from redis import Redis
 
 from connectors.parquet.files import StreamFiles
-from tests.support.flow_process import ROOT, FlowProcess
+from flows.common.process import Program
+from tests.support.flow_process import DEADLINE_S, ROOT, FlowProcess
 from tests.support.needs import need
 from tests.support.scaling import Ledger
+from tests.support.servers import tied
+from tests.support.tws_double import TwsDouble
 
 DEPLOY = ROOT / "deploy"
 UNITS = sorted(DEPLOY.glob("*.service"))
@@ -35,6 +40,10 @@ def verify(text: str, path: Path) -> str:
     """Return what systemd says of a unit; nothing if it is right."""
     program = f"{sys.executable}"
     text = text.replace("/opt/lotstream/.venv/bin/python", program).replace("/opt/lotstream", "/")
+    return said_of(text, path)
+
+
+def said_of(text: str, path: Path) -> str:
     path.write_text(text)
     options = ["--man=no", "--recursive-errors=no"]
     return run("systemd-analyze", "verify", *options, str(path)).stderr
@@ -82,6 +91,129 @@ def _expanded(command: str, environment: dict[str, str]) -> list[str]:
 # --- compose ------------------------------------------------------------------------------
 
 
+# --- the page that installs them ------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "first-day.md").read_text().split("## 6. As a service")[1]
+SERVICE, COMMANDS, DOCKER, BESIDE = re.findall(r"(?ms)^```sh\n(.*?)^```", PAGE)
+
+# What changes the machine, or wants a network, only says what it was asked for.
+_STAND_INS = {
+    "useradd": "",
+    "systemctl": "",
+    "journalctl": "",
+    "git": 'mkdir -p "$3" && ln -s "$2"/[!.]* "$3"',
+    "make": 'mkdir -p "$2/.venv/bin" && cd "$2/.venv/bin" && '
+    f"printf '#!/bin/sh\\nexec {sys.executable} \"$@\"\\n' > python && chmod 755 python",
+}
+
+
+class Installed:
+    """A machine on which the page was followed: everything below a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "etc" / "systemd" / "system").mkdir(parents=True)
+        stand_ins = root / "stand-ins"
+        stand_ins.mkdir()
+        for name, does in _STAND_INS.items():
+            path = stand_ins / name
+            path.write_text(f'#!/bin/sh\necho "$(basename "$0") $*" >> {root}/asked\n{does}\n')
+            path.chmod(0o755)
+        done = subprocess.run(
+            ["sh", "-e", "-c", self.here(SERVICE.replace("clone .", f"clone {ROOT}"))],
+            cwd=ROOT, env={"PATH": f"{stand_ins}:{os.environ['PATH']}"},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        self.asked = (root / "asked").read_text().splitlines()
+        self.settings = dict(
+            line.split("=", 1) for line in (root / "etc/lotstream.env").read_text().splitlines()
+        )
+
+    def here(self, text: str) -> str:
+        return re.sub(r"(?<![\w.])/(opt|etc|var/lib)/", rf"{self.root}/\1/", text)
+
+    def unit(self, name: str) -> str:
+        file = re.sub(r"@.*", "@", name)
+        text = (self.root / "etc" / "systemd" / "system" / f"{file}.service").read_text()
+        return self.here(text.replace("%i", name.partition("@")[2]))
+
+    def start(self, name: str, **settings: str) -> Program:
+        """Start what a unit starts, as systemd does."""
+        unit = dict(re.findall(r"^(\w+)=(.*)$", self.unit(name), re.MULTILINE))
+        assert unit["EnvironmentFile"].lstrip("-").startswith(f"{self.root}/etc/lotstream")
+        environment = {**self.settings, **settings}
+        if more := unit.get("Environment"):
+            environment |= dict([more.split("=", 1)])
+        return Program(
+            tied(_expanded(unit["ExecStart"], environment)), self.root / f"{name}.log",
+            environment, directory=Path(unit["WorkingDirectory"]),
+        )  # fmt: skip
+
+
+def test_what_the_page_installs_is_what_the_units_want_and_it_runs(
+    tmp_path: Path, redis_url: str
+) -> None:
+    machine = Installed(tmp_path)
+    [enabled] = [line for line in machine.asked if line.startswith("systemctl enable")]
+    names = enabled.removeprefix("systemctl enable --now ").split()
+    assert (tmp_path / "etc/lotstream.env").stat().st_mode & 0o777 == 0o600
+    [user] = [line.split()[-1] for line in machine.asked if line.startswith("useradd")]
+    for name in names:
+        assert f"\nUser={user}\n" in machine.unit(name)
+        assert "\nWantedBy=multi-user.target\n" in machine.unit(name)
+    given = {
+        "REDIS_URL": redis_url, "PATH": os.environ["PATH"],
+        "DATA_DIR": machine.here(machine.settings["DATA_DIR"]),
+    }  # fmt: skip
+    with TwsDouble(accounts=("U1",)) as tws, ExitStack() as running:
+        given["IBKR_PORT"] = str(tws.port)
+        for name in set(names) - {"lotstream-board"}:  # its port may be taken here
+            program = running.enter_context(machine.start(name, **given))
+            program.until(lambda: "started: " in program.log, name, DEADLINE_S)  # noqa: B023
+    assert "-m flows board" in machine.unit("lotstream-board")
+    assert (Path(given["DATA_DIR"]) / "recovery" / "1-0" / "part-0.sqlite3").exists()
+
+
+def test_systemd_takes_the_units_as_the_page_installs_them(tmp_path: Path) -> None:
+    need("systemd-analyze")
+    machine = Installed(tmp_path)
+    units = tmp_path / "etc" / "systemd" / "system"
+    for path in list(units.glob("*.service")):
+        name = path.name.replace("@", "@0")
+        assert said_of(machine.here(path.read_text()), tmp_path / name) == ""
+
+
+def test_other_commands_run_with_the_services_settings(tmp_path: Path, redis_url: str) -> None:
+    machine = Installed(tmp_path)
+    script = machine.here(COMMANDS).replace(f"runuser -u {_user(COMMANDS)} -- ", "")
+    script = script.replace("; set +a", f"; REDIS_URL={redis_url}; set +a")
+    done = run("sh", "-e", "-c", script)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0 open positions" in done.stdout
+
+
+def _user(script: str) -> str:
+    return str(re.findall(r"-u (\w+) --", script)[0])
+
+
+def test_the_pages_docker_commands_fit_the_compose_file_and_the_image() -> None:
+    compose = [*_compose(), "--file", "deploy/compose.yaml"]
+    made, up, logs = DOCKER.splitlines()
+    assert up.startswith("docker compose --file deploy/compose.yaml up ")
+    helped = run(*_compose(), "up", "--help").stdout
+    assert all(option in helped for option in up.split(" up ")[1].split())
+    assert logs.split()[-1] in run(*compose, "config", "--services").stdout.split()
+    directory, user = re.findall(r"^mkdir (\w+) && chown ([\d:]+) \1$", made)[0]
+    config = run(*compose, "config").stdout
+    assert f"{ROOT / directory}:/data" in config or f"source: {ROOT / directory}" in config
+    assert f"user: {user}" in config
+    assert f"\nUSER {user}\n" in (DEPLOY / "Dockerfile").read_text()
+    partitions = re.findall(r"STREAM_PARTITIONS=(\d+)", BESIDE)
+    assert set(re.findall(r"STREAM_PARTITIONS: ['\"](\d+)", config)) == set(partitions)
+    assert all(host == "127.0.0.1" for host in re.findall(r"(\S+):6379:6379", config))
+
+
 def _compose() -> list[str]:
     """Return the command of Docker Compose, in the one or the other of its forms."""
     if shutil.which("docker") and not run("docker", "compose", "version").returncode:
@@ -95,7 +227,8 @@ def test_compose_takes_the_file_and_each_partition_has_its_flow() -> None:
     checked = run(*compose, "config", "--quiet")
     assert checked.returncode == 0, checked.stderr
     services = run(*compose, "config", "--services").stdout.split()
-    assert sorted(services) == ["flow-0", "flow-1", "flow-2", "flow-3", "redis", "router"]
+    flows = [f"flow-{part}" for part in range(4)]
+    assert sorted(services) == [*flows, "redis", "router", "valuation"]
     text = run(*compose, "config").stdout
     for part in range(4):
         flow = re.split(r"\n  (?=\S)", text.split(f"flow-{part}:\n", 1)[1])[0]
@@ -103,7 +236,8 @@ def test_compose_takes_the_file_and_each_partition_has_its_flow() -> None:
         assert re.search(rf"OWN_PARTITIONS: ['\"]{part}['\"]", flow)
         assert re.search(r"STREAM_PARTITIONS: ['\"]4['\"]", flow)
         assert "restart: unless-stopped" in flow
-        assert re.search(r"(data:/data|source: data)", flow)
+        assert re.search(rf"({ROOT}/data:/data|source: {ROOT}/data)", flow)
+        assert "user: 1000:1000" in flow
 
 
 def test_compose_would_refuse_a_slip(tmp_path: Path) -> None:
@@ -162,7 +296,9 @@ def _missing(given: Any, known: Any, path: str) -> Iterator[str]:
 
 def test_kubernetes_knows_every_field_of_the_stateful_set() -> None:
     need("kubectl")
-    manifest = _documents((DEPLOY / "statefulset.yaml").read_text())["StatefulSet"]
+    documents = _documents((DEPLOY / "statefulset.yaml").read_text())
+    assert _dropped(documents["Deployment"]) == []
+    manifest = documents["StatefulSet"]
     assert _dropped(manifest) == []
     assert _dropped(manifest.replace("podManagementPolicy", "podManagement")) == [
         ".spec.podManagement"
@@ -172,8 +308,8 @@ def test_kubernetes_knows_every_field_of_the_stateful_set() -> None:
 def test_a_pods_ordinal_is_its_partition() -> None:
     need("kubectl")
     documents = _documents((DEPLOY / "statefulset.yaml").read_text())
-    assert set(documents) == {"PersistentVolumeClaim", "Service", "StatefulSet"}
-    claim, service, pods = (
+    assert set(documents) == {"PersistentVolumeClaim", "Service", "StatefulSet", "Deployment"}
+    claim, service, pods, valuation = (
         _json(text, "patch", "--type", "merge", "-p", "{}") for text in documents.values()
     )
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
@@ -190,3 +326,8 @@ def test_a_pods_ordinal_is_its_partition() -> None:
     values = {"DATA_DIR": "/data", "STREAM_PARTITIONS": "4", "OWN_PARTITIONS": "3"}
     command = _expanded(" ".join(container["args"]), values)
     assert command == ["python", *FLOW, "-r", "/data/recovery/4-3", "-s", "1", "-b", "0"]
+    own = {"OWN_PARTITIONS"}
+    [values] = valuation["spec"]["template"]["spec"]["containers"]
+    assert values["args"] == ["python", "-m", "flows", "valuation"]
+    assert values["env"] == [each for each in container["env"] if each["name"] not in own]
+    assert values["volumeMounts"] == container["volumeMounts"]

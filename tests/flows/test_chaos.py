@@ -22,6 +22,7 @@ def test_dozens_of_kills_cost_nothing(redis_server: RedisServer, tmp_path: Path)
     assert ran.rows > 1000
     assert ran.dead > 10
     assert ran.hash_reads > 1000
+    assert ran.values > 20
 
 
 def test_kills_without_a_recovery_directory_cost_nothing(

@@ -170,6 +170,7 @@ def test_the_command_does_the_day_that_it_is_asked_for_also_today(tmp_path: Path
 
 
 def test_the_command_says_when_there_is_nothing_to_do(tmp_path: Path) -> None:
+    (tmp_path / "positions").mkdir()
     done = run(tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "nothing to compact\n", "")
     done = run(tmp_path / "absent")

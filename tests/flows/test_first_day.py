@@ -20,7 +20,11 @@ AAPL, SAP = Instrument(265598, "AAPL"), Instrument(14204, "SAP", currency="EUR")
 
 FILL = Fill("0000e0d5.6596b0d2.01.01", SAP, "BOT", 7.0, 90.0, commission_currency="EUR")
 
-STAY = {"run": "started: stream executions", "router": "started: from TWS to executions"}
+STAY = {
+    "run": "started: stream executions",
+    "router": "started: from TWS to executions",
+    "valuation": "started: positions valued by the stream marks",
+}
 """Commands that go on until they are ended, and what they say once they are there."""
 
 

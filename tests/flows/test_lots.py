@@ -4,32 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from connectors.parquet.tables import tables
-from state.book import Book
-from state.records import Changes, Update
 from tests.support.flow_process import ROOT
-from tests.support.notation import messages
-
-
-def write(data_dir: Path, account: str | None, symbol: str, lines: Sequence[str]) -> None:
-    """Book messages that arrive a second apart; write their rows as the flow does."""
-    book, updates = Book(symbol, account), []
-    for number, each in enumerate(messages(*lines), 1):
-        applied = book.apply(each)
-        assert applied is not None
-        updates.append(Update(f"{number * 1000}-0", each, applied, book.snapshot()))
-    changes = Changes("s", symbol, updates[-1].stream_id, book.snapshot(), updates, live=False)
-    for table in tables([changes]):
-        directory = data_dir / table.data_set / f"date=1970-01-{table.day + 1:02}"
-        directory.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.rows, directory / f"{symbol}.{table.rows.num_rows}.parquet")
+from tests.support.rows import write_rows
 
 
 def run(data_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -50,8 +32,8 @@ def lots(data_dir: Path, *options: str) -> list[tuple[Any, ...]]:
 def test_open_lots_as_of_now_and_of_moments(tmp_path: Path) -> None:
     lines = ["BUY 10 @ 100.25", "BUY 5 @ 110", "SPLIT 2:1", "#1.2 BUY 8 @ 100.25 at 1",
              "SELL 4 @ 60", "IN 3 @ 7 of 2"]  # fmt: skip
-    write(tmp_path, "U1", "AAPL", lines)
-    write(tmp_path, None, "T", ["OPENING -50 @ 20.5"])
+    write_rows(tmp_path, "U1", "AAPL", lines)
+    write_rows(tmp_path, None, "T", ["OPENING -50 @ 20.5"])
     now = "--known-at", "1970-01-01T01:00Z"
     assert lots(tmp_path, "U1:AAPL", *now) == [
         ("AAPL", 12, Decimal("50.125"), 3599), ("AAPL", 10, 55, 3598), ("AAPL", 3, 7, 3598),
@@ -73,8 +55,8 @@ def test_open_lots_as_of_now_and_of_moments(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_told_is_named(tmp_path: Path) -> None:
-    write(tmp_path, None, "GOOD", ["BUY 1 @ 1"])
-    write(tmp_path, None, "AAPL", ["BUY 10 @ 100", "BUY 5 @ 110"])
+    write_rows(tmp_path, None, "GOOD", ["BUY 1 @ 1"])
+    write_rows(tmp_path, None, "AAPL", ["BUY 10 @ 100", "BUY 5 @ 110"])
     [part] = (tmp_path / "positions").glob("*/AAPL*")
     pq.write_table(pq.read_table(part)[1:], part)
     done = run(tmp_path)

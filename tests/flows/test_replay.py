@@ -206,7 +206,7 @@ def test_all_letters_of_one_reason_can_be_repaired_at_once(redis: redis_py.Redis
     [
         (["put-back", "5-0"], "5-0: expected a dead letter, found none in executions:dead"),
         (["drop", "x"], "expected an id such as 1700000000000-0, found 'x'"),
-        (["drop"], "name either dead letters' ids or a --reason"),
+        (["drop"], "expected dead letters' ids or a --reason"),
         (["show", "5-0"], "expected a dead letter, found none"),
         (["drop", "--reason", "sied"], "expected a field that dead letters are about (none)"),
         (["put-back", "5-0", "--set", "side"], "expected FIELD=VALUE, found 'side'"),

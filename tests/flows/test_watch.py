@@ -22,10 +22,11 @@ import redis as redis_py
 from rich.console import Console
 
 from connectors.redis.overview import Overview, OverviewReader, StreamState
+from connectors.redis.worth import Valuations
 from flows.watch import Show, Sort, View, figure, moment, page, progress
 from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess
-from tests.support.hash_values import be_heard, commit, position, put
+from tests.support.hash_values import NOT_KNOWN, be_heard, commit, position, put, valuation
 from tests.support.servers import free_port, tied
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,27 @@ def view(redis: redis_py.Redis, redis_url: str) -> Iterator[View]:
     view.look(reader)
     yield view
     reader.close()
+
+
+@pytest.fixture
+def valued(view: View, redis: redis_py.Redis, redis_url: str) -> View:
+    """The same positions, of which one has no mark and one a stale one."""
+    put(
+        redis,
+        valuation("AAPL", unrealized_pnl="-1234.5", total_pnl="-1235.5", day_pnl=None,
+                  stream_id="1700000000000-0"),
+        valuation("MSFT", account="U1", mark_timestamp=1700000000000, unrealized_pnl="1234567.891",
+                  stream_id="1700000002000-0"),
+        valuation("SAP", currency="EUR", state="no mark", stream_id="1700000001000-0", **NOT_KNOWN),
+        name="valuations",
+    )  # fmt: skip
+    reader = OverviewReader(
+        redis_url, streams=["executions"], letters=["executions:dead"], positions_hash="positions",
+        valuations=Valuations("valuations", 60_000, "UTC"),
+    )  # fmt: skip
+    view.look(reader)
+    reader.close()
+    return view
 
 
 def keys(view: View) -> list[str]:
@@ -189,6 +211,35 @@ def test_where_there_is_little_room_figures_give_way_and_more_come_where_there_i
     assert "Avg price" in headings[80]
     assert "Realized P&L" in headings[120]
     assert "Cost basis" in headings[120]
+
+
+def test_what_positions_are_worth_is_shown_and_what_is_unknown_is_said(valued: View) -> None:
+    valued.show = Show.ALL
+    text = "\n".join(text_of(valued, width=200))
+    assert re.search(
+        r"^AAPL +10 +150.2500 +150.2500 +1,502.50 +151.0000 +\d+ s +-1,234.50 +unknown +-1,235.50 ",
+        text, re.MULTILINE,
+    )  # fmt: skip
+    assert re.search(r"^U1:MSFT .* stale 1,234,567.89 +2.25 +6.50 ", text, re.MULTILINE)
+    assert re.search(r"^SAP .* - +- +no mark +unknown +unknown ", text, re.MULTILINE)
+    assert re.search(r"^FLAT .* - +- +not valued +unknown +unknown ", text, re.MULTILINE)
+    assert re.search(r"^EUR: 1 open, 0 flat +unknown +unknown +unknown ", text, re.MULTILINE)
+    assert re.search(r"^USD: 2 open, 1 flat +1,233,333.39 +2.25 +-1,229.00 ", text, re.MULTILINE)
+    assert "\nEUR: 1 without a mark left out\n" in text
+    assert "\nUSD: 1 without a mark left out, 1 more in no day's P&L, 1 at a stale mark\n" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_what_positions_are_worth_gives_way_last_and_never_the_symbol(
+    valued: View, width: int
+) -> None:
+    lines = text_of(valued, width=width, height=15)
+    text = "\n".join(lines)
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= 15
+    assert re.search(r"^U1:MSFT +10 .*stale 1,234,567.89", text, re.MULTILINE)
+    assert re.search(r"^SAP +10 .*no mark", text, re.MULTILINE)
+    assert ("Total" in text.splitlines()[2]) == (width >= 60)
 
 
 def test_keys_change_sort_and_filter(view: View) -> None:

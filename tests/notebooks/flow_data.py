@@ -2,13 +2,14 @@
 
 Messages go into a real stream, `python -m bytewax.run flows.positions` books them, and
 what it left in the hash is kept beside what it wrote to Parquet: the hash is what the
-notebooks' figures are checked against.
+notebooks' figures are checked against. The valuations are of each day's end.
 """
 
 import random
 from pathlib import Path
 from typing import NamedTuple
 
+from flows.demo.days import value_days
 from tests.support.flow_process import FlowProcess, Row, read_hash
 from tests.support.servers import RedisServer
 
@@ -43,6 +44,8 @@ def written_by_flow(
                 flow.until(flow.recovery_dir.exists, "it heeds signals")
             assert flow.stop() == 0
         assert not client.exists("executions:dead")
+        if messages:
+            value_days(flow.data_dir)
         return Written(messages, flow.data_dir, read_hash(client))
 
 

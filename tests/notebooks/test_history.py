@@ -16,12 +16,14 @@ import polars as pl
 import pytest
 
 from connectors.codec import decode
+from connectors.parquet.minutes import MinuteFiles
 from notebooks import history
 from notebooks.history import History
 from state.book import Book
-from state.exact import MONEY_PLACES, PLACES
+from state.exact import MONEY, MONEY_PLACES, ONE, PLACES
 from state.keys import position_key
 from state.snapshot import PositionSnapshot
+from state.valuation import Valuation
 from tests.notebooks.flow_data import ACCOUNTS, Fields, Written
 from tests.support.flow_process import Row
 
@@ -740,3 +742,72 @@ def test_the_telling_moment_is_one_at_which_the_clocks_differ(a_year: Written) -
     rows = history.read(a_year.data_dir)
     both = history.compare(rows, history.telling_moment(rows)).collect()
     assert both["qty_known"].to_list() != both["qty_booked"].to_list()
+
+
+# --- valuations ------------------------------------------------------------------------
+
+
+def valued(data_dir: Path, *rows: tuple[str, str, str, str | None]) -> pl.LazyFrame:
+    """Write a valuation a row (minute, key, net realized, unrealized); read them again."""
+    files = MinuteFiles(data_dir)
+    files.lock()
+    for minute, name, net, unrealized in rows:
+        account, _, symbol = name.rpartition(":")
+        money = {"net": round(Decimal(net) * MONEY), "gross": round((Decimal(net) + 1) * MONEY)}
+        made = None if unrealized is None else round(Decimal(unrealized) * MONEY)
+        total = None if made is None else money["net"] + made
+        currency = "EUR" if symbol == "SAP" else "USD"
+        valuation = Valuation(
+            account or None, symbol, currency, ONE, ONE, 0, None, None, made, made, money["gross"],
+            money["net"], total, None, "2024-01-02", "no mark" if made is None else "live", "1-0",
+        )  # fmt: skip
+        files.add(name, valuation, round(at(f"2024-01-02 {minute}").timestamp() * 1000))
+    files.end_minute(round(at("2024-01-03 00:00").timestamp() * 1000))
+    files.close()
+    return history.read_valuations(data_dir)
+
+
+def curve(equity: pl.LazyFrame) -> list[tuple[Any, ...]]:
+    figures = ("net_realized_pnl", "unrealized_pnl", "total_pnl", "unvalued")
+    time = pl.col("time").dt.strftime("%H:%M")
+    return equity.select("currency", time, *figures).collect().rows()
+
+
+def test_equity_has_realized_and_unrealized_apart_and_goes_on_where_nothing_changed(
+    tmp_path: Path,
+) -> None:
+    small = "0.00000000000000000001"
+    rows = valued(
+        tmp_path,
+        ("15:00", "U1:A", "1", "10"), ("15:00", "U2:A", "2", small), ("15:00", "SAP", "5", "-7"),
+        ("15:01", "U1:A", "1", "12"), ("15:03", "U2:A", "4", None), ("15:04", "U1:A", "13", "0"),
+    )  # fmt: skip
+    expected = [
+        ("EUR", "15:00", 5, -7, -2, 0),
+        ("USD", "15:00", 3, 10 + Decimal(small), 13 + Decimal(small), 0),
+        ("USD", "15:01", 3, 12 + Decimal(small), 15 + Decimal(small), 0),
+        ("USD", "15:03", 5, 12, 17, 1),
+        ("USD", "15:04", 17, 0, 17, 1),
+    ]
+    assert curve(history.equity(rows)) == expected
+    gross = history.equity(rows).select("realized_pnl").collect().to_series().to_list()
+    assert gross == [6, 5, 5, 7, 19]
+    for minutes in range(6):
+        moment = at("2024-01-02 15:00") + timedelta(minutes=minutes)
+        by_then = [row for row in expected if row[1] <= f"{moment:%H:%M}"]
+        assert curve(history.equity(rows, moment)) == by_then
+
+
+def test_equity_of_nothing_is_nothing(tmp_path: Path) -> None:
+    assert curve(history.equity(history.read_valuations(tmp_path))) == []
+
+
+def test_equity_ends_with_what_the_hash_says_was_realized(written: dict[str, Written]) -> None:
+    a_year = written["a year"]
+    rows = history.read_valuations(a_year.data_dir)
+    for currency in ("EUR", "USD"):
+        of_currency = pl.col("currency") == currency
+        last = history.equity(rows).filter(of_currency).last().collect().to_dicts()[0]
+        held = [each for each in a_year.positions.values() if each["currency"] == currency]
+        assert last["net_realized_pnl"] == sum(each["net_realized_pnl"] for each in held)
+        assert last["realized_pnl"] == sum(each["realized_pnl"] for each in held)

@@ -293,16 +293,35 @@ class Watch:
         self.reads = 0
         self.followed: dict[str, Row] = {}
         """The positions, as one knows them who only follows their changes."""
+        self.shown: naive.Values = {}
+        """Each value that a read of the hash or a follower's has had."""
         self.wrong: list[str] = []
+
+    def check(self, values: naive.Values) -> None:
+        """Assert that whatever was read is what the oracle has at some prefix of the stream."""
+        assert self.wrong == []
+        for of, value in self.shown.items():
+            assert value == values.get(of), f"{of} was never to be seen"
+        with redis.Redis.from_url(self._server.url) as client:
+            for stream in self._changes:
+                for entry_id, key, value in follower.changes(client, stream)[:-1]:
+                    assert value == values.get((key, entry_id)), f"{key} {entry_id} in {stream}"
+
+    def _note(self, newest: dict[str, str], key: str, value: Row) -> None:
+        """Note what a reader sees of a key; newest: the entries whose values it saw before."""
+        entry_id = value["stream_id"]
+        if order(entry_id) < order(newest.get(key, "0-0")):
+            self.wrong.append(f"{key}: {entry_id} after {newest[key]}")
+        newest[key] = entry_id
+        if self.shown.setdefault((key, entry_id), value) != value:
+            self.wrong.append(f"{key}: two values behind {entry_id}")
 
     def _watch_hash(self) -> None:
         newest: dict[str, str] = {}
         with self._server.client() as client:
             while not self._over.is_set():
-                for key, row in read_hash(client).items():
-                    if order(row["stream_id"]) < order(newest.get(key, "0-0")):
-                        self.wrong.append(f"{key}: {row['stream_id']} after {newest[key]}")
-                    newest[key] = row["stream_id"]
+                for key, value in read_hash(client).items():
+                    self._note(newest, key, value)
                 self.reads += 1
                 time.sleep(0.002)
 
@@ -320,10 +339,12 @@ class Watch:
             time.sleep(0.05)
 
     def _follow(self, stream: str) -> None:
+        newest: dict[str, str] = {}
         with redis.Redis.from_url(self._server.url, decode_responses=True) as client:
             for key, position in follower.follow(client, stream):
                 if key == _END:
                     return
+                self._note(newest, key, position)
                 self.followed[key] = position
 
     @contextmanager
@@ -440,6 +461,8 @@ class Figures(NamedTuple):
     rows: int
     dead: int
     hash_reads: int
+    values: int
+    """That were read of hash and changes, each found to be right."""
     cut_off: int
     """Starts that found snapshots of an epoch which was never completed."""
 
@@ -478,26 +501,35 @@ def run(
         feed.publish(4000)
         kill_late_in_a_backlog(flow.start(), rng)
         entries = {name: read_stream(client, name) for name in names}
-        expected = _expected(entries, feed, wild=wild)
+        values: naive.Values = {}
+        expected = _expected(entries, feed, values, wild=wild)
         flow.start()
         settle(flow, client, names, expected)
         assert flow.stop() == 0
-        assert watch.wrong == []
         compare(written(client, flow, names), expected)
         assert follower.newest(client, *changes) == expected.hash
         until(lambda: watch.followed == expected.hash, "all that a follower was told")
+    watch.check(values)
     return Figures(
         kills, sum(map(len, entries.values())), len(expected.positions), len(expected.dead),
-        watch.reads, flow.whole_log.count("snapshots of an epoch that a crash cut off"),
+        watch.reads, len(watch.shown),
+        flow.whole_log.count("snapshots of an epoch that a crash cut off"),
     )  # fmt: skip
 
 
 def _expected(
-    entries: dict[str, list[tuple[str, list[bytes]]]], feed: Feed, *, wild: bool
+    entries: dict[str, list[tuple[str, list[bytes]]]],
+    feed: Feed,
+    values: naive.Values,
+    *,
+    wild: bool,
 ) -> Outcome:
     if not wild:
-        return naive.both([naive.by_hand(e, bad=frozenset(feed.bad)) for e in entries.values()])
-    return naive.both([naive.by_book(name, found) for name, found in entries.items()])
+        bad = frozenset(feed.bad)
+        return naive.both([naive.by_hand(e, bad=bad, values=values) for e in entries.values()])
+    return naive.both(
+        [naive.by_book(name, found, values=values) for name, found in entries.items()]
+    )
 
 
 def written(client: redis.Redis, flow: FlowProcess, names: list[str]) -> Outcome:

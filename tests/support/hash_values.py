@@ -1,6 +1,8 @@
 """What a flow leaves in Redis for others to see, written by hand: positions and progress."""
 
 import json
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 import redis
@@ -22,25 +24,45 @@ def position(symbol: str, **members: Any) -> str:
         "account", "symbol", "currency", "sec_type", "other_commissions", "last_exec_id",
         "stream_id",
     }  # fmt: skip
-    return (
-        "{"
-        + ", ".join(
-            f'"{name}": {json.dumps(v) if name in texts or v is None else v}'
-            for name, v in value.items()
-        )
-        + "}"
+    return _json(value, texts)
+
+
+def _json(value: dict[str, Any], texts: set[str]) -> str:
+    members = (
+        f'"{name}": {json.dumps(v) if name in texts or v is None else v}'
+        for name, v in value.items()
     )
+    return f"{{{', '.join(members)}}}"
 
 
-def put(client: redis.Redis, *values: str) -> None:
-    """Write positions into the hash, each under its key."""
+def put(client: redis.Redis, *values: str, name: str = "positions") -> None:
+    """Write positions, or valuations, into a hash, each under its key."""
     fields: dict[Any, Any] = {}
     for value in values:
         members = json.loads(value)
         account = members["account"]
         key = members["symbol"] if account is None else f"{account}:{members['symbol']}"
         fields[key] = value
-    client.hset("positions", mapping=fields)
+    client.hset(name, mapping=fields)
+
+
+def valuation(symbol: str, **members: Any) -> str:
+    """Return a value of the valuations hash, live and of today in UTC, as of `position`."""
+    value = {
+        "account": None, "symbol": symbol, "currency": "USD", "multiplier": 1, "qty": 10,
+        "cost_basis": "1502.5", "mark_price": "151", "mark_timestamp": time.time_ns() // 10**6,
+        "market_value": 1510, "unrealized_pnl": "7.5", "realized_pnl": 0, "net_realized_pnl": -1,
+        "total_pnl": "6.5", "day_pnl": "2.25", "day": f"{datetime.now(UTC):%Y-%m-%d}",
+        "state": "live", "stream_id": "1700000000500-0", **members,
+    }  # fmt: skip
+    texts = {"account", "symbol", "currency", "day", "state", "stream_id"}
+    return _json(value, texts)
+
+
+NOT_KNOWN = dict.fromkeys(
+    ("mark_price", "mark_timestamp", "market_value", "unrealized_pnl", "total_pnl", "day_pnl")
+)
+"""The members of a valuation that needs a mark and has none."""
 
 
 def commit(client: redis.Redis, entry_id: str, *, read: int, stream: str = "executions") -> None:

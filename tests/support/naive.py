@@ -32,6 +32,9 @@ from tests.support.flow_process import Outcome, Row, order, time_of
 Entries = Iterable[tuple[str, list[bytes]]]
 """Entry id; field names and values in turn."""
 
+Values = dict[tuple[str, str], Row]
+"""The value of a key in the hash, behind each entry that changed it."""
+
 _TEN, _TWENTY = Decimal(1).scaleb(-PLACES), Decimal(1).scaleb(-MONEY_PLACES)
 
 
@@ -94,10 +97,13 @@ class _Held:
     seen: set[str] = field(default_factory=set)
 
 
-def by_hand(entries: Entries, *, bad: frozenset[str] = frozenset()) -> Outcome:
+def by_hand(
+    entries: Entries, *, bad: frozenset[str] = frozenset(), values: Values | None = None
+) -> Outcome:
     """Book executions that come in order of time; an exec_id seen before changes nothing.
 
     bad: ids of the entries that cannot be used; their dead letters have no reason here.
+    values: takes all that the hash may ever show.
     """
     found, books = Outcome({}, [], [], {}), dict[str, _Held]()
     for entry_id, pairs in entries:
@@ -116,6 +122,8 @@ def by_hand(entries: Entries, *, bad: frozenset[str] = frozenset()) -> Outcome:
             found.closed_lots.extend(_closed_row(held, said, lot, entry_id) for lot in closed)
             found.hash[key], row = _rows(held, said, entry_id, changes)
             found.positions.append(row)
+            if values is not None:
+                values[key, entry_id] = found.hash[key]
     return _sorted(found)
 
 
@@ -226,8 +234,11 @@ def _rounded(value: Fraction) -> Decimal:
 # --- by the book ----------------------------------------------------------------------------
 
 
-def by_book(stream: str, entries: Entries) -> Outcome:
-    """Give each entry of a stream to the book of its key, one after the other."""
+def by_book(stream: str, entries: Entries, *, values: Values | None = None) -> Outcome:
+    """Give each entry of a stream to the book of its key, one after the other.
+
+    values: takes all that the hash may ever show.
+    """
     found, books = Outcome({}, [], [], {}), dict[str, Book]()
     for entry_id, pairs in entries:
         try:
@@ -245,6 +256,8 @@ def by_book(stream: str, entries: Entries) -> Outcome:
         if applied is not None:
             position = book.snapshot()
             found.hash[key] = _value(position, entry_id)
+            if values is not None:
+                values[key, entry_id] = found.hash[key]
             found.positions.append(_position_row(position, message, applied, entry_id))
             found.closed_lots.extend(_lot_row(position, lot, entry_id) for lot in applied.closed)
     return _sorted(found)

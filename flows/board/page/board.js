@@ -27,39 +27,88 @@ const timeOf = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 const shortTimeOf = new Intl.DateTimeFormat("en-GB", { timeStyle: "short" });
 const asMoment = (ms) => (Date.now() - ms < 72e6 ? timeOf : dayOf).format(ms);
 
-// --- columns: `field` is a name that the server sends with each row; the least wanted
-// are left out where there is little room: `optional` first, then `wide` ----------------
+// --- what a position is worth: what nobody knows is said, and never 0 or left blank -------
 
+const lacksMark = (row) => row.unrealized_pnl === null && Number(row.qty) !== 0;
+const isStale = (row) => row.state === "stale" && Number(row.qty) !== 0;
+
+function orUnknown(write) {
+  return (value) => (value === null ? "unknown" : write(value));
+}
+
+function asMark(price, row) {
+  return price === null && lacksMark(row) ? row.state : asPrice(price);
+}
+
+// Where there is no room for the mark or its age, this says what they would.
+function asUnrealized(value, row) {
+  if (lacksMark(row)) return isShown("mark_price") ? "unknown" : row.state;
+  return (isStale(row) && !isShown("mark_timestamp") ? "stale " : "") + orUnknown(asGain)(value);
+}
+
+const isShown = (name) => shown.some(({ field }) => field === name);
+
+function asMarkAge(ms, row) {
+  if (ms === null) return "–";
+  const age = asSpan(Math.max(0, serverTime() - ms) / 1000);
+  return isStale(row) ? `stale, ${age}` : age;
+}
+
+// --- columns: `field` is a name that the server sends with each row; a column is shown
+// where the table is at least so many pixels wide: `from`, or `valued` with valuations -----
+
+const NEVER = Infinity;
 const COLUMNS = [
   { field: "symbol", title: "Symbol", text: (v) => v, left: true },
-  { field: "account", title: "Account", text: (v) => v ?? "", left: true },
-  { field: "currency", title: "Cur.", text: (v) => v, left: true },
+  { field: "account", title: "Account", text: (v) => v ?? "", left: true, valued: 760 },
+  { field: "currency", title: "Cur.", text: (v) => v, left: true, from: 640, valued: 1040 },
   { field: "qty", title: "Quantity", text: asQuantity, number: true },
-  { field: "avg_price", title: "Avg price", text: asPrice, number: true, wide: true },
-  { field: "last_price", title: "Last price", text: asPrice, number: true, optional: true },
-  { field: "cost_basis", title: "Cost basis", text: asMoney, number: true, optional: true },
-  { field: "realized_pnl", title: "Realized P&L", text: asGain, number: true, signed: true },
-  { field: "spark", title: "Trend", left: true, wide: true },
-  { field: "net_realized_pnl", title: "Net P&L", text: asGain, number: true, signed: true },
-  { field: "commission", title: "Commission", text: asMoney, number: true, optional: true },
-  { field: "changed_at", title: "Changed", text: asMoment, number: true, wide: true },
+  { field: "avg_price", title: "Avg price", text: asPrice, number: true, from: 1000, valued: 900 },
+  { field: "last_price", title: "Last price", text: asPrice, number: true, from: 1360, valued: 1960 },
+  { field: "mark_price", title: "Mark", text: asMark, number: true, from: NEVER, valued: 560, worth: true },
+  { field: "mark_timestamp", title: "Mark age", text: asMarkAge, number: true, from: NEVER, valued: 800, worth: true, calm: true },
+  { field: "cost_basis", title: "Cost basis", text: asMoney, number: true, from: 1360, valued: 1700 },
+  { field: "unrealized_pnl", title: "Unrealized", text: asUnrealized, number: true, signed: true, from: NEVER, worth: true, calm: true },
+  { field: "day_pnl", title: "Day", text: orUnknown(asGain), number: true, signed: true, from: NEVER, valued: 340, worth: true, calm: true },
+  { field: "total_pnl", title: "Total", text: orUnknown(asGain), number: true, signed: true, from: NEVER, valued: 480, worth: true, calm: true },
+  { field: "realized_pnl", title: "Realized P&L", text: asGain, number: true, signed: true, from: 640, valued: 1580 },
+  { field: "spark", title: "Trend", left: true, from: 1000, valued: 1400 },
+  { field: "net_realized_pnl", title: "Net P&L", text: asGain, number: true, signed: true, valued: 1200 },
+  { field: "commission", title: "Commission", text: asMoney, number: true, from: 1360, valued: 1840 },
+  { field: "changed_at", title: "Changed", text: asMoment, number: true, from: 1000, valued: 1500, calm: true },
 ];
 
 // --- what is known ------------------------------------------------------------------
 
 const rows = new Map(); // key -> row
-let totals = []; // of each currency: currency, realized_pnl, net_realized_pnl, commission, open, flat
+const worths = new Map(); // key -> what the position is worth, with the names of UNVALUED
+let totals = []; // of each currency, with the names that the server gives them
 let curves = {}; // currency -> [[ms, P&L], ...]
 let visible = []; // the rows that pass the filter, sorted
-const choice = { sort: "symbol", down: false, show: "open", search: "" };
+const choice = { sort: "symbol", down: false, show: "open", search: "", strategy: "" };
+let ofStrategy = null; // the keys of the strategy that was chosen
 let heard = performance.now();
 let stale = { rows: true, curves: true };
+let valued = false; // whether anybody values positions
+let clock = 0; // the server's, when it was heard last
+const serverTime = () => clock + performance.now() - heard;
+const UNVALUED = {
+  mark_price: null, mark_timestamp: null, market_value: null, unrealized_pnl: null,
+  day_pnl: null, total_pnl: null, state: "not valued",
+};
 
 function take(frame) {
   heard = performance.now();
+  clock = frame.state.at;
   if (frame.all) rows.clear();
-  for (const key of frame.gone ?? []) rows.delete(key);
+  if (frame.all || !frame.state.valued) worths.clear();
+  valued = frame.state.valued;
+  for (const key of frame.gone ?? []) {
+    rows.delete(key);
+    worths.delete(key);
+  }
   for (const row of frame.rows ?? []) takeRow(row, frame.all);
+  for (const worth of frame.worth ?? []) takeWorth(worth, frame.all);
   for (const [key, spark] of Object.entries(frame.sparks ?? {})) rows.get(key).spark = spark;
   if (frame.all) curves = frame.curves;
   if (frame.totals) {
@@ -67,7 +116,7 @@ function take(frame) {
     if (!frame.all) for (const [currency, point] of frame.points) addPoint(currency, point);
     stale.curves = true;
   }
-  if (frame.all || frame.rows?.length || frame.gone?.length) stale.rows = true;
+  if (frame.totals || frame.all) stale.rows = true;
   showState(frame.state);
   requestAnimationFrame(draw);
 }
@@ -78,8 +127,14 @@ function takeRow(row, all) {
   row.spark = old ? old.spark : [];
   const pnl = Number(row.realized_pnl);
   if (!all && row.spark.at(-1) !== pnl) row.spark = [...row.spark.slice(-39), pnl];
-  row.changed = all ? 0 : performance.now();
-  rows.set(row.key, row);
+  row.changed = row.booked = all ? 0 : performance.now();
+  rows.set(row.key, Object.assign(row, UNVALUED, worths.get(row.key)));
+}
+
+function takeWorth(worth, all) {
+  worths.set(worth.key, worth);
+  const row = rows.get(worth.key);
+  if (row) rows.set(worth.key, { ...row, ...worth, changed: all ? 0 : performance.now() });
 }
 
 function addPoint(currency, point) {
@@ -95,7 +150,8 @@ function choose() {
   const direction = choice.down ? -1 : 1;
   visible = [...rows.values()].filter((row) =>
     (choice.show === "all" || (choice.show === "open") === (Number(row.qty) !== 0)) &&
-    words.every((word) => row.words.includes(word)));
+    words.every((word) => row.words.includes(word)) &&
+    (!choice.strategy || ofStrategy?.has(row.key)));
   const values = new Map(visible.map((row) => [row, sortValue(row, column)]));
   visible.sort((a, b) => {
     const [x, y] = [values.get(a), values.get(b)];
@@ -114,7 +170,9 @@ function sortValue(row, column) {
 // --- the table: only the rows in sight are in the document -----------------------------
 
 const scroller = byId("scroll");
-const pool = [];
+let shown = []; // the columns that there is room for
+let room = 0; // pixels that there are, less those of columns that turned out too wide
+let pool = [];
 
 function draw() {
   if (stale.rows) {
@@ -124,18 +182,48 @@ function draw() {
     byId("count").textContent =
       count === total ? `${asCount(total)} positions` : `${asCount(count)} of ${asCount(total)} positions`;
     byId("table").setAttribute("aria-rowcount", count + 1);
-    byId("table").classList.toggle("no-accounts", ![...rows.values()].some((row) => row.account));
     byId("empty").hidden = count > 0;
+    byId("hint").hidden = valued || !total;
+    chooseColumns();
     stale.rows = false;
   }
   drawRows();
+  giveWay();
+  drawDetail();
   if (stale.curves) {
     drawCharts();
     stale.curves = false;
   }
 }
 
+const widthOf = ({ from = 0, valued: ifValued = 0 }) => (valued ? ifValued : from);
+
+function chooseColumns() {
+  const hasAccounts = [...rows.values()].some((row) => row.account);
+  const columns = COLUMNS.filter((column) =>
+    widthOf(column) <= room && (column.field !== "account" || hasAccounts));
+  if (columns.length === shown.length && columns.every((column, n) => column === shown[n])) return;
+  const held = slotOf(document.activeElement)?.row.key;
+  shown = columns;
+  pool = [];
+  byId("rows").replaceChildren();
+  makeHead();
+  drawRows();
+  if (held !== undefined) keepFocus(held);
+}
+
+// Large figures may need more room than a column has at its width: then the next one goes.
+function giveWay() {
+  while (scroller.scrollWidth > scroller.clientWidth + 1) {
+    const widest = Math.max(...shown.map(widthOf));
+    if (!widest) return;
+    room = widest - 1;
+    chooseColumns();
+  }
+}
+
 function drawRows() {
+  const held = slotOf(document.activeElement)?.row.key;
   const seen = Math.ceil(scroller.clientHeight / ROW) + 2 * SPARE;
   const last = Math.max(0, visible.length - seen);
   // Even, so that the stripes stay with their rows.
@@ -149,11 +237,21 @@ function drawRows() {
   }
   byId("above").style.height = `${first * ROW}px`;
   byId("below").style.height = `${(visible.length - first - count) * ROW}px`;
+  if (held !== undefined) keepFocus(held);
+}
+
+const slotOf = (element) => pool.find(({ line, row }) => row && line.contains(element));
+
+// The lines stay where they are while positions move through them: the focus goes along.
+function keepFocus(key) {
+  if (slotOf(document.activeElement)?.row.key === key) return;
+  const slot = pool.find(({ line, row }) => row?.key === key && line.isConnected);
+  (slot ? slot.name : scroller).focus({ preventScroll: true });
 }
 
 function newRow() {
   const line = document.createElement("tr");
-  const cells = COLUMNS.map((column, n) => {
+  const cells = shown.map((column, n) => {
     const cell = document.createElement(n ? "td" : "th");
     if (!n) cell.scope = "row";
     cell.className = classOf(column);
@@ -161,30 +259,47 @@ function newRow() {
     line.append(cell);
     return cell;
   });
-  return { line, cells, row: null };
+  const name = document.createElement("button");
+  name.type = "button";
+  cells[0].append(name);
+  return { line, cells, name, row: null };
 }
 
-const classOf = ({ field, left, optional, wide }) =>
-  [field, left && "left", optional && "optional", wide && "wide"].filter(Boolean).join(" ");
+const classOf = ({ field, left }, row = null) =>
+  [field, left && "left", row && toneOf(field, row)].filter(Boolean).join(" ");
+
+// A gain, a loss, or a word that wants to be seen.
+function toneOf(field, row) {
+  if (field === "mark_timestamp") return isStale(row) ? "warn" : "";
+  if (field === "mark_price" && lacksMark(row)) return "warn";
+  if (field === "unrealized_pnl" && lacksMark(row) && !isShown("mark_price")) return "warn";
+  if (row[field] === null) return "quiet";
+  return field.endsWith("_pnl") ? sign(row[field]) : "";
+}
 
 function fillRow(slot, row, place) {
   const { line, cells, row: old } = slot;
   line.setAttribute("aria-rowindex", place + 2);
   line.classList.toggle("odd", place % 2 === 1);
-  if (old === row) return;
+  line.classList.toggle("chosen", row.key === detail.key);
+  slot.name.setAttribute("aria-expanded", row.key === detail.key);
   slot.row = row;
-  COLUMNS.forEach((column, n) => {
+  shown.forEach((column, n) => {
     const { field } = column;
+    const ages = field === "changed_at" || field === "mark_timestamp";
+    if (old === row && !ages) return;
     if (field === "spark") {
       if (old?.spark !== row.spark) fillSpark(cells[n].firstChild, row.spark);
       return;
     }
-    if (old && old[field] === row[field] && field !== "changed_at") return;
-    cells[n].textContent = column.text(row[field]);
-    cells[n].title = column.number && field !== "changed_at" ? row[field] ?? "" : cells[n].textContent;
-    if (column.signed) cells[n].className = `${classOf(column)} ${sign(row[field])}`;
+    const text = column.text(row[field], row);
+    const tone = classOf(column, row);
+    if (cells[n].className !== tone) cells[n].className = tone;
+    if (cells[n].textContent === text) return;
+    (n ? cells[n] : slot.name).textContent = text;
+    cells[n].title = column.number && !ages ? row[field] ?? text : text;
     const news = old?.key === row.key && performance.now() - row.changed < 1000;
-    if (news && field !== "changed_at") flash(cells[n], column, old, row);
+    if (news && !column.calm) flash(cells[n], column, old, row);
   });
 }
 
@@ -248,12 +363,11 @@ function drawCharts() {
 function newChart(currency) {
   const card = document.createElement("div");
   card.className = "chart";
-  card.innerHTML = "<h3><span></span><b></b><span></span></h3><p></p>";
+  card.innerHTML = '<h3><span></span><b></b><span></span></h3><p></p><p class="lacks"></p>';
   const picture = svg("svg", { role: "img" }, card);
   const chart = { card, picture, currency, cursor: null };
   const [name, sum, note] = card.querySelector("h3").children;
-  name.textContent = currency;
-  Object.assign(chart, { sum, note, about: card.querySelector("p") });
+  Object.assign(chart, { name, sum, note, about: card.querySelector("p"), lacks: card.querySelector(".lacks") });
   picture.addEventListener("pointermove", (event) => point(chart, event.offsetX));
   picture.addEventListener("pointerleave", () => point(chart, null));
   byId("charts").append(card);
@@ -267,14 +381,41 @@ function point(chart, x) {
 
 function drawChart(chart, total) {
   const { currency, realized_pnl: realized, net_realized_pnl: net, commission, open, flat } = total;
-  chart.sum.textContent = asGain(realized);
-  chart.sum.className = sign(realized);
+  const sum = valued ? total.total_pnl : realized;
+  chart.name.textContent = valued ? `${currency} total` : currency;
+  chart.sum.textContent = sum === null ? "unknown" : asGain(sum);
+  chart.sum.className = sum === null ? "" : sign(sum);
   chart.note.textContent = `${asCount(open)} open, ${asCount(flat)} flat`;
-  chart.about.textContent = `realized · net ${asGain(net)} · commission ${asMoney(commission)}`;
+  fillFigures(chart.about, valued
+    ? [["unrealized", total.unrealized_pnl], ["day", total.day_pnl], ["net realized", net]]
+    : [["realized · net", net], ["commission", commission, asMoney]]);
+  const lacks = valued ? whatLacks(total) : "";
+  chart.lacks.textContent = lacks;
+  chart.lacks.hidden = !lacks;
   const curve = curves[currency] ?? [];
   chart.picture.setAttribute("aria-label", describe(currency, curve));
   chart.picture.replaceChildren();
+  chart.picture.toggleAttribute("hidden", curve.length < 2);
   if (curve.length > 1) drawCurve(chart, curve);
+}
+
+// Names and amounts: [name, amount, how it is written; as a gain if not given].
+function fillFigures(line, figures) {
+  line.replaceChildren(...figures.flatMap(([name, amount, write], n) => {
+    const figure = document.createElement("b");
+    figure.textContent = amount === null ? "unknown" : (write ?? asGain)(amount);
+    figure.className = amount === null || write ? "" : sign(amount);
+    return [`${n ? " · " : ""}${name} `, figure];
+  }));
+}
+
+function whatLacks({ unvalued, day_unknown: dayUnknown, stale: old }) {
+  const count = (n, one, many) => `${asCount(n)} ${n === 1 ? one : many}`;
+  return [
+    unvalued && `${count(unvalued, "position", "positions")} without a mark left out`,
+    dayUnknown > unvalued && `day unknown of ${asCount(dayUnknown)}`,
+    old && `${count(old, "mark", "marks")} stale`,
+  ].filter(Boolean).join(" · ");
 }
 
 function describe(currency, curve) {
@@ -308,6 +449,7 @@ function drawCurve(chart, curve) {
   svg("text", { x: width, y: height - 3, "text-anchor": "end" }, picture).textContent = date.format(end);
   if (chart.cursor === null) {
     svg("text", { class: "axis", x: 0, y: 10 }, picture).textContent = asMoney(high);
+    if (valued) svg("text", { class: "axis", x: width, y: 10, "text-anchor": "end" }, picture).textContent = "realized";
     if (high > low) svg("text", { class: "axis", x: 0, y: floor - 4 }, picture).textContent = asMoney(low);
   }
   if (chart.cursor !== null) drawCursor(chart, curve, x, floor, width);
@@ -320,6 +462,168 @@ function drawCursor(chart, curve, x, floor, width) {
   const text = svg("text", { y: 10, x: place + (place > width / 2 ? -6 : 6) }, chart.picture);
   text.setAttribute("text-anchor", place > width / 2 ? "end" : "start");
   text.textContent = `${asGain(at[1])} at ${timeOf.format(at[0])}`;
+}
+
+// --- one position: its figures as they come, its lots and executions when asked for -------
+
+const detail = { key: null, asked: 0, told: null };
+const ASK_EVERY_MS = 5000;
+
+function openDetail(key) {
+  const again = key === detail.key;
+  Object.assign(detail, { key: again ? null : key, told: null, asked: 0 });
+  byId("detail").hidden = again;
+  byId("told").hidden = true;
+  tellDetail("");
+  redraw();
+  if (!again) askDetail();
+}
+
+function closeDetail() {
+  const { key } = detail;
+  if (key !== null) openDetail(key);
+  if (key !== null) keepFocus(key);
+}
+
+function tellDetail(words) {
+  byId("detail-problem").textContent = words;
+  byId("detail-problem").hidden = !words;
+}
+
+async function ask(path) {
+  let found;
+  try {
+    const answer = await fetch(path);
+    found = answer.ok ? await answer.json() : { problem: `The board's server cannot tell: ${answer.status}` };
+  } catch {
+    found = { problem: "The board's server is away" };
+  }
+  return found;
+}
+
+async function askDetail() {
+  const { key } = detail;
+  detail.asked = Infinity; // until it has answered
+  if (!detail.told) tellDetail("Reading …");
+  const of = rows.get(key)?.stream_id;
+  const told = await ask(`position?key=${encodeURIComponent(key)}`);
+  if (key !== detail.key) return;
+  detail.asked = performance.now();
+  tellDetail(told.problem);
+  detail.told = { ...told, of };
+  byId("told").hidden = !told.lots;
+  if (told.lots) fillTold(told);
+}
+
+function drawDetail() {
+  if (detail.key === null) return;
+  const row = rows.get(detail.key);
+  byId("detail-name").textContent = row ? row.symbol : detail.key;
+  byId("detail-about").textContent = row ? [row.account, row.currency].filter(Boolean).join(" · ") : "gone";
+  if (row) fillDetail(row);
+  // What has changed is committed, and so told, a moment later than it is shown.
+  const news = row?.stream_id !== detail.told?.of || performance.now() - (row?.booked ?? 0) < 3 * ASK_EVERY_MS;
+  if (news && performance.now() - detail.asked > ASK_EVERY_MS && !document.hidden) askDetail();
+}
+
+function fillDetail(row) {
+  const age = asMarkAge(row.mark_timestamp, row);
+  const worth = [
+    ["Mark", asMark(row.mark_price, row), lacksMark(row) ? "warn" : ""],
+    ["Mark age", age, isStale(row) ? "warn" : ""],
+    ["Market value", orUnknown(asMoney)(row.market_value), ""],
+    ...["unrealized_pnl", "day_pnl", "total_pnl"].map((field, n) =>
+      [["Unrealized", "Day", "Total"][n], orUnknown(asGain)(row[field]), row[field] === null ? "quiet" : sign(row[field])]),
+  ];
+  const figures = [
+    ["Quantity", asQuantity(row.qty), ""],
+    ["Avg price", asPrice(row.avg_price), ""],
+    ["Cost basis", asMoney(row.cost_basis), ""],
+    ...(valued ? worth : []),
+    ["Realized", asGain(row.realized_pnl), sign(row.realized_pnl)],
+    ["Net realized", asGain(row.net_realized_pnl), sign(row.net_realized_pnl)],
+    ["Commission", asMoney(row.commission), ""],
+  ];
+  const list = byId("figures");
+  while (list.children.length > figures.length) list.lastChild.remove();
+  figures.forEach(([name, text, tone], n) => {
+    const item = list.children[n] ?? list.appendChild(newFigure());
+    const [title, value] = item.children;
+    title.textContent = name;
+    if (value.textContent !== text) value.textContent = text;
+    value.className = tone;
+  });
+}
+
+function newFigure() {
+  const item = document.createElement("div");
+  item.append(document.createElement("dt"), document.createElement("dd"));
+  return item;
+}
+
+const asDate = (ms) => `${dayOf.format(ms)} ${shortTimeOf.format(ms)}`;
+
+function fillTold({ lots, lots_in_all: inAll, executions }) {
+  byId("lots-note").textContent = lots.length < inAll
+    ? `${asCount(lots.length)} of ${asCount(inAll)}, the oldest` : `${asCount(inAll)}`;
+  fillTable("lots", ["Opened", "Quantity", "Price", "Cost basis", "Age"], lots.map((lot) => ({
+    title: lot.exec_id,
+    cells: [asDate(lot.opened), asQuantity(lot.qty), asPrice(lot.price), asMoney(lot.cost_basis),
+      lot.dated ? asSpan((serverTime() - lot.opened) / 1000) : "not known"],
+  })));
+  fillTable("executions", ["Time", "", "Quantity", "Price", "Net P&L", "Strategy"], executions.map((each) => ({
+    title: each.exec_id ?? "",
+    cells: [asDate(each.time), each.type === "execution" ? each.side ?? "" : each.type,
+      each.fill_qty === "0" ? "busted" : asQuantity(each.fill_qty), asPrice(each.fill_price),
+      Number(each.net_change) ? asGain(each.net_change) : "", each.order_ref ?? ""],
+    tones: { 4: sign(each.net_change) },
+  })));
+}
+
+function fillTable(id, names, lines) {
+  const [head, body] = byId(id).children;
+  const cell = (kind, text, n, tone = "") => {
+    const made = document.createElement(kind);
+    made.textContent = text;
+    made.className = [n && names[n] && names[n] !== "Strategy" ? "" : "left", tone].filter(Boolean).join(" ");
+    if (kind === "th") made.scope = "col";
+    return made;
+  };
+  const line = (cells, title = "") => {
+    const made = document.createElement("tr");
+    made.append(...cells);
+    made.title = title;
+    return made;
+  };
+  head.replaceChildren(line(names.map((name, n) => cell("th", name, n))));
+  body.replaceChildren(...lines.map(({ cells, title, tones }) =>
+    line(cells.map((text, n) => cell("td", text, n, tones?.[n])), title)));
+}
+
+// --- strategies: positions whose rows carry an order_ref ----------------------------------
+
+async function askStrategies() {
+  const { strategies = [], problem } = await ask("strategies");
+  byId("strategies").hidden = !strategies.length && !choice.strategy;
+  byId("strategy-problem").textContent = choice.strategy ? problem : "";
+  const list = byId("strategy");
+  const known = [...list.options].slice(1).map(({ value }) => value);
+  if (known.join("\n") === strategies.join("\n") || !strategies.length) return;
+  list.replaceChildren(list.options[0], ...strategies.map((name) => new Option(name, name)));
+  list.value = choice.strategy;
+}
+
+async function chooseStrategy() {
+  const name = byId("strategy").value;
+  if (name !== choice.strategy) ofStrategy = null;
+  choice.strategy = name;
+  if (name) {
+    const { keys, problem } = await ask(`strategies?name=${encodeURIComponent(name)}`);
+    if (name !== choice.strategy) return;
+    byId("strategy-problem").textContent = problem;
+    if (keys) ofStrategy = new Set(keys);
+  } else byId("strategy-problem").textContent = "";
+  redraw();
 }
 
 // --- the state of the flow ----------------------------------------------------------------
@@ -429,7 +733,8 @@ function tell(state) {
 // --- what the user does -----------------------------------------------------------------
 
 function makeHead() {
-  for (const column of COLUMNS) {
+  byId("head").replaceChildren();
+  for (const column of shown) {
     const cell = document.createElement("th");
     cell.scope = "col";
     cell.className = classOf(column);
@@ -440,7 +745,7 @@ function makeHead() {
     cell.append(button);
     byId("head").append(cell);
   }
-  byId("above").colSpan = byId("below").colSpan = COLUMNS.length;
+  byId("above").colSpan = byId("below").colSpan = shown.length;
   showSort();
 }
 
@@ -453,7 +758,7 @@ function sortBy({ field, number }) {
 }
 
 function showSort() {
-  COLUMNS.forEach(({ field }, n) => {
+  shown.forEach(({ field }, n) => {
     const cell = byId("head").children[n];
     if (field === choice.sort) cell.setAttribute("aria-sort", choice.down ? "descending" : "ascending");
     else cell.removeAttribute("aria-sort");
@@ -473,7 +778,6 @@ function setTheme(theme) {
   byId("theme").textContent = `Theme: ${theme}`;
 }
 
-makeHead();
 setTheme(THEMES.includes(localStorage.getItem("theme")) ? localStorage.getItem("theme") : "auto");
 byId("theme").addEventListener("click", () =>
   setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length]));
@@ -490,7 +794,29 @@ byId("search").addEventListener("input", (event) => {
   scroller.scrollTop = 0;
   redraw();
 });
+byId("strategy").addEventListener("change", () => {
+  scroller.scrollTop = 0;
+  chooseStrategy();
+});
+byId("rows").addEventListener("click", (event) => {
+  const slot = slotOf(event.target);
+  if (slot && !String(getSelection())) openDetail(slot.row.key);
+});
+byId("rows").addEventListener("keydown", (event) => {
+  const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  const slot = slotOf(event.target);
+  if (!by || !slot) return;
+  event.preventDefault();
+  const place = visible.findIndex(({ key }) => key === slot.row.key) + by;
+  if (!visible[place]) return;
+  const last = (place + 2) * ROW - scroller.clientHeight + ROW / 2; // the head is above the rows
+  scroller.scrollTop = Math.min(place * ROW, Math.max(last, scroller.scrollTop));
+  drawRows();
+  keepFocus(visible[place].key);
+});
+byId("close").addEventListener("click", closeDetail);
 document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && document.activeElement !== byId("search")) closeDetail();
   if (event.key === "/" && document.activeElement !== byId("search")) {
     event.preventDefault();
     byId("search").focus();
@@ -498,9 +824,17 @@ document.addEventListener("keydown", (event) => {
 });
 scroller.addEventListener("scroll", () => requestAnimationFrame(drawRows), { passive: true });
 new ResizeObserver(() => {
-  stale.curves = true;
+  room = scroller.clientWidth;
+  stale.curves = stale.rows = true;
   requestAnimationFrame(draw);
-}).observe(document.body);
+}).observe(scroller);
+
+askStrategies();
+setInterval(() => {
+  if (document.hidden) return;
+  askStrategies();
+  if (choice.strategy) chooseStrategy();
+}, 15_000);
 
 const events = new EventSource("events");
 events.onmessage = (event) => take(JSON.parse(event.data));

@@ -22,6 +22,8 @@ LENGTH = 80
 @pytest.fixture(autouse=True)
 def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_stream, "_MOST", 20)
+    monkeypatch.setattr(redis_stream, "_MOST_OF_MANY", 40)
+    monkeypatch.setattr(redis_stream, "_MANY", 5)
 
 
 @pytest.fixture
@@ -161,6 +163,15 @@ def test_like_entries_are_read_in_bulk(link: RedisLink, redis: redis_py.Redis) -
     sizes = [[len(read.entries) for read in reader.reads()] for _ in range(5)]
     assert sizes == [[5], [20], [20], [20], [15]]
     assert reader.ids() == []
+
+
+def test_of_many_symbols_more_is_handed_on_at_once(link: RedisLink, redis: redis_py.Redis) -> None:
+    for symbols, sizes in ((4, [[5], [20], [20], [20], [15]]), (10, [[5], [40], [35], []])):
+        redis.delete(STREAM)
+        fields = {n: {"a": "1", "symbol": f"S{n % symbols}"} for n in range(1, LENGTH + 1)}
+        fill(redis, fields)
+        reader = reader_of(link)
+        assert [[len(read.entries) for read in reader.reads()] for _ in sizes] == sizes
 
 
 def test_entries_of_several_shapes_are_read_in_bulk_too(

@@ -105,6 +105,28 @@ def test_letters_that_a_server_lost_in_an_outage_are_written_again(
     assert written == ["5-1", "6-1", "7-1"][: 2 + more]
 
 
+@pytest.mark.parametrize("more", [True, False])
+def test_the_last_letters_before_a_restart_are_written_again_if_a_server_lost_them(
+    link: RedisLink, redis: redis_py.Redis, more: bool
+) -> None:
+    sink = DeadLetterSink(link, {"executions": DEAD})
+    part = sink.build_part("step", "executions", None)
+    part.write_batch([rejected("5-1"), rejected("6-1", b"n", b"1")])
+    kept = part.snapshot()
+    letters = read_stream(redis, DEAD)
+    redis.delete(DEAD)
+    link.while_alive.clear()
+    resumed = sink.build_part("step", "executions", kept)
+    if more:
+        resumed.write_batch([rejected("7-1")])
+        resumed.snapshot()
+    for _ in range(2):
+        for act in link.while_alive:
+            act()
+    assert read_stream(redis, DEAD)[:2] == letters
+    assert redis.xlen(DEAD) == 2 + more
+
+
 def test_a_reason_that_is_no_text_for_redis_is_written_all_the_same(
     link: RedisLink, redis: redis_py.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:

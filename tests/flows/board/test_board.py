@@ -11,8 +11,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pyarrow as pa
@@ -24,13 +25,15 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
 
 from connectors.parquet.tables import POSITIONS_SCHEMA
 from flows.board.past import read_past
 from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess, until
-from tests.support.hash_values import be_heard, commit, position, put
+from tests.support.hash_values import NOT_KNOWN, be_heard, commit, position, put, valuation
 from tests.support.needs import need
+from tests.support.rows import write_rows
 from tests.support.servers import RedisServer, free_port, tied
 
 urlopen = urllib.request.urlopen
@@ -64,16 +67,29 @@ def answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def shared_board(
-    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    with serving(redis_server.url, tmp_path_factory.mktemp("data")) as url:
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of three of the positions that the page shows, one of them incomplete."""
+    data_dir = tmp_path_factory.mktemp("data")
+    write_rows(
+        data_dir, "U1", "S0001", ["BUY 10 @ 100", "BUY 5 @ 110.5", "SELL 2 @ 120", "SPLIT 2:1"],
+        "trend", "revert", "trend",
+    )  # fmt: skip
+    write_rows(data_dir, "U1", "S0002", ["BUY 1 @ 7"], "trend")
+    write_rows(data_dir, "U1", "S0004", ["BUY 10 @ 100", "BUY 5 @ 110"])
+    [part] = (data_dir / "positions").glob("*/S0004*")
+    pq.write_table(pq.read_table(part)[1:], part)
+    return data_dir
+
+
+@pytest.fixture(scope="module")
+def shared_board(redis_server: RedisServer, data_dir: Path) -> Iterator[str]:
+    with serving(redis_server.url, data_dir) as url:
         yield url
 
 
 @pytest.fixture
 def board(redis: redis_py.Redis, shared_board: str) -> str:
-    """The board of the shared server, which is empty; it has no past."""
+    """The board of the shared server, which is empty."""
     with frames(shared_board) as events:
         told = (frame for frame in events if frame["state"]["streams"])
         empty = (frame for frame in told if not frame["state"]["streams"][0]["lag"])
@@ -95,11 +111,30 @@ def frames(url: str) -> Iterator[Iterator[dict[str, Any]]]:
         connection.close()
 
 
-def many(count: int = MANY) -> list[str]:
+def many(number: int = MANY) -> list[str]:
     return [
         position(f"S{n:04}", account="U1", qty=n % 7 - 3, realized_pnl=f"{n - 2500}.25")
-        for n in range(count)
+        for n in range(number)
     ]
+
+
+def value(client: redis_py.Redis, *values: str) -> None:
+    put(client, *values, name="valuations")
+
+
+def many_valued(price: str = "151") -> list[str]:
+    """Return the valuations of `many`; one in ten has no mark, one in ten an old one."""
+    return [
+        valuation(f"S{n:04}", account="U1", qty=n % 7 - 3, **_OF_TENTH.get(n % 10, known))
+        for n in range(MANY)
+        for known in [{"mark_price": price, "unrealized_pnl": f"{2500 - n}.5"}]
+    ]
+
+
+_OF_TENTH: dict[int, dict[str, Any]] = {
+    3: {**NOT_KNOWN, "state": "no mark"},
+    4: {"mark_timestamp": 1700000000000},
+}
 
 
 # --- what is sent ------------------------------------------------------------------------
@@ -120,10 +155,35 @@ def test_all_is_sent_once_then_only_what_changed(board: str, redis: redis_py.Red
     assert (row["key"], row["qty"], row["avg_price"]) == ("B", "0.0000000001", "150.25")
     assert changed["gone"] == ["C"]
     assert changed["totals"] == [
-        {"currency": "USD", "realized_pnl": "7.5", "net_realized_pnl": "-2", "commission": "2",
-         "open": 2, "flat": 0}
+        {"currency": "USD", "open": 2, "flat": 0, "cost_basis": "3005.0", "realized_pnl": "7.5",
+         "commission": "2", "net_realized_pnl": "-2", "unrealized_pnl": None, "day_pnl": None,
+         "total_pnl": None, "unvalued": 0, "day_unknown": 0, "stale": 0}
     ]  # fmt: skip
     assert len(json.dumps(changed)) < 1500
+
+
+def test_of_what_positions_are_worth_only_what_changed_is_sent_and_by_name(
+    board: str, redis: redis_py.Redis
+) -> None:
+    put(redis, position("A"), position("B"))
+    value(redis, valuation("A"), valuation("B"))
+    exact = "7.00000000000000000001"
+    with frames(board) as events:
+        next(frame for frame in events if frame["state"]["valued"])
+    with frames(board) as events:
+        first = next(events)
+        assert [worth["key"] for worth in first["worth"]] == ["A", "B"]
+        value(redis, valuation("B", unrealized_pnl=exact, mark_timestamp=1700000000000))
+        changed = next(frame for frame in events if frame.get("worth"))
+        assert changed["worth"] == [
+            {"key": "B", "mark_price": "151", "market_value": "1510", "unrealized_pnl": exact,
+             "day_pnl": "2.25", "total_pnl": "6.5", "mark_timestamp": 1700000000000,
+             "state": "stale"}
+        ]  # fmt: skip
+        assert (changed["rows"], changed["totals"][0]["stale"]) == ([], 1)
+        redis.delete("valuations")
+        gone = next(frame for frame in events if not frame["state"]["valued"])
+    assert gone["totals"][0]["unrealized_pnl"] is None
 
 
 def test_the_past_is_read_from_what_the_flow_wrote(
@@ -166,8 +226,56 @@ def test_the_past_is_read_from_files_of_the_first_version_beside_newer_ones(
     assert read_past(tmp_path)["ms"].to_list() == [0, 1]
 
 
+def asked(url: str) -> dict[str, Any]:
+    with urlopen(url) as answer:
+        told: dict[str, Any] = json.load(answer)
+    return told
+
+
+def test_a_positions_lots_and_last_executions_are_told_exactly(board: str) -> None:
+    told = asked(f"{board}/position?key=U1:S0001")
+    assert (told["problem"], told["lots_in_all"]) == ("", 2)
+    lots = [(lot["qty"], lot["price"], lot["cost_basis"], lot["dated"]) for lot in told["lots"]]
+    assert lots == [("16", "50", "800", True), ("10", "55.25", "552.5", True)]
+    latest = told["executions"]
+    assert [(each["type"], each["side"], each["fill_qty"], each["qty"]) for each in latest] == [
+        ("split", None, None, "26"), ("execution", "SELL", "2", "13"),
+        ("execution", "BUY", "5", "15"), ("execution", "BUY", "10", "10"),
+    ]  # fmt: skip
+    assert (latest[1]["order_ref"], latest[1]["net_change"]) == ("trend", "40")
+
+
+def test_what_rows_do_not_tell_is_said_and_not_guessed(board: str) -> None:
+    told = asked(f"{board}/position?key=U1:S0004")
+    assert told["problem"].startswith("U1:S0004: expected lots of 15 in all that cost 1550, found")
+    assert told["lots"] == []
+    assert len(told["executions"]) == 1
+    for nobody in ("position?key=%00%2F..", "position", "position?key=U1:none"):
+        told = asked(f"{board}/{nobody}")
+        assert (told["problem"], told["lots"], told["executions"]) == ("", [], [])
+
+
+def test_strategies_are_told_with_the_positions_that_have_rows_of_them(board: str) -> None:
+    told = asked(f"{board}/strategies")
+    assert (told["strategies"], told["strategies_in_all"]) == (["revert", "trend"], 2)
+    assert asked(f"{board}/strategies?name=trend")["keys"] == ["U1:S0001", "U1:S0002"]
+    assert asked(f"{board}/strategies?name=none")["keys"] == []
+
+
+def test_files_that_cannot_be_read_are_said_and_nothing_else_fails(
+    redis_url: str, tmp_path: Path
+) -> None:
+    day = tmp_path / "positions" / "date=2024-01-02"
+    day.mkdir(parents=True)
+    with serving(redis_url, tmp_path) as url:
+        assert asked(f"{url}/strategies")["strategies"] == []
+        (day / "a.parquet").write_bytes(b"PAR1 no more")
+        for path in ("position?key=A", "strategies", "strategies?name=a"):
+            assert asked(f"{url}/{path}")["problem"].startswith("The Parquet files cannot be read")
+
+
 def test_it_only_reads(board: str) -> None:
-    for path in ("/", "/events", "/board.js"):
+    for path in ("/", "/events", "/board.js", "/position?key=S1", "/strategies"):
         with pytest.raises(urllib.error.HTTPError, match="405"):
             urlopen(f"{board}{path}", data=b"x")
 
@@ -267,6 +375,14 @@ def page(chromium: webdriver.Chrome, redis: redis_py.Redis, board: str) -> Itera
     chromium.get("about:blank")
 
 
+@pytest.fixture
+def valued(page: Page, redis: redis_py.Redis) -> Page:
+    """The page of 5,000 positions that are valued."""
+    value(redis, *many_valued())
+    page.until_text("#head", "Unrealized")
+    return page
+
+
 def test_of_5000_positions_only_those_in_sight_are_drawn(page: Page) -> None:
     page.one("input[value=all]").find_element(By.XPATH, "..").click()
     until(lambda: page.text("#count") == "5,000 positions", "all positions")
@@ -280,8 +396,9 @@ def test_of_5000_positions_only_those_in_sight_are_drawn(page: Page) -> None:
     assert len(page.rows()) < 60
 
 
-def test_scrolling_through_5000_positions_takes_no_frame_long(page: Page) -> None:
-    longest = page.browser.execute_async_script("""
+def longest_frame(page: Page) -> float:
+    """Scroll through the positions; return the longest time between two frames, in ms."""
+    longest: float = page.browser.execute_async_script("""
         const [done] = arguments, box = document.getElementById("scroll");
         let before = performance.now(), longest = 0, steps = 0;
         function step(now) {
@@ -290,8 +407,61 @@ def test_scrolling_through_5000_positions_takes_no_frame_long(page: Page) -> Non
             if (++steps < 60) requestAnimationFrame(step); else done(longest);
         }
         requestAnimationFrame(step);""")
-    assert longest < 500, "milliseconds, on a machine that others use too"
+    return longest
+
+
+def test_scrolling_through_5000_positions_takes_no_frame_long(page: Page) -> None:
+    assert longest_frame(page) < 500, "milliseconds, on a machine that others use too"
     assert page.rows()[0] > "S2000"
+
+
+def test_scrolling_stays_smooth_while_5000_marks_change_again_and_again(
+    valued: Page, redis: redis_py.Redis
+) -> None:
+    over = Event()
+
+    def run() -> None:
+        sets = [many_valued(price=f"{200 + n}.5") for n in range(5)]
+        for n in count():
+            value(redis, *sets[n % 5])
+            if over.wait(0.4):
+                return
+
+    changing = Thread(target=run)
+    changing.start()
+    try:
+        valued.until_text("#rows .mark_price", ".50")
+        assert longest_frame(valued) < 500, "milliseconds, on a machine that others use too"
+        assert valued.rows()[0] > "S2000"
+        assert len(valued.rows()) < 60
+        before = valued.text("#rows .mark_price")
+        until(lambda: valued.text("#rows .mark_price") != before, "newer marks")
+    finally:
+        over.set()
+        changing.join()
+
+
+def test_what_a_position_is_worth_is_shown_and_what_is_not_known_is_said(
+    valued: Page, redis: redis_py.Redis
+) -> None:
+    def cells(symbol: str, *names: str) -> list[str]:
+        number = valued.rows().index(symbol) + 1
+        return [valued.text(f"#rows tr:nth-child({number}) .{name}") for name in names]
+
+    names = ("mark_price", "mark_timestamp", "unrealized_pnl", "day_pnl", "total_pnl")
+    assert cells("S0001", "mark_price", *names[2:]) == ["151.00", "+2,499.50", "+2.25", "+6.50"]
+    assert cells("S0001", "mark_timestamp")[0].endswith((" s", " min"))
+    unknown = ["unknown"] * 3
+    assert cells("S0013", *names) == ["no mark", "–", *unknown]
+    assert cells("S0004", "mark_timestamp")[0].startswith("stale, ")
+    redis.hdel("valuations", "U1:S0001")
+    until(lambda: cells("S0001", *names) == ["not valued", "–", *unknown], "a lost valuation")
+    valued.until_text(".lacks", "positions without a mark left out")
+    valued.until_text(".lacks", "marks stale")
+    redis.delete("valuations")
+    until(lambda: "Unrealized" not in valued.text("#head"), "columns that nobody fills gone")
+    assert not valued.text(".lacks")
+    assert valued.one("#hint").is_displayed()
 
 
 def test_a_change_is_seen_within_a_second(page: Page, redis: redis_py.Redis) -> None:
@@ -308,6 +478,65 @@ def test_a_change_is_seen_within_a_second(page: Page, redis: redis_py.Redis) -> 
         delays.append(time.monotonic() - start)
     assert min(delays) < 1
     page.until_text(".chart p", "realized")
+
+
+def test_a_click_on_a_row_opens_its_lots_and_executions(page: Page, redis: redis_py.Redis) -> None:
+    page.one("#rows tr").click()
+    assert page.one("#detail").is_displayed()
+    first = page.rows()[0]
+    assert page.text("#detail-name") == first == "S0000"
+    page.until_text("#lots-note", "0")
+    page.one("#rows tr:nth-child(2)").click()
+    page.until_text("#detail-name", "S0001")
+    page.until_text("#lots", "552.50")
+    page.until_text("#executions", "SELL")
+    page.until_text("#executions", "revert")
+    assert page.text("#figures").startswith("Quantity−2")
+    assert "Unrealized" not in page.text("#figures")
+    put(redis, position("S0001", account="U1", qty=77))
+    value(redis, valuation("S0001", account="U1", qty=77))
+    page.until_text("#figures", "Quantity77")
+    page.until_text("#figures", "Unrealized+7.50")
+    page.one("#close").click()
+    assert not page.one("#detail").is_displayed()
+
+
+def test_the_keyboard_opens_a_row_and_goes_on_from_it(page: Page, redis: redis_py.Redis) -> None:
+    browser = page.browser
+    page.one("#rows button").send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP)
+    assert browser.switch_to.active_element.text == "S0001"
+    put(redis, position("AAA", account="U1"))
+    until(lambda: page.rows()[0] == "AAA", "a row above")
+    assert browser.switch_to.active_element.text == "S0001", "the focus goes with the position"
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    page.until_text("#lots", "552.50")
+    assert browser.switch_to.active_element.get_attribute("aria-expanded") == "true"
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not page.one("#detail").is_displayed()
+    assert browser.switch_to.active_element.text == "S0001"
+    for _ in range(40):  # farther than what is in sight
+        browser.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
+    assert browser.switch_to.active_element.text > "S0040"
+    assert page.do("return document.getElementById('scroll').scrollTop") > 0
+
+
+def test_what_goes_wrong_is_said_beside_the_position(page: Page) -> None:
+    position_of = page.rows().index("S0004") + 1
+    page.one(f"#rows tr:nth-child({position_of})").click()
+    page.until_text("#detail-problem", "rows are missing")
+    assert page.one("#executions").is_displayed()
+
+
+def test_a_strategy_shows_the_positions_that_have_rows_of_it(page: Page) -> None:
+    until(lambda: page.one("#strategies").is_displayed(), "strategies")
+    choice = Select(page.one("#strategy"))
+    assert [option.text for option in choice.options] == ["All strategies", "revert", "trend"]
+    choice.select_by_value("trend")
+    until(lambda: page.rows() == ["S0001", "S0002"], "those of a strategy")
+    choice.select_by_value("revert")
+    until(lambda: page.rows() == ["S0001"], "those of another")
+    choice.select_by_value("")
+    page.until_text("#count", "4,286 of 5,000")
 
 
 def test_what_looks_like_html_is_text(page: Page, redis: redis_py.Redis) -> None:
@@ -407,40 +636,70 @@ def test_the_theme_is_chosen_and_kept(page: Page) -> None:
     until(lambda: page.text("#theme") == "Theme: light", "the theme after a reload")
 
 
-@pytest.mark.parametrize("width", [390, 768, 1280, 1920])
-def test_nothing_is_cut_off_or_scrolls_sideways_at_any_width(
-    page: Page, redis: redis_py.Redis, width: int
-) -> None:
+@pytest.fixture(params=[390, 768, 1024, 1280, 1920])
+def width(request: pytest.FixtureRequest, page: Page) -> Iterator[int]:
+    """Of the window, while the test runs."""
+    page.browser.set_window_size(request.param, 900)
+    yield request.param
+    page.browser.set_window_size(1440, 900)
+
+
+def too_wide(page: Page) -> list[str]:
+    found: list[str] = page.do("""
+        return [...document.querySelectorAll("html, #scroll, .chart svg")]
+            .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.id || e.tagName)""")
+    return found
+
+
+def put_large(redis: redis_py.Redis) -> None:
     put(
         redis,
         position("AAPL  250718C00205000", account="DU1000001", realized_pnl="-1234567.89",
                  net_realized_pnl="-0.001", cost_basis="12345678.9"),
         position("SAP", account="DU1000001", currency="EUR"),
     )  # fmt: skip
-    try:
-        page.browser.set_window_size(width, 900)
-        for currency in ("USD", "EUR"):
-            page.until_text("#charts", currency)
-            symbol = {"EUR": "SAP", "USD": "IBM"}[currency]
-            newer = position(
-                symbol, account="DU1000001", currency=currency, realized_pnl="7",
-                timestamp=1700000009000, stream_id="1700000009000-0",
-            )  # fmt: skip
-            put(redis, newer)
-        page.until_text("#charts", "+7.00")
-        page.browser.refresh()  # what is there is drawn at once, and nothing changes any more
-        page.until_text("#charts", "EUR")
-        page.until_text("#rows", "AAPL")
-        too_wide = page.do("""return [...document.querySelectorAll("html, #scroll, .chart svg")]
-            .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.id || e.tagName)""")
-        assert too_wide == []
-        until(lambda: page.do("return document.querySelectorAll('.curve').length") > 0, "curves")
-        drawn = "return [...document.querySelectorAll('.chart svg path.curve')].every(e => "
-        inside = "e.getBBox().x + e.getBBox().width <= e.ownerSVGElement.clientWidth + 1)"
-        assert page.do(drawn + inside)
-        assert "−0.00" not in page.text("#rows")
-    finally:
-        page.browser.set_window_size(1440, 900)
+
+
+@pytest.mark.usefixtures("width")
+def test_nothing_is_cut_off_or_scrolls_sideways_at_any_width(
+    page: Page, redis: redis_py.Redis
+) -> None:
+    put_large(redis)
+    for currency in ("USD", "EUR"):
+        page.until_text("#charts", currency)
+        symbol = {"EUR": "SAP", "USD": "IBM"}[currency]
+        newer = position(
+            symbol, account="DU1000001", currency=currency, realized_pnl="7",
+            timestamp=1700000009000, stream_id="1700000009000-0",
+        )  # fmt: skip
+        put(redis, newer)
+    page.until_text("#charts", "+7.00")
+    page.browser.refresh()  # what is there is drawn at once, and nothing changes any more
+    page.until_text("#charts", "EUR")
+    page.until_text("#rows", "AAPL")
+    assert too_wide(page) == []
+    until(lambda: page.do("return document.querySelectorAll('.curve').length") > 0, "curves")
+    drawn = "return [...document.querySelectorAll('.chart svg path.curve')].every(e => "
+    inside = "e.getBBox().x + e.getBBox().width <= e.ownerSVGElement.clientWidth + 1)"
+    assert page.do(drawn + inside)
+    assert "−0.00" not in page.text("#rows")
+
+
+def test_columns_give_way_and_what_a_position_is_worth_stays(
+    page: Page, redis: redis_py.Redis, width: int
+) -> None:
+    put_large(redis)
+    large = {"unrealized_pnl": "-1234567.89", "total_pnl": "-2345678.9", "day_pnl": "999999.5"}
+    option = "AAPL  250718C00205000"
+    value(redis, valuation(option, account="DU1000001", mark_timestamp=1, **large))
+    page.until_text("#rows", "−1,234,567.89")
+    page.until_text("#rows", "stale")
+    until(lambda: not too_wide(page), "no column too many")
+    heads = page.texts("#head th")
+    assert {"Symbol", "Quantity", "Unrealized"} <= set(heads)
+    assert ("Day" in heads) == (width > 700)
+    assert ("Mark age" in heads) == (width > 800)
+    assert ("Commission" in heads) == (width > 1800)
 
 
 def test_badges_tell_of_flow_lag_and_dead_letters(page: Page, redis: redis_py.Redis) -> None:

@@ -235,12 +235,14 @@ def test_a_long_way_to_catch_up_is_summed_up_now_and_then(lines: Lines) -> None:
     for now in (101.0, 102.0, 103.0, 104.0, 105.0, 106.0):  # noqa: B007
         progress.read(50_000, live=False)
     assert lines.messages() == [
-        "Processed 300,000 executions (errors: 0), 60,000/s, 1.2 million to go"
+        "Processed 300,000 executions (errors: 0), 60,000/s, 1.2 million to go, about 21 s left"
     ]
     to_go = 999_999
     for now in (107.0, 108.0, 109.0, 110.0, 111.0):  # noqa: B007
         progress.read(50_000, live=False)
-    assert lines.messages() == ["Processed 250,000 executions (errors: 0), 50,000/s, 999,999 to go"]
+    assert lines.messages() == [
+        "Processed 250,000 executions (errors: 0), 50,000/s, 999,999 to go, about 20 s left"
+    ]
 
 
 def test_a_pause_does_not_slow_the_speed_that_is_told(lines: Lines) -> None:

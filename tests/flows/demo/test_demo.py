@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 import redis as redis_py
 
+from flows.demo.balance import paid_in
 from flows.demo.market import INSTRUMENTS, LAST_DAY
 from flows.demo.sample import history
 from flows.demo.statements import Comparison, compare, load_statements
@@ -95,6 +96,8 @@ def test_it_shows_the_sample_and_the_brokers_own_figures(demo: Demo) -> None:
     assert "dead letter: fill_qty: expected a decimal, found '1O0'" in done.stdout
     assert done.stdout.count("dead letter:") == 1
     assert "python -m bytewax.run flows.positions -r data/recovery" in done.stdout
+    assert re.search(r"unrealized -?[\d,.]+ EUR, -?[\d,.]+ GBP, -?[\d,.]+ USD; 2 pos", done.stdout)
+    assert "paid in, over the last day:\nexact for 9 of 9 positions\n" in done.stdout
 
 
 def test_it_imports_and_audits_a_flex_statement(demo: Demo) -> None:
@@ -118,6 +121,36 @@ def test_it_fails_if_a_figure_is_not_the_brokers(demo: Demo, tmp_path: Path) -> 
     done = demo.run("--days", "1", cwd=tmp_path / "copy")
     assert done.returncode == 1
     assert "NOT all 59 closes have the broker's figure" in done.stdout
+
+
+def test_it_fails_if_what_was_made_is_not_what_holdings_gained(demo: Demo, tmp_path: Path) -> None:
+    for part in ("state", "connectors", "flows"):
+        shutil.copytree(ROOT / part, tmp_path / "copy" / part)
+    valuation = tmp_path / "copy" / "state" / "valuation.py"
+    right = "else worth - holding.cost_basis\n"
+    assert right in valuation.read_text()
+    wrong = right.replace("worth", "worth + worth // 10**19")
+    valuation.write_text(valuation.read_text().replace(right, wrong))
+    done = demo.run("--days", "2", cwd=tmp_path / "copy")
+    assert done.returncode == 1
+    assert re.search(r"^NOT so for \d of \d positions$", done.stdout, re.MULTILINE)
+
+
+def test_what_was_paid_in_is_told_by_the_messages_alone() -> None:
+    fill = {"account": "U1", "symbol": "A", "side": "BUY", "fill_qty": "10", "fill_price": "1.1"}
+    sold = {**fill, "side": "SELL", "multiplier": "100"}
+    messages = [
+        {"type": "opening", "account": "U1", "symbol": "A", "qty": "-3", "avg_price": "2"},
+        {**fill, "exec_id": "a.01.02", "fill_price": "1.3"},
+        {**fill, "exec_id": "a.01.01"},
+        {**fill, "exec_id": "a.02.01"},
+        {**fill, "exec_id": "a.02.01"},
+        {"type": "commission", "account": "U1", "symbol": "A", "exec_id": "a.02.01"},
+        {**sold, "symbol": "B", "exec_id": "b.01.01"},
+        {**sold, "symbol": "C", "exec_id": "c.01.01"},
+        {**sold, "symbol": "C", "exec_id": "c.01.02", "fill_qty": "0"},
+    ]
+    assert paid_in(messages) == {"U1:A": 18, "U1:B": -1100, "U1:C": 0}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
@@ -177,6 +210,13 @@ def test_keep_leaves_a_history_that_adds_up(demo: Demo, tmp_path: Path) -> None:
     assert set(positions["type"]) == {"execution", "commission", "opening", "split", "transfer"}
     assert _sums(positions, "realized_pnl_change") == _sums(lots, "realized_pnl")
     assert {lot > 0 for lot in lots["realized_pnl"]} == {True, False}
+    valued = pl.read_parquet(kept / "valuations").sort("time")
+    assert valued["time"].n_unique() >= 25
+    assert valued.select("time", "account", "symbol").is_unique().all()
+    last = valued.filter(pl.col("time") == pl.col("time").max())
+    open_ones = last.filter(pl.col("qty") != 0)
+    assert open_ones["unrealized_pnl"].null_count() == 0
+    assert _sums(last, "realized_pnl") == _sums(positions, "realized_pnl_change")
 
 
 def test_keep_refuses_a_directory_that_holds_something(demo: Demo, tmp_path: Path) -> None:

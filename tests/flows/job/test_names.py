@@ -14,10 +14,11 @@ from flows.positions import build_flow
 
 
 def test_steps_that_keep_state_are_called_as_they_always_were() -> None:
-    assert (names.SOURCE_ID, names.POSITION_ID, names.PARQUET_ID) == (
+    assert (names.SOURCE_ID, names.POSITION_ID, names.PARQUET_ID, names.LETTERS_ID) == (
         "positions.executions",
         "positions.position",
         "positions.parquet",
+        "positions.dead_letters",
     )
 
 
@@ -30,4 +31,4 @@ def test_the_flow_has_each_of_them(tmp_path: Path) -> None:
         parquet=ParquetSink(tmp_path, ["executions"]),
     )
     steps = {step.step_id for step in flow.substeps}
-    assert {names.SOURCE_ID, names.POSITION_ID, names.PARQUET_ID} <= steps
+    assert {names.SOURCE_ID, names.POSITION_ID, names.PARQUET_ID, names.LETTERS_ID} <= steps

@@ -1,0 +1,28 @@
+"""A command, run in the test's own process: quick, and a test may set what it is made of."""
+
+import io
+import runpy
+import shlex
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+
+AWAY = "redis://127.0.0.1:1/0"
+
+
+def run(command: str, **settings: str) -> tuple[int | str | None, str]:
+    """Run a command, such as `flex import FILE`; return its exit code and its errors.
+
+    settings: environment variables; without REDIS_URL there is no Redis.
+    """
+    words = shlex.split(command)
+    errors = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(errors):
+        for variable, value in {"REDIS_URL": AWAY, **settings}.items():
+            patch.setenv(variable, value)
+        patch.setattr(sys, "argv", words)
+        patch.delitem(sys.modules, f"flows.{words[0]}", raising=False)  # another test's
+        with redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as ended:
+            runpy.run_module(f"flows.{words[0]}", run_name="__main__", alter_sys=True)
+    return ended.value.code, errors.getvalue()

@@ -1,0 +1,33 @@
+"""Parquet files as the flow writes them, of messages in the notation of the tests."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from connectors.parquet.tables import tables
+from state.book import Book
+from state.messages import Execution
+from state.records import Changes, Update
+from tests.support.notation import messages
+
+
+def write_rows(
+    data_dir: Path, account: str | None, symbol: str, lines: Sequence[str], *refs: str
+) -> None:
+    """Book messages that arrive a second apart; write their rows as the flow does.
+
+    refs: the `order_ref` of each execution, as far as they go.
+    """
+    book, updates = Book(symbol, account), []
+    for number, each in enumerate(messages(*lines), 1):
+        if isinstance(each, Execution) and number <= len(refs):
+            each = each._replace(order_ref=refs[number - 1])  # noqa: PLW2901
+        applied = book.apply(each)
+        assert applied is not None
+        updates.append(Update(f"{number * 1000}-0", each, applied, book.snapshot()))
+    changes = Changes("s", symbol, updates[-1].stream_id, book.snapshot(), updates, live=False)
+    for table in tables([changes]):
+        directory = data_dir / table.data_set / f"date=1970-01-{table.day + 1:02}"
+        directory.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.rows, directory / f"{symbol}.{table.rows.num_rows}.parquet")
