@@ -28,7 +28,7 @@ from connectors.redis.dead_letter_sink import DeadLetterSink
 from connectors.redis.hash_sink import PositionHashSink
 from connectors.redis.link import RedisLink, warn_of_eviction
 from connectors.redis.source import Read, RedisStreamSource
-from flows.common.doors import tell_how_to_run
+from flows.common.hints import tell_how_to_run
 from flows.common.logs import Progress, log_exceptions, log_exceptions_of_parts, set_up_logging
 from flows.common.settings import load_settings, partition_names
 from flows.job import exporter, names

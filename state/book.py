@@ -39,7 +39,6 @@ from state.run import (
     REPORT_WIDTH,
     WIDEST,
     Columns,
-    Kept,
     Run,
     RunUpdate,
     pack,
@@ -516,10 +515,8 @@ class Book:
             values = [value * factor for value in values]
         first, number = self._places, len(exec_ids)
         places = list(range(first, first + number))
-        rows = zip(
-            exec_ids, timestamps, prices, places, qtys, values, charges, repeat(Kept(run, first)),
-            strict=False,
-        )  # fmt: skip
+        said = repeat(run.kept(first))
+        rows = zip(exec_ids, timestamps, prices, places, qtys, values, charges, said, strict=False)
         stretch.extend(list(map(new_row, rows)))
         self._known.update(zip(exec_ids, places, strict=True))
         self._places += number
@@ -1043,25 +1040,12 @@ def _fill_from_state(state: tuple[Any, ...]) -> Execution:
     return new_execution((*state[:9], Instrument(*state[9]), *state[10:]))
 
 
-def _fills(rows: Sequence[Row]) -> Iterator[Execution]:
-    """Return the messages of rows, each run unpacked once."""
-    runs: dict[int, list[Execution]] = {}
-    for row in rows:
-        if type(row.said) is Kept:
-            run, first = row.said
-            if first not in runs:
-                runs[first] = run.fills()
-            yield runs[first][row.place - first]
-        else:
-            yield row.fill
-
-
 def _part_to_state(part: Part) -> tuple[Any, ...]:
     action = part.action and (type(part.action).__name__, *part.action)
     # A lot that was split is shown at another price than that of its execution.
     fills = [
         _fill_to_state(fill if fill.price == row.price else fill._replace(price=row.price))
-        for fill, row in zip(_fills(part.stretch.rows), part.stretch.rows, strict=True)
+        for row, fill in ((row, row.fill) for row in part.stretch.rows)
     ]
     return (action, part.place, tuple(part.moved), fills, part.stretch.to_state())
 

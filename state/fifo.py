@@ -58,7 +58,9 @@ class Row(NamedTuple):
     def fill(self) -> Execution:
         """The message."""
         said = self.said
-        return said.execution(self.place) if type(said) is Kept else cast("Execution", said)
+        if type(said) is Kept:
+            return said.execution(self.place, self.exec_id)
+        return cast("Execution", said)
 
     @property
     def identity(self) -> str:

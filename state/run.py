@@ -11,7 +11,8 @@ a line end behind each.
 
 from array import array
 from collections.abc import Iterable, Sequence
-from itertools import repeat
+from itertools import count
+from struct import Struct
 from typing import Any, NamedTuple
 
 from state.messages import CommissionReport, Execution, Instrument, Message, new_execution
@@ -26,8 +27,7 @@ WIDEST = 2**62
 EXECUTION_WIDTH, REPORT_WIDTH, LOT_WIDTH = 5, 3, 6
 """Numbers in a packed row."""
 
-
-_FIRST, _ABSENT = repeat(1), repeat(None)
+_NUMBERS = Struct(f"={EXECUTION_WIDTH}q")
 
 
 class Run(NamedTuple):
@@ -63,36 +63,26 @@ class Run(NamedTuple):
         timestamps, qtys, prices, fees = [numbers[at::EXECUTION_WIDTH] for at in range(4)]
         return Columns(unpack_texts(self.exec_ids), timestamps, qtys, prices, fees)
 
-    def execution(self, at: int) -> Execution:
-        """Return one of the executions."""
-        width = 8 * EXECUTION_WIDTH
-        [fill] = Run(
-            self.numbers[width * at : width * (at + 1)], _line(self.exec_ids, at),
-            _line(self.order_refs, at), self.instrument,
-        ).fills()  # fmt: skip
-        return fill
-
-    def fills(self) -> list[Execution]:
-        """Return the executions one by one."""
-        timestamps, qtys, prices, fees, order_ids = unpack_rows(self.numbers, EXECUTION_WIDTH)
-        exec_ids = unpack_texts(self.exec_ids)
-        refs: Iterable[str | None] = _ABSENT
-        if self.order_refs:
-            refs = [ref or None for ref in unpack_texts(self.order_refs)]
-        given = [None if fee == NO_COMMISSION else fee for fee in fees]
-        sides = ["BUY" if qty > 0 else "SELL" for qty in qtys]
-        values = zip(
-            exec_ids, exec_ids, _FIRST, timestamps, qtys, prices, given, order_ids, sides,
-            repeat(self.instrument), refs, _ABSENT, _ABSENT, strict=False,
-        )  # fmt: skip
-        return list(map(new_execution, values))
-
     def messages(self) -> list[Message]:
         """Return all messages one by one, in order of arrival."""
-        messages: list[Message] = list(self.fills())
+        kept = self.kept(0)
+        messages: list[Message] = list(map(kept.execution, count(), unpack_texts(self.exec_ids)))
         for at, report in self.commission_reports():
             messages.insert(at, report)
         return messages
+
+    def kept(self, first: int, most: int | None = None) -> "Kept":
+        """Return the executions as a book keeps them, but for their ids.
+
+        first: the place of the first one. most: how many are wanted, the last ones.
+        """
+        start = 0 if most is None else max(0, self.executions - most)
+        refs: list[str | None] | None = None
+        if self.order_refs:
+            named = unpack_texts(self.order_refs)[start:]
+            refs = list(map({ref: ref or None for ref in named}.get, named))  # one text of each
+        numbers = self.numbers[8 * EXECUTION_WIDTH * start :]
+        return Kept(numbers, refs, self.instrument, first + start)
 
     def commission_reports(self) -> list[tuple[int, CommissionReport]]:
         """Return the reports, each with its place among all messages."""
@@ -135,20 +125,25 @@ class Columns(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A run as a book keeps it: an execution is made when somebody asks for it."""
+    """A run's executions as a book keeps them: one is made when somebody asks for it."""
 
-    run: Run
+    numbers: bytes
+    """As those of the run."""
+    order_refs: list[str | None] | None
+    instrument: Instrument
     first: int
-    """The place of arrival of its first execution within the key."""
+    """The place of arrival of the first one within the key."""
 
-    @property
-    def instrument(self) -> Instrument:
-        """What the executions say of their instrument."""
-        return self.run.instrument
-
-    def execution(self, place: int) -> Execution:
-        """Return the execution with a place of arrival."""
-        return self.run.execution(place - self.first)
+    def execution(self, place: int, exec_id: str) -> Execution:
+        """Return the execution with a place of arrival, whose id is known."""
+        at = place - self.first
+        numbers = _NUMBERS.unpack_from(self.numbers, at * _NUMBERS.size)
+        timestamp, qty, price, fee, order_id = numbers
+        ref = None if self.order_refs is None else self.order_refs[at]
+        return new_execution(
+            (exec_id, exec_id, 1, timestamp, qty, price, None if fee == NO_COMMISSION else fee,
+             order_id, "BUY" if qty > 0 else "SELL", self.instrument, ref, None, None)
+        )  # fmt: skip
 
 
 class RunUpdate(NamedTuple):
@@ -184,11 +179,6 @@ def pack_texts(texts: Iterable[str]) -> bytes:
 def unpack_texts(packed: bytes) -> list[str]:
     """Return the texts that `pack_texts` packed."""
     return packed.decode().split("\n")[:-1]
-
-
-def _line(packed: bytes, at: int) -> bytes:
-    """Return one of some packed texts, packed; nothing if there are none."""
-    return packed.split(b"\n", at + 1)[at] + b"\n" if packed else b""
 
 
 def run_of(messages: Sequence[Message]) -> Run:

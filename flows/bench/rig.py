@@ -19,7 +19,7 @@ from typing import NamedTuple
 import redis
 
 from connectors.redis.link import send
-from flows.common.doors import extra
+from flows.common.hints import extra
 from flows.common.process import MAIN_JOB, Program
 
 STREAM, HASH = "executions", "positions"

@@ -18,7 +18,8 @@ from typing import Annotated, NamedTuple
 import redis
 import typer
 
-from flows.common.doors import app_of, enter, extra
+from flows.common.doors import app_of, enter
+from flows.common.hints import extra
 from flows.common.process import MAIN_JOB, Program, until
 from flows.common.settings import partition_names
 from state.keys import partition_of

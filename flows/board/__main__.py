@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from flows.board.frames import Board
-from flows.common.doors import app_of, enter, extra
+from flows.common.doors import app_of, enter
+from flows.common.hints import extra
 from flows.common.logs import set_up_logging
 from flows.common.overview import overview_reader
 from flows.common.settings import load_settings

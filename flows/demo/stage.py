@@ -22,7 +22,7 @@ from connectors.redis.exact_json import from_json
 from connectors.redis.link import RedisLink
 from connectors.redis.names import GROUP
 from connectors.redis.publisher import Publisher
-from flows.common.doors import extra
+from flows.common.hints import extra
 from flows.common.process import MAIN_JOB, SECOND_JOB, ProcessError, Program
 from flows.common.settings import Settings, load_settings, partition_names
 

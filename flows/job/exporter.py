@@ -10,7 +10,7 @@ from threading import Lock
 
 from connectors import metrics
 from connectors.redis.overview import Overview, OverviewReader, RedisAwayError
-from flows.common.doors import tell_how_to_run
+from flows.common.hints import tell_how_to_run
 from flows.common.overview import overview_reader
 from flows.common.settings import Settings
 

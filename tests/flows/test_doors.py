@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from flows.__main__ import app, commands
 from flows.board.frames import Board
 from flows.board.server import serve
-from flows.common.doors import extra, tell_how_to_run
+from flows.common.hints import extra, tell_how_to_run
 from flows.common.overview import overview_reader
 from flows.common.process import Program
 from flows.common.settings import Settings

@@ -186,9 +186,10 @@ def test_a_run_keeps_its_messages_and_their_order() -> None:
     assert run.messages() == taken
     assert (len(run), run.executions, run.currency) == (5, 3, "EUR")
     assert Run.from_state(pickle.loads(pickle.dumps(run.to_state()))) == run  # noqa: S301
-    assert [fill.commission for fill in run.fills()] == [ONE, None, None]
+    fills = [each for each in taken if isinstance(each, Execution)]
+    assert [fill.commission for fill in fills] == [ONE, None, None]
     assert run.columns().fees == [ONE, NO_COMMISSION, NO_COMMISSION]
-    assert [run.execution(at) for at in range(3)] == run.fills()
+    assert [run.kept(7).execution(7 + at, fill.exec_id) for at, fill in enumerate(fills)] == fills
     for some in (taken[:1], taken[1:2], taken[::2], taken[1::2], []):
         assert run_of(some).messages() == some
     assert run_of(taken[:1]).order_refs == b""

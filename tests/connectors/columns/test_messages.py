@@ -131,7 +131,7 @@ def test_what_an_entry_says_of_its_order_and_instrument_is_kept() -> None:
     runs = [piece.messages for piece in pieces if isinstance(piece.messages, Run)]
     said = Instrument("USD", ONE, 7, "STK")
     assert [run.instrument for run in runs] == [said, Instrument(), said]
-    refs = [message.order_ref for run in runs for message in run.fills()]
+    refs = [m.order_ref for run in runs for m in run.messages() if isinstance(m, Execution)]
     assert refs == [None, "mine", "s\u0085é", "mine"]
     assert check_columns(entries) == ids(entries)
 
