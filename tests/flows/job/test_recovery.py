@@ -274,6 +274,31 @@ def test_snapshots_that_an_epoch_left_unfinished_are_never_resumed_from(
     assert last["4"] == count_of_4
 
 
+@pytest.mark.parametrize(
+    ("fronts", "stays"),
+    [({0: 5, 1: 5}, [3, 4]), ({0: 5, 1: 4}, [3]), ({0: 4, 1: 5}, [3]), ({0: 5}, [])],
+)
+def test_an_epoch_is_complete_when_the_slowest_worker_has_completed_it(
+    tmp_path: Path, fronts: dict[int, int], stays: list[int]
+) -> None:
+    """Of a worker that has written nothing yet, where the run began counts: at epoch 3."""
+    recovery.prepare(tmp_path, None).close()
+    with closing(sqlite3.connect(tmp_path / "part-0.sqlite3")) as db, db:
+        db.execute("INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (0, 2, 3)")
+        db.executemany(
+            "INSERT INTO fronts (ex_num, worker_index, worker_frontier) VALUES (0, ?, ?)",
+            fronts.items(),
+        )
+        db.executemany(
+            "INSERT INTO snaps (step_id, state_key, ser_change, snap_epoch) "
+            "VALUES ('positions.other', 'A', ?, ?)", [(pickle.dumps(None), n) for n in (3, 4, 5)],
+        )  # fmt: skip
+    recovery.prepare(tmp_path, None).close()
+    with closing(sqlite3.connect(tmp_path / "part-0.sqlite3")) as db:
+        left = db.execute("SELECT snap_epoch FROM snaps ORDER BY snap_epoch").fetchall()
+    assert [epoch for [epoch] in left] == stays
+
+
 def snapshots_after_the_resume_epoch(directory: Path) -> int:
     with closing(sqlite3.connect(directory / "part-0.sqlite3")) as db:
         run, resumed_at = db.execute(
