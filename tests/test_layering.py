@@ -31,7 +31,7 @@ MAY_IMPORT = {
         "connectors.kept", "connectors.metrics",
     },
     "connectors.redis": {
-        "state", "connectors.redis", "connectors.backoff", "connectors.kept",
+        "state", "connectors.redis", "connectors.backoff", "connectors.clock", "connectors.kept",
         "connectors.metrics", "connectors.columns.replies",
     },
     "flows.common": {"state", "connectors.redis", "flows.common"},

@@ -1,12 +1,10 @@
 """Every door: the list of commands, their help, and what is said where one does not open."""
 
-import logging
 import os
 import runpy
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -143,14 +141,6 @@ def test_a_port_in_use_ends_the_board_with_one_line(tmp_path: Path) -> None:
             serve(Board(overview_reader(settings), tmp_path), port)
 
 
-@pytest.fixture
-def _handlers_as_before() -> Iterator[None]:
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
 WRONG_WORDS = [
     ("watch --nope", "No such option: --nope"),
     ("watch extra", "Got unexpected extra argument(s) (extra)"),
@@ -206,7 +196,6 @@ NO_FLEX = {
 }
 
 
-@pytest.mark.usefixtures("_handlers_as_before")
 @pytest.mark.parametrize(("name", "said"), [(name, said) for name, (_, said) in NO_FLEX.items()])
 def test_a_file_that_is_no_flex_file_is_refused(tmp_path: Path, name: str, said: str) -> None:
     path = tmp_path / name
@@ -244,7 +233,6 @@ CANNOT = [
 ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("_handlers_as_before")
 @pytest.mark.parametrize(
     ("command", "settings", "code", "said"), CANNOT, ids=[f"{c[0]} {c[1]}" for c in CANNOT]
 )
@@ -269,7 +257,6 @@ def test_what_cannot_be_done_is_one_line_and_no_success(
     assert len(errors.splitlines()) == 1 + said.count("\n")
 
 
-@pytest.mark.usefixtures("_handlers_as_before")
 @pytest.mark.parametrize(
     ("command", "code"), [("replay", 1), ("reconcile", 2), (f"flex import --dry-run {FLEX}", 2)]
 )
