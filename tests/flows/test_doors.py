@@ -21,6 +21,7 @@ from flows.common.settings import Settings
 from tests.support.commands import run
 from tests.support.flow_process import DEADLINE_S, ROOT
 from tests.support.servers import tied
+from tests.support.tws_double import Holding, Instrument, TwsDouble
 
 NAMES = [name for name, _ in commands()]
 NO_COMMANDS = ["flows.job.exporter"]
@@ -267,6 +268,33 @@ def test_another_number_of_partitions_is_said_at_every_door(
     ended, errors = run(command, REDIS_URL=redis_url, STREAM_PARTITIONS="3")
     assert ended == code
     assert "STREAM_PARTITIONS: expected 1, as stream 'executions' has had so far, found 3" in errors
+
+
+NOT_OURS = [
+    ("executions:partitions", "x", "executions:partitions: expected a number of partitions, found"),
+    ("positions", {"A": "x"}, "expected JSON objects with the members of a position, found b'x'"),
+    (
+        "positions",
+        {"A": '{"symbol": "A"}'},
+        "position 'A': expected a JSON object with account, sy",
+    ),
+    ("instruments", {"7": "x"}, "instrument 7: expected a JSON object such as"),
+    ("instruments", {"x": "{}"}, "instrument b'x': expected a con_id, which is a number"),
+    ("positions", "x", "Redis refuses a command: WRONGTYPE"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "said"), NOT_OURS)
+def test_what_others_wrote_where_ours_stands_is_one_line(
+    redis: redis_py.Redis, redis_url: str, key: str, value: str | dict[str, str], said: str
+) -> None:
+    redis.set(key, value) if isinstance(value, str) else redis.hset(key, mapping=value)  # type: ignore[arg-type]
+    with TwsDouble(accounts=("U1",)) as tws:
+        tws.holdings = [Holding("U1", Instrument(265598, "AAPL"), 1.0, 10.5)]
+        settings = {"REDIS_URL": redis_url, "IBKR_PORT": str(tws.port), "IBKR_TIMEZONE": "UTC"}
+        ended, errors = run("reconcile", **settings)
+    assert said in errors
+    assert (ended, errors.count("\n")) == (2, 1)
 
 
 def test_the_valuation_says_that_it_runs_with_one_worker(tmp_path: Path, redis_url: str) -> None:
