@@ -208,9 +208,7 @@ def _split(rows: list[Action]) -> SplitStep:
 
 def _stock_dividend(rows: list[Action]) -> SplitStep:
     added, per = _text_ratio(rows[0].text)
-    leading = _LEADING.match(rows[0].text)
-    own = {rows[0].contract.isin, rows[0].contract.symbol} - {""}
-    if leading and own.isdisjoint(leading.groupdict().values()):
+    if _LEADING.match(rows[0].text) and not _is_named_first(rows[0]):
         raise _InexpressibleError(
             "expected a stock dividend in its own shares, found one in another instrument: "
             "what that costs stands in no row"
@@ -313,7 +311,7 @@ def _rename(rows: list[Action]) -> RenameStep:
 def _merger(rows: list[Action], ratios: Mapping[str, Fraction]) -> MoveStep:
     going = [row for row in rows if row.qty < 0]
     coming = [row for row in rows if row.qty > 0]
-    if len(going) != 1 and len(coming) == 1:
+    if len(coming) == 1 and (len(going) != 1 or _is_named_first(coming[0])):
         going, coming = coming, going  # what was sold short goes the other way
     if len(going) != 1 or not coming:
         raise _InexpressibleError(
@@ -348,6 +346,13 @@ def _spin_off(
         shares = _shares(rows, ratios, whole=False)
     return MoveStep(*_common(rows), parent, _called(rows[0]), None,
                     tuple(zip(rows, shares, strict=True)))  # fmt: skip
+
+
+def _is_named_first(row: Action) -> bool:
+    """Tell whether a row is of the instrument that its text begins with: what goes."""
+    leading = _LEADING.match(row.text)
+    own = {row.contract.isin, row.contract.symbol} - {""}
+    return leading is not None and not own.isdisjoint((leading["isin"], leading["symbol"].strip()))
 
 
 def _named_first(row: Action, contracts: Mapping[str, Contract]) -> Contract | None:

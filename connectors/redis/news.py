@@ -211,7 +211,8 @@ class _Reader:
             metrics.MARKS_READ.inc(len(entries))
         if bad:
             metrics.MARKS_REFUSED.inc(len(bad))
-            log.warning("%d entries of %s are no marks, the last %s: %s",
+            # What is found there may be megabytes.
+            log.warning("%d entries of %s are no marks, the last %s: %.300s",
                         len(bad), self._marks, *bad[-1])  # fmt: skip
 
 
@@ -241,7 +242,7 @@ def _take_holding(key: bytes, text: bytes, news: dict[str, News], *, begins: boo
     try:
         holding = read_holding(text)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("the position %r cannot be read, so it is not valued: %s", key, error)
+        log.warning("the position %.90r cannot be read, so it is not valued: %.300s", key, error)
         return
     _of(news, holding.symbol, begins=begins).holdings[key.decode()] = holding
 

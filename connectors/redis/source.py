@@ -160,8 +160,8 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
     def next_awake(self) -> datetime | None:
         """Ask to be called again at once: the read itself waits for entries.
 
-        With None the engine would wait a millisecond after an empty read, and that by the
-        system's clock, which may be set back.
+        With None the engine waits a millisecond after an empty one, by the system's clock,
+        which may be set back.
         """
         return AT_ONCE
 

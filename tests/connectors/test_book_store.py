@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.book_store import BookStore, BookStoreError, BookStores, copy_books
+from connectors.book_store import BookStore, BookStoreError, BookStores, copy_books, read_book
 from connectors.kept import dumps, seal
 from state.book import Book
 from state.exact import ONE
@@ -94,6 +94,15 @@ def test_epochs_that_a_crash_cut_off_and_others_replaced_do_no_harm(tmp_path: Pa
     for upto in (3, 5, 7, 9):
         loaded = BookStore(tmp_path).load("S", "S", None, f"{upto}-0")
         assert loaded.to_state() == book_upto(upto).to_state()
+
+
+def test_where_rows_overlap_each_entry_is_taken_in_once(tmp_path: Path) -> None:
+    Session(BookStore(tmp_path)).epoch(9)
+    second = Session(BookStore(tmp_path))
+    second.epoch(5)
+    second.epoch(7)
+    book, taken = read_book(tmp_path, "S", "S", None, "9-0", "0-0")
+    assert (book.to_state(), taken) == (book_upto(9).to_state(), 9)
 
 
 def test_a_book_that_began_with_another_worker_is_found(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ docs/threats.md lists what is tried here.
 import pickle
 import socketserver
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -50,6 +51,34 @@ def test_entries_of_any_size_are_booked_or_dead_letters_and_stop_nothing(
         for entry_id, fields in letters.items():
             assert fields[:-6] == entries[entry_id]
         assert max(map(len, flow.log.splitlines())) < 1_000
+
+
+def test_marks_of_any_size_are_marks_or_counted_and_stop_nothing(
+    redis: redis_py.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    with (
+        FlowProcess(tmp_path, redis_url) as flow,
+        FlowProcess(
+            tmp_path / "valuation", redis_url, recovery=False, flow="flows.valuation"
+        ) as valuation,
+    ):
+        add(redis, GOOD)
+        flow.until_committed(redis)
+        now = str(time.time_ns() // 1_000_000)
+        for mark in (
+            {"symbol": "y" * 5_000_000, "price": "1", "timestamp": now},
+            {"symbol": "A", "price": "9" * 5_000_000, "timestamp": now},
+            {"symbol": "A", "price": "1e-999999999", "timestamp": now},
+            {"symbol": "A", "price": "7", "timestamp": "9" * 100_000},
+            {f"f{n}": "" for n in range(100_000)},
+            {"symbol": "A", "price": "5", "timestamp": now, **{f"f{n}": "" for n in range(50_000)}},
+        ):
+            add(redis, mark, stream="marks")
+        valuation.until(lambda: "A" in read_hash(redis, "valuations"), "a valuation")
+        priced = "the mark that is one"
+        valuation.until(lambda: read_hash(redis, "valuations")["A"]["mark_price"] == 5, priced)
+        assert list(read_hash(redis, "valuations")) == ["A"]
+        assert max(map(len, valuation.log.splitlines())) < 1_000
 
 
 class Evil:

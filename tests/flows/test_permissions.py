@@ -86,14 +86,17 @@ def test_each_program_does_its_whole_job_as_its_own_user(
 ) -> None:
     port = free_port()
     flow = FlowProcess(
-        tmp_path, url_of(server, "flow"), METRICS_PORT=str(port), STREAM_RETENTION_HOURS="1000000"
-    )
+        tmp_path, url_of(server, "flow"), METRICS_PORT=str(port), LOG_LEVEL="DEBUG",
+        STREAM_RETENTION_HOURS="1000000",
+    )  # fmt: skip
     valuation = FlowProcess(
-        tmp_path / "valuation", url_of(server, "valuation"), recovery=False, flow="flows.valuation"
-    )
+        tmp_path / "valuation", url_of(server, "valuation"), recovery=False,
+        flow="flows.valuation", LOG_LEVEL="DEBUG",
+    )  # fmt: skip
     with (
         server.client() as operator, TwsDouble() as tws, flow, valuation,
-        Router(tws, url_of(server, "router"), tmp_path / "router.log", IBKR_MARKS="live"),
+        Router(tws, url_of(server, "router"), tmp_path / "router.log", IBKR_MARKS="live",
+               LOG_LEVEL="DEBUG"),
     ):  # fmt: skip
         dead = trade_a_little(server, operator, tws)
         read_all(server, tmp_path)
@@ -111,6 +114,9 @@ def test_each_program_does_its_whole_job_as_its_own_user(
             add(producer, execution(9))
         flow.until_committed(operator)
         assert refused(operator) == []
+    logs = [*tmp_path.rglob("*.log")]
+    assert len(logs) >= 3
+    assert not [log for log in logs if PASSWORD in log.read_text()]
 
 
 def trade_a_little(server: RedisServer, operator: redis_py.Redis, tws: TwsDouble) -> list[str]:

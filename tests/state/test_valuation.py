@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from state.book import Book
 from state.exact import LIMIT, MONEY, ONE
-from state.messages import Execution, Instrument
+from state.messages import Cost, Execution, Instrument
 from state.valuation import Day, Holding, Mark, in_base, later, market_value, value
 
 TODAY = Day("2026-11-27", 0)
@@ -84,6 +84,96 @@ def test_over_any_stretch_pnl_is_the_change_of_worth_less_what_was_paid_in(
                 b - a for a, b in zip(points[first], points[last], strict=True)
             )
             assert realized + unrealized == worth - paid_in
+
+
+class Charges:
+    """What has fallen due of all charges, worked out with fractions from who closed what."""
+
+    def __init__(self) -> None:
+        self.paid = self._settled = 0
+        self._bearers: list[list[int]] = []
+        """Charge, units, units gone."""
+        self._lots: list[tuple[int, list[int]]] = []
+        """Open units, signed, and who bears their charge; the oldest first."""
+
+    def trade(self, qty: int, charge: int) -> None:
+        self.paid += charge
+        bearer = [charge, abs(qty), 0]
+        self._bearers.append(bearer)
+        while qty and self._lots and (self._lots[0][0] > 0) != (qty > 0):
+            held, opener = self._lots.pop(0)
+            units = min(abs(held), abs(qty))
+            for gone in (opener, bearer):
+                gone[2] += units
+            sign = 1 if qty > 0 else -1
+            qty -= sign * units
+            if abs(held) > units:
+                self._lots.insert(0, (held + sign * units, opener))
+        if qty:
+            self._lots.append((qty, bearer))
+
+    def lay(self, per_unit: int, multiplier: int) -> None:
+        lots, self._lots = self._lots, []
+        for qty, opener in lots:
+            laid = round(Fraction(qty * per_unit * multiplier, ONE * ONE))
+            self.paid += laid
+            self._settled += _due(opener)
+            self._bearers.remove(opener)
+            anew = [opener[0] - _due(opener) + laid, abs(qty), 0]
+            self._bearers.append(anew)
+            self._lots.append((qty, anew))
+
+    @property
+    def due(self) -> int:
+        return self._settled + sum(map(_due, self._bearers))
+
+
+def _due(bearer: list[int]) -> int:
+    charge, units, gone = bearer
+    return round(Fraction(charge * gone, units))
+
+
+CHARGE = st.none() | st.integers(-(10**4), 10**6).map(lambda units: units * ONE // 10_000)
+TRADES = st.tuples(st.booleans(), QTY, PRICE, CHARGE, CHARGE)
+COSTS = st.integers(-(10**4), 10**4).map(lambda units: units * ONE // 1_000)
+
+
+@given(
+    steps=st.lists(st.tuples(TRADES | COSTS, PRICE), min_size=1, max_size=12),
+    multiplier=st.sampled_from([ONE, 100 * ONE]),
+)
+def test_with_commissions_and_adjustments_it_is_so_too_but_for_what_open_units_still_bear(
+    steps: list[tuple[tuple[bool, int, int, int | None, int | None] | int, int]], multiplier: int
+) -> None:
+    """Total P&L = market value - all that was paid in + charges that have not fallen due."""
+    book, now, charges, paid = Book("A", None), 1_700_000_000_000, Charges(), 0
+    for number, (step, mark) in enumerate(steps, 1):
+        if isinstance(step, int):
+            book.apply(Cost(f"c{number}", now + number * 1000, step))
+            charges.lay(step, multiplier)
+        else:
+            buys, qty, price, commission, adjustment = step
+            signed = qty if buys else -qty
+            book.apply(
+                Execution(
+                    f"e{number}", f"e{number}", 1, now + number * 1000, signed, price, commission,
+                    side="BUY" if buys else "SELL", instrument=Instrument(None, multiplier),
+                    adjustment=adjustment,
+                )
+            )  # fmt: skip
+            paid += signed * price * multiplier // ONE
+            charges.trade(signed, (commission or 0) + (adjustment or 0))
+        shown = book.snapshot()
+        if not shown.executions:
+            continue
+        found = value(holding(book), Mark(mark, now), TODAY, now, 1)
+        assert found.market_value is not None
+        assert shown.commission + shown.basis_adjustment == charges.paid
+        not_due = (charges.paid - charges.due) * (MONEY // ONE)
+        paid_in = paid + charges.paid * (MONEY // ONE)
+        assert found.total_pnl == found.market_value - paid_in + not_due
+        if not shown.qty:
+            assert not_due == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9)), min_size=1))

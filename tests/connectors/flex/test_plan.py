@@ -661,6 +661,91 @@ def test_a_merger_into_two_divides_each_lot_alike(tmp_path: Path) -> None:
     assert abs(nets["flex-62"] - Decimal("249.136129")) < Decimal("0.001")
 
 
+# --- the same of what was sold short: what is owed goes the other way -----------------------------
+
+
+def test_a_short_position_is_renamed_with_its_proceeds_and_time(tmp_path: Path) -> None:
+    text = "PEIX(US69423U3059) CUSIP/ISIN CHANGE TO (US02155X1063) ({}, ALTO, {})"
+    when = "20210112;202500"
+    rows = [
+        action("PEIX.OLD", 140, text.format("PEIX.OLD", "US69423U3059"), when, type="IC",
+               conid=con_id("PEIX"), isin="US69423U3059", transactionID="71"),
+        action("ALTO", -140, text.format("ALTO", "US02155X1063"), when, type="IC",
+               isin="US02155X1063", transactionID="72"),
+    ]  # fmt: skip
+    trades = [
+        trade("PEIX", -70, 8, "20200102;100000", ibCommission="-1"),
+        trade("PEIX", -70, 9, "20200103;100000", ibCommission="-2"),
+        trade("ALTO", 105, 6, "20210122;100000", ibCommission="-0.3", ibExecID="",
+              transactionID="61"),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(trades, rows))
+    assert made.problems == []
+    _, *into = _fields(made, "transfer")
+    assert [(f["symbol"], f["qty"], f["opened"]) for f in into] == [
+        ("ALTO", "-70", "1577977200000"), ("ALTO", "-70", "1578063600000"),
+    ]  # fmt: skip
+    # 70 × (8 - 6) - 1, and of the second lot half: 35 × (9 - 6) - 1, less 0.3.
+    _realizes(made, "flex-61", "242.7")
+
+
+def test_a_short_position_whose_rows_do_not_say_which_is_old_is_left_out(tmp_path: Path) -> None:
+    text = "CUSIP/ISIN CHANGE TO (US02155X1063)"
+    rows = [
+        action("PEIX", 70, text, "20210112;202500", type="IC", transactionID="71"),
+        action("ALTO", -70, text, "20210112;202500", type="IC", transactionID="72"),
+    ]
+    made = plan(tmp_path, flex([trade("PEIX", -70, 8, "20200102;100000")], rows))
+    assert {problem.row["symbol"] for problem in made.problems} == {"PEIX", "ALTO"}
+    assert _fields(made, "transfer") == []
+
+
+def _short_pharma(*, isins: bool = True) -> tuple[list[str], list[str]]:
+    ids = ("US64129T2078", "US71678J1007", "US87167T1025") if isins else ("", "", "")
+    trades = [
+        trade("NTRP", -100, "4.74", "20200904;122344", ibCommission="-1", isin=ids[0]),
+        trade("NTRP", -10, "4.74", "20200904;122345"),
+        trade("SNPX", 22, 3, "20201127;100000", ibExecID="", tradeID="", transactionID="61"),
+        trade("PTPI", 22, 20, "20201216;100000", ibExecID="", tradeID="", transactionID="62"),
+    ]  # fmt: skip
+    text = "NTRP(US64129T2078) {} ({}, {}, {})"
+    merger = "MERGED(Acquisition) WITH US71678J1007 1 FOR 5"
+    actions = [
+        action("SNPX", -22, text.format("SPINOFF  1 FOR 5", "SNPX", "S", "US87167T1025"),
+               "20201126;202500", type="SO", isin=ids[2], transactionID="801"),
+        action("NTRP", 110, text.format(merger, "NTRP", "N", "US64129T2078"), "20201201;202500",
+               type="TC", isin=ids[0]),
+        action("PTPI", -22, text.format(merger, "PTPI", "P", "US71678J1007"), "20201201;202500",
+               type="TC", isin=ids[1]),
+    ]  # fmt: skip
+    return trades, actions
+
+
+@pytest.mark.parametrize("isins", [True, False])
+def test_a_short_position_goes_through_a_spin_off_and_a_merger(
+    tmp_path: Path, *, isins: bool
+) -> None:
+    asked = Asked(ratios={"801": Fraction(1, 6)})
+    made = plan(tmp_path, flex(*_short_pharma(isins=isins)), asked=asked)
+    assert made.problems == []
+    # Sold for 110 × 4.74 - 1 = 520.4. A sixth of it is owed in SNPX, bought back for 22 × 3;
+    # five sixths in PTPI, bought back for 22 × 20.
+    _realizes(made, "flex-61", "20.733333")
+    _realizes(made, "flex-62", "-6.333333")
+
+
+def test_a_short_position_is_split_as_a_long_one(tmp_path: Path) -> None:
+    trades = [
+        trade("B", -100, 90, "20200102;100000", ibCommission="-1"),
+        trade("B", 150, 25, "20200110;100000", ibExecID="", transactionID="61"),
+    ]
+    split = action("B", -200, "B(US1234567890) SPLIT 3 FOR 1 (B, B, US1234567890)",
+                   "20200105;202500", type="FS")  # fmt: skip
+    made = plan(tmp_path, flex(trades, [split]))
+    assert made.problems == []
+    _realizes(made, "flex-61", "749.5")  # 150 × (30 - 25) - half of 1
+
+
 def test_a_merger_that_realizes_a_part_is_left_out(tmp_path: Path) -> None:
     text = "LVGO(US1) CASH and STOCK MERGER US2 592 FOR 1000 AND USD 4.24 ({}, X, US1)"
     actions = [

@@ -94,3 +94,14 @@ def test_the_form_of_a_manifest_changes_with_its_version_only(tmp_path: Path) ->
     assert manifest == {
         "version": 2, "stream": "executions", "first_id": "0-0", "last_id": "5-0", "files": {},
     }  # fmt: skip
+
+
+def test_files_that_no_manifest_names_are_deleted_by_a_start(tmp_path: Path) -> None:
+    files = StreamFiles(tmp_path, "executions")
+    files.lock()
+    own = tmp_path / ".lotstream" / "executions"
+    for name in ("positions.2024-01-02.0-0.parquet", "closed_lots.2024-01-02.0-0.parquet.making"):
+        (own / name).write_bytes(b"cut off")
+    assert files.recover() == "0-0"
+    files.close()
+    assert [path.name for path in own.iterdir()] == ["lock"]

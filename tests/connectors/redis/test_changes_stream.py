@@ -15,7 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.redis.changes_stream import ChangesStream, Shown
+from connectors.redis.hash_sink import PositionHashSink
 from connectors.redis.link import RedisLink
+from state.book import Book
+from state.records import Changes
 from tests.support.flow_process import FlowProcess, add, read_hash, read_stream
 from tests.support.follower import changes, follow, newest
 from tests.support.servers import RedisServer
@@ -154,6 +157,75 @@ def test_what_a_restart_shows_again_is_in_order_however_many_keys_there_are(
         flow.until(lambda: newest(redis, STREAM) == read_hash(redis), "all changes again")
         _deleted_and_followed(flow, redis, redis_url, keys)
         assert flow.stop() == 0
+
+
+def test_what_a_start_shows_in_several_batches_is_in_order_and_then_nothing_waits(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    """One worker's engine gives all of it in one batch, but nothing says that it must."""
+    part = _hash_partition(link, resumes=True)
+    part.write_batch([_change("B", "10-2"), _change("C", "10-3")])
+    part.write_batch([_change("A", "10-1")])
+    part.snapshot()
+    assert ids(redis) == ["10-1", "10-2", "10-3"]
+    part.write_batch([_change("B", "10-4")])
+    assert ids(redis)[-1] == "10-4"
+
+
+def test_what_several_workers_changed_is_in_order_in_every_epoch(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    part = _hash_partition(link, together=True)
+    for epoch in (10, 11):
+        part.write_batch([_change("B", f"{epoch}-2")])
+        part.write_batch([_change("A", f"{epoch}-1")])
+        part.snapshot()
+    assert ids(redis) == ["10-1", "10-2", "11-1", "11-2"]
+
+
+@pytest.mark.parametrize("runs", [{}, {"resumes": True}, {"together": True}], ids=str)
+def test_a_position_is_in_the_hash_before_it_is_among_the_changes(
+    link: RedisLink, redis: redis_py.Redis, runs: dict[str, bool]
+) -> None:
+    """Else who takes the stream's last id and then reads the hash would miss it."""
+    part = _hash_partition(link, **runs)
+    with redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+        for epoch in (10, 11):
+            part.write_batch([_change("A", f"{epoch}-1"), _change("B", f"{epoch}-2")])
+            part.snapshot()
+        order: list[str] = []
+        while len(order) < 8:
+            command = monitor.next_command()["command"].split(" ", 1)[0]
+            order += [command] if command in {"HSET", "XADD"} else []
+    assert order == ["HSET", "HSET", "XADD", "XADD"] * 2
+
+
+def test_after_an_outage_what_went_back_in_the_hash_or_among_the_changes_is_written_again(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    """Of a hash that is still there nothing else would notice it."""
+    part = _hash_partition(link)
+    part.write_batch([_change("A", "10-1"), _change("B", "10-2")])
+    before: Any = redis.hgetall("positions")
+    part.write_batch([_change("A", "10-3")])
+    newest_ones = redis.hgetall("positions")
+    redis.hset("positions", mapping=before)
+    redis.delete(STREAM)
+    for act in link.after_outage:
+        act()
+    assert redis.hgetall("positions") == newest_ones
+    assert ids(redis) == ["10-2", "10-3"]
+
+
+def _hash_partition(link: RedisLink, **runs: bool) -> Any:
+    sink = PositionHashSink(
+        link, ["executions"], "positions", changes={"executions": STREAM}, changes_kept=1000, **runs
+    )
+    return sink.build_part("hash", "executions", None)
+
+
+def _change(key: str, stream_id: str) -> Changes:
+    return Changes("executions", key, stream_id, Book(key).snapshot(), [], live=True)
 
 
 def _deleted_and_followed(

@@ -17,7 +17,7 @@ import redis as redis_py
 
 from connectors.file_lock import LockedError
 from flows.job import recovery
-from flows.job.names import POSITION_ID
+from flows.job.names import LETTERS_ID, POSITION_ID
 from tests.support import naive
 from tests.support.flow_process import ROOT, FlowProcess, add, outcome, read_hash, read_stream
 
@@ -136,6 +136,17 @@ def test_a_directory_of_another_version_is_refused_in_one_line_that_says_what_to
         assert flow.stop() == 0
     expected = naive.by_book("executions", read_stream(redis, "executions"))
     assert outcome(redis, flow.data_dir) == expected
+
+
+def test_a_step_that_kept_nothing_in_a_version_before_is_no_damage(tmp_path: Path) -> None:
+    recovery.prepare(tmp_path, None).close()
+    with closing(sqlite3.connect(tmp_path / "part-0.sqlite3")) as db, db:
+        row = (LETTERS_ID, "executions", 1, pickle.dumps(None))
+        db.execute(
+            "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)",
+            row,
+        )
+    recovery.check(tmp_path)
 
 
 def test_a_directory_that_lost_its_books_stops_it_and_says_what_to_do(
@@ -261,6 +272,31 @@ def test_snapshots_that_an_epoch_left_unfinished_are_never_resumed_from(
     assert run_toy(tmp_path, scrub, upto=3, dies_in_epoch=-1) == {"3": "1"}
     last = run_toy(tmp_path, scrub, upto=6, dies_in_epoch=-1)
     assert last["4"] == count_of_4
+
+
+@pytest.mark.parametrize(
+    ("fronts", "stays"),
+    [({0: 5, 1: 5}, [3, 4]), ({0: 5, 1: 4}, [3]), ({0: 4, 1: 5}, [3]), ({0: 5}, [])],
+)
+def test_an_epoch_is_complete_when_the_slowest_worker_has_completed_it(
+    tmp_path: Path, fronts: dict[int, int], stays: list[int]
+) -> None:
+    """Of a worker that has written nothing yet, where the run began counts: at epoch 3."""
+    recovery.prepare(tmp_path, None).close()
+    with closing(sqlite3.connect(tmp_path / "part-0.sqlite3")) as db, db:
+        db.execute("INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (0, 2, 3)")
+        db.executemany(
+            "INSERT INTO fronts (ex_num, worker_index, worker_frontier) VALUES (0, ?, ?)",
+            fronts.items(),
+        )
+        db.executemany(
+            "INSERT INTO snaps (step_id, state_key, ser_change, snap_epoch) "
+            "VALUES ('positions.other', 'A', ?, ?)", [(pickle.dumps(None), n) for n in (3, 4, 5)],
+        )  # fmt: skip
+    recovery.prepare(tmp_path, None).close()
+    with closing(sqlite3.connect(tmp_path / "part-0.sqlite3")) as db:
+        left = db.execute("SELECT snap_epoch FROM snaps ORDER BY snap_epoch").fetchall()
+    assert [epoch for [epoch] in left] == stays
 
 
 def snapshots_after_the_resume_epoch(directory: Path) -> int:
