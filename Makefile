@@ -17,7 +17,7 @@ DOTS := (while sleep 1 && kill -0 $$$$ 2>/dev/null; do printf .; done) & dots=$$
 NO_MORE_DOTS := code=$$?; kill $$dots; echo; [ $$code -eq 0 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test lint types bench soak notebooks lock clean
+.PHONY: help setup demo quick test lint types bench soak notebooks pictures lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1	/p' Makefile | expand -t 14
@@ -80,6 +80,9 @@ notebooks: setup  ## open the notebooks in JupyterLab: on DATA_DIR (data), else 
 	    [ -d $$data ] || $(VENV_PYTHON) -m flows.demo --keep $$data || exit; \
 	fi; \
 	DATA_DIR="$$data" $(VENV_PYTHON) -m jupyterlab --notebook-dir notebooks
+
+pictures: setup  ## make the pictures of docs/pictures.md anew (needs Chromium)
+	@$(VENV_PYTHON) -m flows.demo.pictures
 
 lock: setup  ## pin the newest versions that pyproject.toml allows
 	@$(VENV_PYTHON) -m uv pip compile pyproject.toml --extra dev --upgrade --quiet \

@@ -31,7 +31,7 @@ from connectors.ibkr.messages import Held, decimal_text
 from connectors.ibkr.session import TwsError
 from connectors.redis.exact_json import from_json
 from connectors.redis.instruments import InstrumentHash
-from connectors.redis.link import RedisLink
+from connectors.redis.link import NotOursError, RedisLink
 from connectors.redis.overview import lags
 from connectors.redis.partitions import agree
 from connectors.redis.publisher import Publisher
@@ -139,19 +139,23 @@ def _pair(book: Book | None, held: Sequence[Held], difference: Difference | None
 
 def read_books(link: RedisLink, positions_hash: str) -> list[Book]:
     """Read the flow's positions."""
-    values: Any = link.call(lambda client: client.hvals(positions_hash))
-    records = [from_json(value) for value in values]
-    return [
-        Book(
-            record["account"],
-            record["symbol"],
-            record["qty"],
-            record["avg_price"],
-            None if record.get("con_id") is None else str(record["con_id"]),
-            record.get("stream_id", ""),
-        )
-        for record in records
-    ]
+    values: Any = link.call(lambda client: client.hgetall(positions_hash))
+    return [_book(key, value) for key, value in values.items()]
+
+
+def _book(key: bytes, value: bytes) -> Book:
+    try:
+        record = from_json(value)
+        con_id = record.get("con_id")
+        return Book(
+            record["account"], record["symbol"], record["qty"], record["avg_price"],
+            None if con_id is None else str(con_id), record.get("stream_id", ""),
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NotOursError(
+            f"position {key.decode(errors='backslashreplace')!r}: expected a JSON object with "
+            f"account, symbol, qty and avg_price, found {value[:80]!r}"
+        ) from error
 
 
 class DirectRegister:

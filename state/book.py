@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, get_args
 
 from state.actions import Moved, act, money, worth
 from state.exact import LIMIT, MONEY, ONE, divide_half_even, to_text
-from state.fifo import Lot, Row, Stretch, new_row
+from state.fifo import Lot, Row, Stretch, identities, new_row
 from state.messages import (
     TYPE_NAMES,
     Action,
@@ -881,14 +881,15 @@ class Book:
     def _forget_rows(self, rows: Sequence[Row]) -> None:
         newest = rows[-1].timestamp
         self._advance_horizon((newest, rows[-1].place))
-        for row in rows:
-            identity = row.identity
+        gone = identities(rows)
+        for identity in gone:
             del self._known[identity]
-            self._reports.pop(identity, None)
+        for identity in self._reports.keys() & gone:
+            del self._reports[identity]
         at = len(rows)
         while at and rows[at - 1].timestamp == newest:
             at -= 1
-        self._forgotten.update(dict.fromkeys([row.identity for row in rows[at:]]))
+        self._forgotten.update(dict.fromkeys(gone[at:]))
         counting = [row for row in rows if row.qty]
         if counting:
             self._before = (counting[-1], self._before[1])
@@ -962,8 +963,8 @@ class Book:
             if part.action is not None:
                 book._known[TYPE_NAMES[type(part.action)], part.action.exec_id] = part.place
             stretch = part.stretch
-            for row in stretch.rows[stretch.base :]:
-                book._known[row.identity] = row.place
+            rows = stretch.rows[stretch.base :]
+            book._known.update(zip(identities(rows), [row.place for row in rows], strict=True))
         book._ever_named = (True, True)  # it may have been
         book._settle_figures()
         book._look_back()

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import accumulate
 from operator import gt, sub
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from state.exact import share
 from state.messages import Execution
@@ -58,14 +58,7 @@ class Row(NamedTuple):
     def fill(self) -> Execution:
         """The message."""
         said = self.said
-        if type(said) is Kept:
-            return said.execution(self.place, self.exec_id)
-        return cast("Execution", said)
-
-    @property
-    def identity(self) -> str:
-        """What all revisions of the execution share; in a run that is the id."""
-        return self.exec_id if type(self.said) is Kept else cast("Execution", self.said).identity
+        return said.execution(self.place, self.exec_id) if isinstance(said, Kept) else said
 
 
 class Lot(NamedTuple):
@@ -375,6 +368,11 @@ class Stretch:
         new._total(new.base, sum(held))
         new._weigh()
         return new
+
+
+def identities(rows: Iterable[Row]) -> list[str]:
+    """Return what all revisions of each execution share; in a run that is the id."""
+    return [row.exec_id if isinstance(row.said, Kept) else row.said.identity for row in rows]
 
 
 def behind(row: Row, units: int) -> tuple[int, int]:

@@ -31,7 +31,7 @@ MAY_IMPORT = {
         "connectors.kept", "connectors.metrics",
     },
     "connectors.redis": {
-        "state", "connectors.redis", "connectors.backoff", "connectors.kept",
+        "state", "connectors.redis", "connectors.backoff", "connectors.clock", "connectors.kept",
         "connectors.metrics", "connectors.columns.replies",
     },
     "flows.common": {"state", "connectors.redis", "flows.common"},
@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "flows.demo": {
         "state", "connectors.parquet", "connectors.redis", "flows.common", "flows.demo",
     },
+    "flows.demo.pictures": {"connectors.redis", "flows.common", "flows.demo", "flows.watch"},
     "flows.broker": {
         "state", "connectors.ibkr", "connectors.redis", "flows.common", "flows.broker",
     },
@@ -122,6 +123,7 @@ BREACHES = [
     ("flows/board/server.py", "from flows import watch"),
     ("flows/broker/side.py", "from flows.router import Outbox"),
     ("flows/demo/stage.py", "from flows.bench.rig import Flow"),
+    ("flows/demo/pictures.py", "from flows.board.frames import Board"),
     ("flows/flex/audit.py", "from flows.router import Outbox"),
     ("flows/router.py", "import tests.support.servers"),
     ("flows/router.py", "from flows.reconcile import compare"),

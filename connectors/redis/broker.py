@@ -21,7 +21,7 @@ from connectors.redis.broker_state import (
     known_accounts,
 )
 from connectors.redis.exact_json import from_json
-from connectors.redis.link import RedisLink
+from connectors.redis.link import NotOursError, RedisLink
 from connectors.redis.overview import lags
 from state.breaks import Difference, Side
 from state.keys import position_key
@@ -198,7 +198,7 @@ def _side(key: bytes, value: bytes) -> Side:
             None if con_id is None else str(con_id),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise NotOursError(
             f"position {key.decode(errors='backslashreplace')!r}: expected a JSON object with "
             f"qty and avg_price, found {value[:80]!r}"
         ) from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from connectors.redis.link import RedisLink
+from connectors.redis.link import NotOursError, RedisLink
 
 Record = dict[str, str | None]
 
@@ -62,7 +62,7 @@ class InstrumentHash:
         for con_id, name in self._link.call(self._booked).items():
             self._link.call(partial(self._keep_name, con_id, name))
         values: Any = self._link.call(lambda client: client.hgetall(self._name))
-        return {int(con_id): _record(con_id, value) for con_id, value in values.items()}
+        return {_number(con_id): _record(con_id, value) for con_id, value in values.items()}
 
     def claim(self, con_id: int, names: Sequence[str], record: Mapping[str, Any] | None) -> Record:
         """Give a contract the first of the names that no other has, unless it has one.
@@ -96,10 +96,9 @@ class InstrumentHash:
         named: Any = client.hgetall(self._names)
         booked: dict[str, str] = {}
         for value in values:
-            position = json.loads(value)
-            con_id = position.get("con_id")
+            con_id, symbol = _contract(value)
             if con_id is not None and f":{con_id}".encode() not in named:
-                booked[str(con_id)] = position["symbol"]
+                booked[str(con_id)] = symbol
         return booked
 
 
@@ -108,12 +107,30 @@ def names_key(name: str) -> str:
     return f"{name if '{' in name else f'{{{name}}}'}:names"
 
 
+def _contract(value: bytes) -> tuple[int | None, str]:
+    """Return which contract a position is of, and its symbol."""
+    try:
+        position = json.loads(value)
+        return position.get("con_id"), position["symbol"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NotOursError(
+            f"the hash of positions: expected JSON objects with the members of a position, found "
+            f"{value[:80]!r}"
+        ) from error
+
+
+def _number(con_id: bytes) -> int:
+    if not con_id.isdigit():
+        raise NotOursError(f"instrument {con_id!r}: expected a con_id, which is a number")
+    return int(con_id)
+
+
 def _record(con_id: bytes, value: bytes) -> Record:
     try:
         members = json.loads(value)
         texts = {name: None if text is None else str(text) for name, text in members.items()}
     except (ValueError, AttributeError) as error:
-        raise ValueError(
+        raise NotOursError(
             f"instrument {con_id.decode()}: expected a JSON object such as "
             f'{{"name": "ZWN6", "multiplier": "50"}}, found {value[:80]!r}'
         ) from error

@@ -44,6 +44,10 @@ class RedisRefusedError(Exception):
     """Redis answered, and waiting will not change its answer."""
 
 
+class NotOursError(RedisRefusedError, ValueError):
+    """What stands in Redis is not what this project writes there; the text says where."""
+
+
 class StoppedError(Exception):
     """The program was told to stop while Redis was away."""
 

@@ -19,6 +19,7 @@ import redis
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors import metrics
+from connectors.clock import AT_ONCE, Clock, ClockError
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError, send_all
 from connectors.redis.valuations import read_holding, read_valuation
 from state.exact import from_text
@@ -83,27 +84,30 @@ class NewsSource(FixedPartitionedSource[tuple[str, News], None]):
 class _NewsPartition(StatefulSourcePartition[tuple[str, News], None]):
     def __init__(self, reader: "_Reader", link: RedisLink, stop: Event) -> None:
         self._reader, self._link, self._stop = reader, link, stop
+        self._clock = Clock()
 
     def next_batch(self) -> Iterable[tuple[str, News]]:
         if self._stop.is_set():
             raise StopIteration
         try:
+            self._clock.check()
             for act in self._link.while_alive:
                 act()
             news = self._reader.read()
         except StoppedError:
             raise StopIteration from None
-        except RedisRefusedError as error:
+        except (RedisRefusedError, ClockError) as error:
             log.critical("stopped: %s", error)
             raise
         return list(news.items())
 
     def next_awake(self) -> datetime | None:
         """Ask to be called again at once: the read itself waits."""
-        return None
+        return AT_ONCE
 
     def snapshot(self) -> None:
-        """Nothing to keep: a start begins with the hashes."""
+        """Keep nothing: a start begins with the hashes."""
+        self._clock.begin()
 
 
 class _Reader:

@@ -26,7 +26,7 @@ from connectors.redis.broker_state import (
     broker_view,
 )
 from connectors.redis.exact_json import from_json
-from connectors.redis.link import can_pass, explain, send
+from connectors.redis.link import NotOursError, can_pass, explain, send
 from connectors.redis.names import CONSUMER, GROUP
 from connectors.redis.partitions import disagreement, recorded
 from connectors.redis.worth import Valuations, Worth
@@ -350,7 +350,7 @@ def _position(key: str, value: bytes) -> Position:
         members = _NEWER | from_json(value)
         return Position(*(_member(name, members[name]) for name in Position._fields))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise NotOursError(
             f"position {key!r}: expected a JSON object with the members of a position, "
             f"found {value[:80]!r}"
         ) from error

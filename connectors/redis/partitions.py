@@ -11,7 +11,7 @@ from functools import partial
 
 import redis
 
-from connectors.redis.link import RedisLink, RedisRefusedError
+from connectors.redis.link import NotOursError, RedisLink, RedisRefusedError
 from connectors.redis.names import count_key
 
 
@@ -41,8 +41,14 @@ def disagreement(stream: str, has: int, found: int) -> str:
 
 
 def recorded(client: redis.Redis, stream: str) -> int | None:
-    """Return how many partitions a stream has, None if nobody has said yet."""
+    """Return how many partitions a stream has, None if nobody has said yet.
+
+    Raises NotOursError if something else stands there.
+    """
     number = client.get(count_key(stream))
+    if number is not None and not number.isdigit():
+        raise NotOursError(f"{count_key(stream)}: expected a number of partitions, found "
+                           f"{number[:80]!r}")  # fmt: skip
     return None if number is None else int(number)
 
 

@@ -27,6 +27,7 @@ import redis
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors import metrics
+from connectors.clock import AT_ONCE, Clock, ClockError
 from connectors.columns.replies import BulkConnection, Replies, Reply, last_id_in, parse
 from connectors.kept import seal_values, unseal_values
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError, send, send_all
@@ -41,9 +42,6 @@ _MOST, _COLLECT_S = 100_000, 1.0
 _MOST_OF_MANY, _MANY = 300_000, 1_000
 """The same where there are so many symbols among the entries of one reply: each costs
 something for itself each time."""
-
-_LONG_AGO = datetime.fromtimestamp(0, UTC)
-"""After an empty read, Bytewax would wait a millisecond if it was not told that it is late."""
 
 TRIM_EVERY_S = 10.0
 ALIVE_EVERY_S = 1.0
@@ -132,6 +130,7 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
         self._snapshot: _Progress = (reader.last_id, reader.entries_read)
         self._shown: _Progress | None = None
         self._trim_at = self._alive_at = 0.0
+        self._clock = Clock()
         self._closing: float | None = None
         """When the epoch before ended, until all of it is durable."""
 
@@ -144,6 +143,7 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
         if self._stop.is_set():
             raise StopIteration
         try:
+            self._clock.check()
             if self._reader.checked:
                 self._show_progress()
                 self._show_alive()
@@ -152,17 +152,22 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
         except StoppedError:
             raise StopIteration from None
         except Exception as error:
-            explained = isinstance(error, GapError | RedisRefusedError)
+            explained = isinstance(error, GapError | RedisRefusedError | ClockError)
             log.critical("stopped: %s", error, exc_info=not explained)
             raise
         return reads
 
     def next_awake(self) -> datetime | None:
-        """Ask to be called again at once: the read itself waits for entries."""
-        return _LONG_AGO
+        """Ask to be called again at once: the read itself waits for entries.
+
+        With None the engine waits a millisecond after an empty one, by the system's clock,
+        which may be set back.
+        """
+        return AT_ONCE
 
     def snapshot(self) -> ResumeState:
         self._closing = time.monotonic()
+        self._clock.begin()
         self._snapshot = (self._reader.last_id, self._reader.entries_read)
         return seal_values(self._reader.stream, self._snapshot)
 

@@ -148,6 +148,9 @@ def _snapshots(
                 yield epoch, step, key, None
                 continue
             [values] = loads(data)
+            if values is None:  # a step that kept nothing, in a version before
+                yield epoch, step, key, None
+                continue
             if step == POSITION_ID and values[0] != POSITION_VERSION:
                 raise RecoveryError(
                     f"the recovery directory {path.parent} is of another version of "

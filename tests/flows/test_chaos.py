@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-from tests.support import chaos
+from tests.support import chaos, rare
 from tests.support.servers import RedisServer
 
 
@@ -43,3 +43,7 @@ def test_kills_of_two_workers_on_two_streams_cost_nothing(
         arguments=("-w", "2"),
     )  # fmt: skip
     assert ran.rows > 1000
+
+
+def test_the_lines_of_rare_paths_are_where_they_are_looked_for() -> None:
+    assert len(rare.lines()) > 10

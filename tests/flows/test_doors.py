@@ -1,12 +1,10 @@
 """Every door: the list of commands, their help, and what is said where one does not open."""
 
-import logging
 import os
 import runpy
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,7 @@ from flows.common.settings import Settings
 from tests.support.commands import run
 from tests.support.flow_process import DEADLINE_S, ROOT
 from tests.support.servers import tied
+from tests.support.tws_double import Holding, Instrument, TwsDouble
 
 NAMES = [name for name, _ in commands()]
 NO_COMMANDS = ["flows.job.exporter"]
@@ -143,14 +142,6 @@ def test_a_port_in_use_ends_the_board_with_one_line(tmp_path: Path) -> None:
             serve(Board(overview_reader(settings), tmp_path), port)
 
 
-@pytest.fixture
-def _handlers_as_before() -> Iterator[None]:
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
 WRONG_WORDS = [
     ("watch --nope", "No such option: --nope"),
     ("watch extra", "Got unexpected extra argument(s) (extra)"),
@@ -206,7 +197,6 @@ NO_FLEX = {
 }
 
 
-@pytest.mark.usefixtures("_handlers_as_before")
 @pytest.mark.parametrize(("name", "said"), [(name, said) for name, (_, said) in NO_FLEX.items()])
 def test_a_file_that_is_no_flex_file_is_refused(tmp_path: Path, name: str, said: str) -> None:
     path = tmp_path / name
@@ -244,7 +234,6 @@ CANNOT = [
 ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("_handlers_as_before")
 @pytest.mark.parametrize(
     ("command", "settings", "code", "said"), CANNOT, ids=[f"{c[0]} {c[1]}" for c in CANNOT]
 )
@@ -269,7 +258,6 @@ def test_what_cannot_be_done_is_one_line_and_no_success(
     assert len(errors.splitlines()) == 1 + said.count("\n")
 
 
-@pytest.mark.usefixtures("_handlers_as_before")
 @pytest.mark.parametrize(
     ("command", "code"), [("replay", 1), ("reconcile", 2), (f"flex import --dry-run {FLEX}", 2)]
 )
@@ -280,6 +268,33 @@ def test_another_number_of_partitions_is_said_at_every_door(
     ended, errors = run(command, REDIS_URL=redis_url, STREAM_PARTITIONS="3")
     assert ended == code
     assert "STREAM_PARTITIONS: expected 1, as stream 'executions' has had so far, found 3" in errors
+
+
+NOT_OURS = [
+    ("executions:partitions", "x", "executions:partitions: expected a number of partitions, found"),
+    ("positions", {"A": "x"}, "expected JSON objects with the members of a position, found b'x'"),
+    (
+        "positions",
+        {"A": '{"symbol": "A"}'},
+        "position 'A': expected a JSON object with account, sy",
+    ),
+    ("instruments", {"7": "x"}, "instrument 7: expected a JSON object such as"),
+    ("instruments", {"x": "{}"}, "instrument b'x': expected a con_id, which is a number"),
+    ("positions", "x", "Redis refuses a command: WRONGTYPE"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "said"), NOT_OURS)
+def test_what_others_wrote_where_ours_stands_is_one_line(
+    redis: redis_py.Redis, redis_url: str, key: str, value: str | dict[str, str], said: str
+) -> None:
+    redis.set(key, value) if isinstance(value, str) else redis.hset(key, mapping=value)  # type: ignore[arg-type]
+    with TwsDouble(accounts=("U1",)) as tws:
+        tws.holdings = [Holding("U1", Instrument(265598, "AAPL"), 1.0, 10.5)]
+        settings = {"REDIS_URL": redis_url, "IBKR_PORT": str(tws.port), "IBKR_TIMEZONE": "UTC"}
+        ended, errors = run("reconcile", **settings)
+    assert said in errors
+    assert (ended, errors.count("\n")) == (2, 1)
 
 
 def test_the_valuation_says_that_it_runs_with_one_worker(tmp_path: Path, redis_url: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from tests.support import chaos
+from tests.support import chaos, rare
 from tests.support.explorer import explore
 from tests.support.model import Setting
 from tests.support.servers import RedisServer
@@ -44,6 +44,19 @@ def test_hundreds_of_kills_cost_nothing(
             f"reads of the hash ({ran.values} values, each that of some prefix of the stream): "
             f"0 lost, 0 doubled, 0 backwards\n"
         )
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(20 * KILLS + 300)
+def test_the_rare_paths_are_all_taken(
+    redis_server: RedisServer, redis: redis_py.Redis, tmp_path: Path
+) -> None:
+    reached = tmp_path / "reached"
+    chaos.run(
+        tmp_path, redis_server, seed=chaos.new_seed(), kills=KILLS, backlogs=max(1, KILLS // 8),
+        reached=reached,
+    )  # fmt: skip
+    assert rare.not_taken(reached) == set()
 
 
 DEEPER = {

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import redis
 
 from state.keys import partition_of
-from tests.support import follower, naive
+from tests.support import follower, naive, rare
 from tests.support.flow_process import (
     FlowProcess,
     Outcome,
@@ -411,12 +411,13 @@ def kill_in_a_snapshot(flow: FlowProcess, rng: random.Random) -> None:
 
 
 def kill_late_in_a_backlog(flow: FlowProcess, rng: random.Random) -> None:
-    """Kill the flow when the rows of all that it found waiting are being written."""
+    """Kill the flow when the rows of all that it found waiting are written, or just committed."""
     began = time.time_ns()  # what an earlier run has left is older
+    files = rng.choice(("*/*.parquet", "*/manifest.json"))
 
     def writes() -> bool:
-        files = (flow.data_dir / ".lotstream").glob("*/*.parquet")
-        return any(written > began for written, _ in _changed(*files))
+        found = (flow.data_dir / ".lotstream").glob(files)
+        return any(written > began for written, _ in _changed(*found))
 
     until(lambda: not flow.running or writes(), "rows being written")
     time.sleep(rng.uniform(0, 0.02))
@@ -477,11 +478,14 @@ def run(
     partitions: int = 1,
     arguments: tuple[str, ...] = (),
     wild: bool = True,
+    backlogs: int = 1,
+    reached: Path | None = None,
 ) -> Figures:
     """Kill one flow again and again under live input, then compare with the oracle.
 
-    Every second kill is aimed at a snapshot; the last ones come late in a backlog.
+    Every second kill is aimed at a snapshot; some come late in a backlog, the last one too.
     wild: see `Trader`; what comes without is worked out by hand, with no use of `state/`.
+    backlogs: how many there are. reached: a file for the rare paths that the flow takes.
     """
     rng = random.Random(seed)
     names = [f"executions:{n}" for n in range(partitions)] if partitions > 1 else ["executions"]
@@ -489,17 +493,13 @@ def run(
     flow = FlowProcess(
         directory, server.url, recovery=recovery, arguments=arguments,
         STREAM_PARTITIONS=str(partitions), CHANGES_KEPT="10000000",
+        **(rare.traced(reached) if reached else {}),
     )  # fmt: skip
     changes = [name.replace("executions", "positions:changes") for name in names]
     watch = Watch(server, flow.data_dir, changes)
     with server.client() as client, watch.on(files=partitions == 1), flow:
-        with feed.live():
-            for number in range(kills - 2):
-                (kill_in_a_snapshot if number % 2 else kill_somewhere)(flow, rng)
-                flow.start()
-            flow.kill()
-        feed.publish(4000)
-        kill_late_in_a_backlog(flow.start(), rng)
+        for _ in range(backlogs):
+            _kill_again_and_again(flow, feed, kills // backlogs, rng)
         entries = {name: read_stream(client, name) for name in names}
         values: naive.Values = {}
         expected = _expected(entries, feed, values, wild=wild)
@@ -515,6 +515,17 @@ def run(
         watch.reads, len(watch.shown),
         flow.whole_log.count("snapshots of an epoch that a crash cut off"),
     )  # fmt: skip
+
+
+def _kill_again_and_again(flow: FlowProcess, feed: Feed, kills: int, rng: random.Random) -> None:
+    with feed.live():
+        for number in range(kills - 2):
+            if not flow.running:
+                flow.start()
+            (kill_in_a_snapshot if number % 2 else kill_somewhere)(flow, rng)
+    feed.publish(4000)
+    kill_late_in_a_backlog(flow.start(), rng)
+    feed.publish(1000)  # so that a read brings what is written and what is not
 
 
 def _expected(

@@ -1,6 +1,7 @@
 """A command, run in the test's own process: quick, and a test may set what it is made of."""
 
 import io
+import logging
 import runpy
 import shlex
 import sys
@@ -18,6 +19,7 @@ def run(command: str, **settings: str) -> tuple[int | str | None, str]:
     """
     words = shlex.split(command)
     errors = io.StringIO()
+    handlers, level = logging.root.handlers[:], logging.root.level
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(errors):
         for variable, value in {"REDIS_URL": AWAY, **settings}.items():
             patch.setenv(variable, value)
@@ -25,4 +27,6 @@ def run(command: str, **settings: str) -> tuple[int | str | None, str]:
         patch.delitem(sys.modules, f"flows.{words[0]}", raising=False)  # another test's
         with redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as ended:
             runpy.run_module(f"flows.{words[0]}", run_name="__main__", alter_sys=True)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
     return ended.value.code, errors.getvalue()

@@ -15,6 +15,7 @@ PACKAGES = {
     "chromedriver": "chromium-driver",
     "chromium": "chromium",
     "docker-compose": "docker-compose",
+    "gcc": "gcc",
     "ip": "iproute2",
     "kubectl": "kubernetes-client",
     "mount": "mount",

@@ -352,12 +352,15 @@ class TwsDouble:
             self._send_now(*fill.commission_fields())
 
     async def _wind_up(self) -> None:
-        await asyncio.sleep(0)  # a connection taken just now begins to be served
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # what they aborted is closed
+        # A connection taken just now begins to be served in some turns of the loop, and what is
+        # aborted is closed in the next ones.
+        for _ in range(5):
+            await asyncio.sleep(0)
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = _Session(writer)

@@ -396,7 +396,7 @@ function drawChart(chart, total) {
   chart.picture.setAttribute("aria-label", describe(currency, curve));
   chart.picture.replaceChildren();
   chart.picture.toggleAttribute("hidden", curve.length < 2);
-  if (curve.length > 1) drawCurve(chart, curve);
+  if (curve.length > 1 && chart.picture.clientWidth) drawCurve(chart, curve);
 }
 
 // Names and amounts: [name, amount, how it is written; as a gain if not given].
@@ -466,7 +466,7 @@ function drawCursor(chart, curve, x, floor, width) {
 
 // --- one position: its figures as they come, its lots and executions when asked for -------
 
-const detail = { key: null, asked: 0, told: null };
+const detail = { key: null, asked: 0, wait: 0, told: null };
 const ASK_EVERY_MS = 5000;
 
 function openDetail(key) {
@@ -503,14 +503,16 @@ async function ask(path) {
 
 async function askDetail() {
   const { key } = detail;
+  const began = performance.now();
   detail.asked = Infinity; // until it has answered
   if (!detail.told) tellDetail("Reading …");
   const of = rows.get(key)?.stream_id;
   const told = await ask(`position?key=${encodeURIComponent(key)}`);
   if (key !== detail.key) return;
   detail.asked = performance.now();
+  detail.wait = Math.max(ASK_EVERY_MS, 10 * (detail.asked - began)); // what takes long is asked seldom
   tellDetail(told.problem);
-  detail.told = { ...told, of };
+  detail.told = { ...told, of: told.lots ? of : null }; // what was not told is asked for again
   byId("told").hidden = !told.lots;
   if (told.lots) fillTold(told);
 }
@@ -523,7 +525,7 @@ function drawDetail() {
   if (row) fillDetail(row);
   // What has changed is committed, and so told, a moment later than it is shown.
   const news = row?.stream_id !== detail.told?.of || performance.now() - (row?.booked ?? 0) < 3 * ASK_EVERY_MS;
-  if (news && performance.now() - detail.asked > ASK_EVERY_MS && !document.hidden) askDetail();
+  if (news && performance.now() - detail.asked > detail.wait && !document.hidden) askDetail();
 }
 
 function fillDetail(row) {
@@ -829,12 +831,11 @@ new ResizeObserver(() => {
   requestAnimationFrame(draw);
 }).observe(scroller);
 
+// All rows are read for an answer, so the page asks seldom.
 askStrategies();
-setInterval(() => {
-  if (document.hidden) return;
-  askStrategies();
-  if (choice.strategy) chooseStrategy();
-}, 15_000);
+byId("strategy").addEventListener("focus", askStrategies);
+setInterval(() => document.hidden || askStrategies(), 600_000);
+setInterval(() => document.hidden || !choice.strategy || chooseStrategy(), 15_000);
 
 const events = new EventSource("events");
 events.onmessage = (event) => take(JSON.parse(event.data));

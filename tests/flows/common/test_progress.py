@@ -1,9 +1,7 @@
 """Long work says how far it is: a bar on a terminal, lines elsewhere, nothing for a quick run."""
 
 import io
-import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,19 +76,10 @@ def test_a_terminal_has_a_bar_that_goes_away() -> None:
 # --- the commands that take long ------------------------------------------------------------
 
 
-@pytest.fixture
-def _a_line_each_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
-@pytest.mark.usefixtures("_a_line_each_time")
 def test_each_command_that_may_take_long_says_how_far_it_is(
-    redis: redis_py.Redis, redis_url: str, tmp_path: Path
+    redis: redis_py.Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     with FlowProcess(tmp_path, redis_url) as flow:
         for number in range(2):  # a part each
             add(redis, {

@@ -17,7 +17,7 @@ import redis as redis_py
 
 from connectors.file_lock import LockedError
 from flows.job import recovery
-from flows.job.names import POSITION_ID
+from flows.job.names import LETTERS_ID, POSITION_ID
 from tests.support import naive
 from tests.support.flow_process import ROOT, FlowProcess, add, outcome, read_hash, read_stream
 
@@ -136,6 +136,17 @@ def test_a_directory_of_another_version_is_refused_in_one_line_that_says_what_to
         assert flow.stop() == 0
     expected = naive.by_book("executions", read_stream(redis, "executions"))
     assert outcome(redis, flow.data_dir) == expected
+
+
+def test_a_step_that_kept_nothing_in_a_version_before_is_no_damage(tmp_path: Path) -> None:
+    recovery.prepare(tmp_path, None).close()
+    with closing(sqlite3.connect(tmp_path / "part-0.sqlite3")) as db, db:
+        row = (LETTERS_ID, "executions", 1, pickle.dumps(None))
+        db.execute(
+            "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)",
+            row,
+        )
+    recovery.check(tmp_path)
 
 
 def test_a_directory_that_lost_its_books_stops_it_and_says_what_to_do(

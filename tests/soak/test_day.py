@@ -1,0 +1,199 @@
+"""A day's entries in minutes, with faults all along: all of it once, and memory flat.
+
+LOTSTREAM_SOAK_DAY says how many entries.
+"""
+
+import os
+import random
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+import redis as redis_py
+
+from tests.conftest import OwnServer
+from tests.support import chaos, naive
+from tests.support.flow_process import (
+    FlowProcess,
+    Row,
+    group,
+    info,
+    parse,
+    parts,
+    read_hash,
+    read_stream,
+)
+from tests.support.servers import RedisServer
+
+ENTRIES = int(os.environ.get("LOTSTREAM_SOAK_DAY", "1000000"))
+_HOURS, _AT_ONCE, _KEYS = 24, 500, 40
+STREAM = "executions"
+
+
+class Sample(NamedTuple):
+    """At the end of an hour, when all is committed."""
+
+    memory_mb: int
+    recovery_mb: float
+
+
+class Day:
+    """A flow, a server and a feed, with whatever befalls them."""
+
+    def __init__(self, flow: FlowProcess, server: RedisServer, rng: random.Random) -> None:
+        self._flow, self._server, self._rng = flow, server, rng
+        self._trader = chaos.Trader(rng, _KEYS)
+        self.entries: dict[str, list[tuple[str, list[bytes]]]] = {}
+        """By key."""
+        self._words: dict[bytes, bytes] = {}
+        self.faults = 0
+
+    def hour(self) -> Sample:
+        """Publish an hour's entries with faults between; the flow is killed at its end."""
+        for _ in range(ENTRIES // _HOURS // _AT_ONCE):
+            self._publish()
+            if self._rng.random() < 0.04:
+                self.faults += 1
+                self._rng.choice((self._server_dies, self._flow_dies, self._flow_stands_still))()
+        with self._server.client() as client:
+            self._flow.until(lambda: _is_committed(client), "all committed", 600)
+        return self._sample()
+
+    def end(self) -> None:
+        """Kill the flow and start it."""
+        self._flow.kill()
+        self._flow.start()
+
+    def _publish(self) -> None:
+        made = [self._trader.next()[0] for _ in range(_AT_ONCE)]
+        with self._server.client() as client, client.pipeline(transaction=False) as pipe:
+            for fields in made:
+                pipe.xadd(STREAM, fields)
+            ids = pipe.execute()
+        for entry_id, fields in zip(ids, made, strict=True):
+            pairs = [self._word(word) for pair in fields.items() for word in pair]
+            key = f"{fields['account']}:{fields['symbol']}"
+            self.entries.setdefault(key, []).append((entry_id.decode(), pairs))
+
+    def _word(self, text: str) -> bytes:
+        word = text.encode()
+        return self._words.setdefault(word, word) if len(word) < 12 else word
+
+    def _server_dies(self) -> None:
+        self._server.kill()
+        time.sleep(self._rng.random())
+        self._server.start()
+
+    def _flow_dies(self) -> None:
+        chaos.kill_somewhere(self._flow, self._rng)
+        self._flow.start()
+
+    def _flow_stands_still(self) -> None:
+        self._flow.send(signal.SIGSTOP)
+        self._publish()
+        time.sleep(self._rng.random())
+        self._flow.send(signal.SIGCONT)
+
+    def _sample(self) -> Sample:
+        status = Path(f"/proc/{self._flow.pid}/status").read_text()
+        resident = re.search(r"VmRSS:\s*(\d+) kB", status)
+        assert resident
+        sizes = [path.stat().st_size for path in self._flow.recovery_dir.iterdir()]
+        return Sample(int(resident[1]) // 1024, sum(sizes) / 1e6)
+
+
+def _is_committed(client: redis_py.Redis) -> bool:
+    with suppress(redis_py.RedisError):
+        return bool(group(client) == info(client)["last-generated-id"].decode())
+    return False
+
+
+def _digest(row: Row) -> int:
+    """Return a number for a row; the sum of all does not depend on their order."""
+    said = {name: _plain(value) for name, value in row.items() if name != "date"}
+    return int.from_bytes(blake2b(_plain(said).encode(), digest_size=8).digest(), "big")
+
+
+def _plain(value: object) -> str:
+    """Write equal values alike."""
+    match value:
+        case Decimal():
+            return str(value.as_integer_ratio())
+        case datetime():
+            return value.isoformat()
+        case dict():
+            return repr(sorted((name, _plain(one)) for name, one in value.items()))
+        case _:
+            return repr(value)
+
+
+def _rows(flow: FlowProcess, data_set: str) -> Iterator[Row]:
+    for path in parts(flow.data_dir, data_set):
+        for row in pq.ParquetFile(path).read().to_pylist():
+            if others := row.get("other_commissions"):
+                row["other_commissions"] = parse(others)
+            yield row
+
+
+def _summed(rows: Iterator[Row] | list[Row]) -> tuple[int, int]:
+    count = total = 0
+    for row in rows:
+        count, total = count + 1, total + _digest(row)
+    return count, total
+
+
+def compare(flow: FlowProcess, server: RedisServer, day: Day) -> tuple[int, int]:
+    """Assert that all is as the naive book has it; return how many rows and letters there are."""
+    positions: dict[str, Row] = {}
+    dead = 0
+    wanted = {"positions": (0, 0), "closed_lots": (0, 0)}
+    for entries in day.entries.values():
+        expected = naive.by_book(STREAM, entries)
+        positions |= expected.hash
+        dead += len(expected.dead)
+        for name, (count, total) in wanted.items():
+            more = _summed(getattr(expected, name))
+            wanted[name] = (count + more[0], total + more[1])
+    with server.client() as client:
+        assert read_hash(client) == positions
+        assert len(read_stream(client, "executions:dead")) == dead
+    assert {name: _summed(_rows(flow, name)) for name in wanted} == wanted
+    return wanted["positions"][0], dead
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(8 * 3600)
+def test_a_day_with_faults_all_along(
+    own_server: OwnServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(chaos.new_seed())
+    server = own_server(appendonly=True, appendfsync="no", aof_use_rdb_preamble="yes")
+    began = time.monotonic()
+    with FlowProcess(tmp_path / "flow", server.url) as flow:
+        day = Day(flow, server, rng)
+        samples = []
+        for _ in range(_HOURS):
+            samples.append(day.hour())
+            day.end()
+        assert flow.stop() == 0
+    took = time.monotonic() - began
+    rows, dead = compare(flow, server, day)
+    memory = [sample.memory_mb for sample in samples]
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{ENTRIES} entries in {took:.0f} s, {day.faults + _HOURS} faults, "
+            f"{rows} rows, {dead} dead letters: 0 lost, 0 doubled, 0 wrong; "
+            f"memory {memory} MB, recovery directory "
+            f"{[round(sample.recovery_mb, 1) for sample in samples]} MB\n"
+        )
+    assert max(memory[-6:]) < 1.3 * max(memory[:6])
