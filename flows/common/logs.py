@@ -149,7 +149,8 @@ class Progress:
         if log.isEnabledFor(logging.INFO) and not self._many:
             at = "" if avg_price is None else f" @ {to_text(avg_price)}"
             signed = f"{'+' if change > 0 else ''}{to_text(change)}"
-            log.info("Position updated: %s = %s%s (change: %s)", key, to_text(qty), at, signed)
+            # An account may be named by any text, of any length.
+            log.info("Position updated: %.200s = %s%s (change: %s)", key, to_text(qty), at, signed)
 
     def read(self, entries: int, errors: int = 0, *, live: bool) -> None:
         """Count entries that were read, and those of them that could not be used.

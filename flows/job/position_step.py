@@ -75,7 +75,8 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         return [Changes(stream, key, self._shown_id, self._shown, [], live=True)], False
 
     def notify_at(self) -> datetime | None:
-        # Not a time long ago: the engine would ask before the sinks have their snapshots.
+        # Not before now: what is due already is asked for while the engine still loads its
+        # snapshots, and the sinks would begin with none of theirs.
         return datetime.now(UTC) if self._show_again else None
 
     def on_eof(self) -> tuple[Iterable[Changes | Rejected], bool]:

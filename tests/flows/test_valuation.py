@@ -170,3 +170,11 @@ def _adds_up_in_euros(valuation: FlowProcess, client: redis_py.Redis, port: int)
     assert scraped('total_pnl{currency="USD"}'.replace("{", "\\{")) == pytest.approx(
         float(sum(totals))
     )
+
+
+def test_what_stops_it_is_said_once(redis: redis_py.Redis, redis_url: str, tmp_path: Path) -> None:
+    redis.set("marks", "no stream")
+    with valuing(tmp_path, redis_url) as valuation:
+        assert valuation.wait() == 1
+    [told] = valuation.messages("critical")
+    assert told.startswith("stopped: Redis refuses a command: WRONGTYPE")
