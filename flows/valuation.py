@@ -28,8 +28,8 @@ from flows.common.doors import app_of, become_flow, enter
 from flows.common.logs import log_exceptions_of_parts, set_up_logging
 from flows.common.settings import Settings, load_settings, partition_names
 from flows.job.launch import agree_on_partitions, launch
-from flows.valuing import totals
 from flows.valuing.minutes_sink import MinutesSink
+from flows.valuing.totals import Totals, start_totals
 from flows.valuing.value_step import Calendar, ValueLogic, now_ms
 
 log = logging.getLogger("lotstream.valuation")
@@ -40,6 +40,7 @@ def build_flow(
     *,
     valuations: Sink[tuple[str, Valued]],
     minutes: Sink[tuple[str, Valued]],
+    totals: Totals,
     settings: Settings,
 ) -> Dataflow:
     """Wire the parts."""
@@ -49,6 +50,9 @@ def build_flow(
     valued = op.stateful_batch(
         "value", news, lambda _: ValueLogic(calendar, stale_ms, now_ms)
     )  # (symbol, Valued)
+    valued = op.inspect(
+        "totals", valued, lambda _, item: totals.take(item[1].key, item[1].valuation)
+    )
     op.output("hash", valued, log_exceptions_of_parts(valuations))
     op.output("minutes", valued, log_exceptions_of_parts(minutes))
     return flow
@@ -84,7 +88,7 @@ def flow() -> Dataflow:
         changes=partition_names(settings.changes_stream, settings.stream_partitions),
         marks=settings.marks_stream,
     )
-    totals.start(settings, source.rates)
+    totals = start_totals(settings, link, source.rates)
     log.info(
         "started: %s valued by the stream %s; DATA_DIR %s",
         settings.positions_hash, settings.marks_stream, settings.data_dir.absolute(),
@@ -93,6 +97,7 @@ def flow() -> Dataflow:
         log_exceptions_of_parts(source, RedisRefusedError, ClockError),
         valuations=ValuationHashSink(link, settings.valuations_hash),
         minutes=MinutesSink(files, link),
+        totals=totals,
         settings=settings,
     )
 

@@ -27,6 +27,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from connectors.redis.base_totals import BaseTotals
 from connectors.redis.exact_json import to_json
 from connectors.redis.overview import (
     Overview,
@@ -41,9 +42,11 @@ from flows.common.doors import app_of, enter, wrong_words
 from flows.common.overview import (
     Rate,
     age,
+    base_words,
     break_words,
     broker_words,
     flow_words,
+    lacking_words,
     overview_reader,
 )
 from flows.common.settings import load_settings
@@ -186,15 +189,16 @@ def page(view: View, height: int | None = None, width: int = 80) -> RenderableTy
     if view.account:
         parts += _accounts(view.overview)
     totals = view.overview.totals
-    lacking = list(_lacking(totals))
-    taken = len(parts) + len(totals) + len(lacking) + 3 + max(0, len(view.problem) - 1) // width
+    lacking = list(_lacking(view.overview))
+    summed = len(totals) + (view.overview.base is not None)
+    taken = len(parts) + summed + len(lacking) + 3 + max(0, len(view.problem) - 1) // width
     rows = view.positions()
     room = view.room = len(rows) if height is None else max(1, height - taken)
     last = len(rows) - 1 - (len(rows) - 1) % room if rows else 0
     view.top = min(max(view.top, 0), last)
     on_page = rows[view.top : view.top + room]
     parts.append(_positions(on_page, view.overview, width))
-    parts += [_totals(totals, width, valued=bool(view.overview.worth)), *lacking]
+    parts += [_totals(view.overview, width), *lacking]
     parts += [_footer(view, len(rows), width, keys=height is not None)]
     return Group(*parts)
 
@@ -337,7 +341,8 @@ def _unrealized(position: Position, worth: Worth) -> Text:
     return Text.assemble(("stale ", "yellow"), amount) if old else amount
 
 
-def _totals(totals: list[Total], width: int, *, valued: bool) -> Table:
+def _totals(overview: Overview, width: int) -> Table:
+    totals, base = overview.totals, overview.base
     names = [f"{each.currency}: {each.open:,} open, {each.flat:,} flat" for each in totals]
     columns: list[Column] = [
         ("Cost basis", 2, [figure(each.cost_basis, _MONEY_WIDTH, 2) for each in totals]),
@@ -345,31 +350,31 @@ def _totals(totals: list[Total], width: int, *, valued: bool) -> Table:
         ("Net P&L", 0, [money(each.net_realized_pnl) for each in totals]),
         ("Commission", 3, [figure(each.commission, _MONEY_WIDTH, 2) for each in totals]),
     ]
-    if valued:
-        columns = [(name, wanted + 3, cells) for name, wanted, cells in columns]
+    if overview.worth:
+        told: list[Total | BaseTotals] = [*totals]
+        if base is not None:
+            names.append(f"all in {base.base_currency}")
+            told.append(base)
+        columns = [(name, wanted + 3, [*cells, ""][: len(told)]) for name, wanted, cells in columns]
         columns[:0] = [
-            ("Unrealized", 0, [money_or_unknown(each.unrealized_pnl) for each in totals]),
-            ("Day", 1, [money_or_unknown(each.day_pnl) for each in totals]),
-            ("Total", 2, [money_or_unknown(each.total_pnl) for each in totals]),
+            ("Unrealized", 0, [money_or_unknown(each.unrealized_pnl) for each in told]),
+            ("Day", 1, [money_or_unknown(each.day_pnl) for each in told]),
+            ("Total", 2, [money_or_unknown(each.total_pnl) for each in told]),
         ]
     return _table("Total", [shown(name) for name in names], columns, width)
 
 
-def _lacking(totals: list[Total]) -> Iterator[RenderableType]:
+def _lacking(overview: Overview) -> Iterator[RenderableType]:
     """Say of which positions the totals know nothing."""
-    for total in totals:
-        words = [
-            f"{count:,} {what}"
-            for count, what in (
-                (total.unvalued, "without a mark left out"),
-                (total.day_unknown - total.unvalued, "more in no day's P&L"),
-                (total.stale, "at a stale mark"),
-            )
-            if count > 0
-        ]
+    said = {
+        total.currency: lacking_words(total.unvalued, total.day_unknown, total.stale)
+        for total in overview.totals
+    }
+    if (base := overview.base) is not None:
+        said[f"all in {base.base_currency}"] = base_words(base, overview.at_ms)
+    for name, words in said.items():
         if words:
-            text = f"{total.currency}: {', '.join(words)}"
-            yield Text(text, style="yellow", **_ONE_LINE)
+            yield Text(f"{shown(name)}: {', '.join(words)}", style="yellow", **_ONE_LINE)
 
 
 def _table(title: str, names: list[Text], columns: list[Column], width: int) -> Table:
@@ -469,6 +474,7 @@ def as_json(view: View) -> str:
             "broker": overview.broker,
             "streams": [{**state._asdict(), "flow": state.flow} for state in overview.streams],
             "totals": overview.totals,
+            "base": overview.base,
             "worth": overview.worth,
             "positions": [position for _, position in view.positions()],
         }

@@ -4,6 +4,7 @@ The units are those of `exact`. A figure that needs a mark and has none is None,
 a flat position needs none. The day's P&L needs to know the total that the day began with.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from state.exact import LIMIT, MONEY, MONEY_PLACES, ONE, PLACES, divide_half_even
@@ -124,36 +125,40 @@ def state_of(mark: Mark | None, now: int, stale_ms: int) -> str:
     return STALE if now - mark.timestamp > stale_ms else LIVE
 
 
-class InBase(NamedTuple):
-    """A sum over currencies in one of them."""
+class Rate(NamedTuple):
+    """A mark that exchanges one currency into another."""
 
-    total: int | None
-    """Money; None if a rate is missing."""
-    missing: tuple[str, ...]
-    """The currencies without a rate."""
+    pair: str
+    """Its symbol: `EUR.USD` is what one euro costs in dollars."""
+    mark: Mark
+    inverse: bool
+    """True if the pair goes from the other currency to this one."""
+
+    def exchange(self, amount: int) -> int:
+        """Exchange an amount of money, rounded half-even to 20 places.
+
+        >>> Rate("EUR.USD", Mark(12 * ONE // 10, 0), inverse=False).exchange(10)
+        12
+        >>> Rate("USD.EUR", Mark(ONE // 2, 0), inverse=True).exchange(10)
+        20
+        """
+        if self.inverse:
+            return divide_half_even(amount * ONE, self.mark.price)
+        return divide_half_even(amount * self.mark.price, ONE)
 
 
-def in_base(amounts: dict[str, int], rates: dict[str, int], base: str) -> InBase:
-    """Add amounts of money in several currencies up in one.
+def rate_to(base: str, currency: str, marks: Mapping[str, Mark]) -> Rate | None:
+    """Find what exchanges a currency into the base: a pair serves both ways, the direct first.
 
-    amounts: money by currency. rates: the prices of currency pairs, by symbol: `EUR.USD`
-    is what one euro costs in dollars; a pair serves both ways. Each amount is rounded
-    half-even to 20 places. An amount of 0 needs no rate.
+    marks: by symbol; a price that is not above 0 is no rate.
 
-    >>> in_base({"USD": 5, "EUR": 10}, {"EUR.USD": 12 * ONE // 10}, "USD")
-    InBase(total=17, missing=())
-    >>> in_base({"USD": 5, "EUR": 10}, {"EUR.GBP": ONE}, "USD")
-    InBase(total=None, missing=('EUR',))
+    >>> rate_to("USD", "EUR", {"EUR.USD": Mark(ONE, 0)}).pair
+    'EUR.USD'
+    >>> rate_to("USD", "EUR", {"EUR.GBP": Mark(ONE, 0)}) is None
+    True
     """
-    total, missing = 0, []
-    for currency, amount in sorted(amounts.items()):
-        direct, inverse = rates.get(f"{currency}.{base}"), rates.get(f"{base}.{currency}")
-        if currency == base or not amount:
-            total += amount
-        elif direct:
-            total += divide_half_even(amount * direct, ONE)
-        elif inverse:
-            total += divide_half_even(amount * ONE, inverse)
-        else:
-            missing.append(currency)
-    return InBase(None if missing else total, tuple(missing))
+    for pair, inverse in ((f"{currency}.{base}", False), (f"{base}.{currency}", True)):
+        mark = marks.get(pair)
+        if mark is not None and mark.price > 0:
+            return Rate(pair, mark, inverse)
+    return None

@@ -17,6 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from connectors.redis.base_totals import BaseTotals, totals_key
 from connectors.redis.broker_state import (
     NO_BROKER,
     STATE,
@@ -142,6 +143,8 @@ class Overview(NamedTuple):
     broker: BrokerView = NO_BROKER
     worth: Mapping[str, Worth] = MappingProxyType({})
     """By key, of every position; empty if nobody values positions."""
+    base: BaseTotals | None = None
+    """The sums over all currencies; None if the valuation is away or has no BASE_CURRENCY."""
 
     @property
     def totals(self) -> list[Total]:
@@ -201,7 +204,7 @@ class OverviewReader:
         """
         try:
             self._compare_partitions()
-            (seconds, micros), values, valued, broker, lengths, infos = self._ask()
+            (seconds, micros), values, (valued, base), broker, lengths, infos = self._ask()
             now_ms = seconds * 1000 + micros // 1000
             waiting = self._oldest_waiting(infos)
         except redis.RedisError as error:
@@ -212,15 +215,15 @@ class OverviewReader:
             for name, info, oldest in zip(self._streams, infos, waiting, strict=True)
         ]
         view = broker_view(broker[0], broker[1], broker[2], now_ms)
-        worth = self._worth(valued, now_ms)
-        return Overview(now_ms, dict(self._positions), streams, sum(lengths), view, worth)
-
-    def _worth(self, values: dict[bytes, bytes], now_ms: int) -> Mapping[str, Worth]:
+        found = Overview(now_ms, dict(self._positions), streams, sum(lengths), view)
         if self._valuations is None:
-            return {}
-        self._valuations.take(values)
+            return found
+        self._valuations.take(valued)
         changed = {key: (each.stream_id, each.changed_at) for key, each in self._positions.items()}
-        return self._valuations.worth(changed, now_ms)
+        return found._replace(
+            worth=self._valuations.worth(changed, now_ms),
+            base=self._valuations.in_base(base, now_ms),
+        )
 
     def _compare_partitions(self) -> None:
         """Compare once; a number that is not recorded yet, at the next look."""
@@ -235,7 +238,7 @@ class OverviewReader:
         """Close the connection."""
         self._client.close()
 
-    def _ask(self) -> tuple[Any, Any, Any, list[Any], list[int], list["_Info"]]:
+    def _ask(self) -> tuple[Any, Any, tuple[Any, Any], list[Any], list[int], list["_Info"]]:
         pipe = self._client.pipeline(transaction=False)
         pipe.time()
         pipe.hgetall(self._hash)
@@ -251,13 +254,14 @@ class OverviewReader:
         # After what it is of, or a valuation would look older than it is.
         if self._valuations is not None:
             pipe.hgetall(self._valuations.hash)
+            pipe.get(totals_key(self._valuations.hash))
         answers = [_answer(answer) for answer in pipe.execute(raise_on_error=False)]
-        valued = {} if self._valuations is None else answers.pop()
+        base, valued = (None, {}) if self._valuations is None else (answers.pop(), answers.pop())
         time, values, *rest = answers
         broker, rest = rest[:3], rest[3:]
         lengths, rest = rest[: len(self._letters)], rest[len(self._letters) :]
         infos = list(map(_info, rest[::3], rest[1::3], rest[2::3]))
-        return time, values, valued, broker, lengths, infos
+        return time, values, (valued, base), broker, lengths, infos
 
     def _oldest_waiting(self, infos: Sequence["_Info"]) -> list[str | None]:
         """Return each stream's first entry that is not committed, None where there is none."""

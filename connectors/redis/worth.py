@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+from connectors.redis.base_totals import BaseTotals, read_totals
 from connectors.redis.exact_json import from_json
 from state.valuation import LIVE, NO_MARK, STALE
 
@@ -78,6 +79,10 @@ class Valuations:
             key: self._of(key, stream_id, now_ms - at_ms, now_ms, today)
             for key, (stream_id, at_ms) in changed.items()
         }
+
+    def in_base(self, text: bytes | None, now_ms: int) -> BaseTotals | None:
+        """Read the totals over all currencies; None if nobody tells them now."""
+        return None if text is None else read_totals(text, now_ms, self._stale_ms)
 
     def _of(self, key: str, stream_id: str, since_ms: int, now_ms: int, today: str) -> Worth:
         kept = self._kept.get(key)

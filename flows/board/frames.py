@@ -13,7 +13,7 @@ import polars as pl
 from connectors.redis.overview import Overview, OverviewReader, Position, RedisAwayError
 from connectors.redis.worth import Worth
 from flows.board.past import Past, read_past
-from flows.common.overview import Rate, break_words, broker_words, flow_words
+from flows.common.overview import Rate, base_words, break_words, broker_words, flow_words
 
 log = logging.getLogger("lotstream.board")
 
@@ -107,6 +107,7 @@ class Board:
             "problem": self._problem,
             "rate": self._rate.per_second,
             "valued": bool(overview.worth),
+            "base": _base(overview),
             "dead_letters": overview.dead_letters if seen else None,
             "broker": broker_words(overview.broker),
             "breaks": [break_words(*item) for item in overview.broker.breaks.items()],
@@ -190,6 +191,19 @@ def _account(account: str, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _OF_AN_ORDER = ("side", "qty", "symbol", "order_type", "limit_price", "stop_price", "status")
+
+
+def _base(overview: Overview) -> dict[str, Any] | None:
+    """Return the totals over all currencies, figures as text; None if nobody tells them."""
+    base = overview.base
+    if base is None or not overview.worth:
+        return None
+    figures = ("unrealized_pnl", "day_pnl", "total_pnl")
+    return {
+        "currency": base.base_currency,
+        **{name: _text(getattr(base, name)) for name in figures},
+        "lacks": base_words(base, overview.at_ms),
+    }
 
 
 def _totals(overview: Overview) -> list[dict[str, Any]]:

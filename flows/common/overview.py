@@ -5,10 +5,12 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from connectors.redis.base_totals import BaseTotals
 from connectors.redis.broker_state import BrokerView
 from connectors.redis.overview import OverviewReader, StreamState
 from connectors.redis.worth import Valuations
 from flows.common.settings import Settings, partition_names
+from state.valuation import STALE
 
 RATE_OVER_S = 10.0
 
@@ -83,6 +85,30 @@ def break_words(key: str, found: Mapping[str, Any]) -> str:
     """Say what a break is, from its JSON."""
     about = f" {found['detail']}" if found["detail"] else ""
     return f"{key}: ours {found['ours']:f}, broker's {found['broker']:f} ({found['kind']}{about})"
+
+
+def lacking_words(unvalued: int, day_unknown: int, stale: int) -> list[str]:
+    """Say of how many positions a total knows nothing, or something old."""
+    counts = (
+        (unvalued, "without a mark left out"),
+        (day_unknown - unvalued, "more in no day's P&L"),
+        (stale, "at a stale mark"),
+    )
+    return [f"{count:,} {what}" for count, what in counts if count > 0]
+
+
+def base_words(base: BaseTotals, now_ms: int) -> list[str]:
+    """Say what the totals over all currencies leave out and why, and which rates are old."""
+    missing = [
+        f"no rate {pair}: {count:,} position{'' if count == 1 else 's'} left out"
+        for pair, count in base.no_rate.items()
+    ]
+    old = [
+        f"rate {each.pair} stale, {age(max(0, now_ms - each.rate_timestamp) / 1000)}"
+        for each in base.currencies
+        if each.rate_state == STALE and each.rate_timestamp is not None
+    ]
+    return missing + old + lacking_words(base.unvalued, base.day_unknown, base.stale)
 
 
 def age(seconds: float) -> str:

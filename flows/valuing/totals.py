@@ -1,86 +1,224 @@
-"""The valuation's metrics: totals by currency, and over all in BASE_CURRENCY.
+"""The totals of all valuations: by currency, and over all in BASE_CURRENCY.
 
-Looked up in the hash `valuations` when somebody asks, not counted. A position without a
-mark is in no total; how many there are is told beside them.
+They are kept as the valuations change, so that however many there are, telling them takes
+no time. A position without a mark is in no total, a currency without a rate in none of
+BASE_CURRENCY; how many there are is told beside them. The totals go to a key of Redis
+(BASE_CURRENCY only), from which `watch` and `board` show them, and to the metrics.
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from decimal import Decimal
+from threading import Lock
 
 import redis
 
 from connectors import metrics
-from connectors.redis.valuations import read_valuation
+from connectors.redis.base_totals import BaseTotals, CurrencyTotal, TotalsKey
+from connectors.redis.link import RedisLink, StoppedError
 from flows.common.settings import Settings
-from state.exact import MONEY
-from state.valuation import InBase, Mark, in_base
+from flows.valuing.value_step import now_ms
+from state.exact import MONEY, MONEY_PLACES, to_text
+from state.valuation import LIVE, NO_MARK, STALE, Mark, Rate, Valuation, rate_to, state_of
 
 log = logging.getLogger("lotstream.metrics")
+
+SHOW_EVERY_S = 1.0
 _NAN = float("nan")
+_FIGURES = ("unrealized_pnl", "day_pnl", "total_pnl")
+_COUNTS = ("unvalued", "day_unknown", "stale")
 
 
-def start(settings: Settings, rates: Mapping[str, Mark]) -> None:
-    """Serve the metrics if METRICS_PORT is set.
+class Totals:
+    """Sums of the latest valuations; may be asked by any thread.
+
+    rates: the marks of currency pairs. base: the currency of the sums over all, if any.
+    """
+
+    def __init__(self, rates: Mapping[str, Mark], base: str | None, stale_ms: int) -> None:
+        self._rates, self._base, self._stale_ms = rates, base, stale_ms
+        self._lock = Lock()
+        self._latest: dict[str, Valuation] = {}
+        self._sums: dict[str, Counter[str]] = {}
+
+    def take(self, key: str, valuation: Valuation) -> None:
+        """Count a valuation instead of the one that the key had."""
+        with self._lock:
+            if (old := self._latest.get(key)) is not None:
+                self._sums[old.currency].subtract(_counted(old))
+            self._latest[key] = valuation
+            self._sums.setdefault(valuation.currency, Counter()).update(_counted(valuation))
+
+    def sums(self) -> dict[str, Counter[str]]:
+        """Return by currency, in order of their names, what `_counted` names, summed."""
+        with self._lock:
+            return {
+                currency: Counter(sums)
+                for currency, sums in sorted(self._sums.items())
+                if sums["positions"]
+            }
+
+    def in_base(self, now: int) -> BaseTotals | None:
+        """Return the totals in BASE_CURRENCY; None without that. now: ms since 1970."""
+        base = self._base
+        if base is None:
+            return None
+        marks, sums = dict(self._rates), self.sums()
+        rates = {currency: rate_to(base, currency, marks) for currency in sums if currency != base}
+        no_rate = {
+            f"{currency}.{base}": sums[currency]["positions"]
+            for currency, rate in rates.items()
+            # What is nothing in one currency is nothing in each.
+            if rate is None and any(sums[currency][name] for name in _FIGURES)
+        }
+        counted = {
+            currency: each for currency, each in sums.items() if f"{currency}.{base}" not in no_rate
+        }
+        unrealized, day, total = (_exchanged(counted, rates, name) for name in _FIGURES)
+        unvalued, day_unknown, stale = (
+            sum(each[name] for each in counted.values()) for name in _COUNTS
+        )
+        return BaseTotals(
+            base, now, unrealized, day, total, unvalued, day_unknown, stale, no_rate,
+            [_total(currency, each, rates.get(currency), now, self._stale_ms)
+             for currency, each in sums.items()],
+        )  # fmt: skip
+
+
+def _counted(valuation: Valuation) -> dict[str, int]:
+    """Return what a valuation adds to its currency's sums."""
+    is_open = valuation.qty != 0
+    return {
+        "positions": 1,
+        "open": is_open,
+        "unvalued": valuation.total_pnl is None,
+        "day_unknown": valuation.day_pnl is None,
+        "stale": is_open and valuation.state == STALE,
+        f"open, {valuation.state}": is_open,
+        **{name: getattr(valuation, name) or 0 for name in _FIGURES},
+    }
+
+
+def _known(sums: Counter[str], name: str) -> bool:
+    """Tell whether a figure is known of any position; a flat one makes no sum a known one."""
+    if name == "unrealized_pnl":
+        return not sums["open"] or sums["open"] > sums["unvalued"]
+    return sums["positions"] > sums["day_unknown" if name == "day_pnl" else "unvalued"]
+
+
+def _exchanged(
+    counted: Mapping[str, Counter[str]], rates: Mapping[str, Rate | None], name: str
+) -> Decimal | None:
+    amounts = [
+        sums[name] if (rate := rates.get(currency)) is None else rate.exchange(sums[name])
+        for currency, sums in counted.items()
+        if _known(sums, name)
+    ]
+    return _money(sum(amounts)) if amounts else None
+
+
+def _total(
+    currency: str, sums: Counter[str], rate: Rate | None, now: int, stale_ms: int
+) -> CurrencyTotal:
+    unrealized, day, total = (
+        _money(sums[name]) if _known(sums, name) else None for name in _FIGURES
+    )
+    unvalued, day_unknown, stale = (sums[name] for name in _COUNTS)
+    exchanged: tuple[str, Decimal, int, str] | tuple[None, None, None, None] = (
+        (None, None, None, None)
+        if rate is None
+        else (
+            rate.pair, Decimal(to_text(rate.mark.price)), rate.mark.timestamp,
+            state_of(rate.mark, now, stale_ms),
+        )
+    )  # fmt: skip
+    return CurrencyTotal(
+        currency, sums["positions"], unrealized, day, total, unvalued, day_unknown, stale,
+        *exchanged,
+    )  # fmt: skip
+
+
+def _money(amount: int) -> Decimal:
+    return Decimal(to_text(amount, MONEY_PLACES))
+
+
+# --- where they go ------------------------------------------------------------------------
+
+
+def start_totals(settings: Settings, link: RedisLink, rates: Mapping[str, Mark]) -> Totals:
+    """Begin totals that are shown in Redis and, if METRICS_PORT is set, as metrics.
 
     rates: the marks of currency pairs. Raises SystemExit if the port is taken.
     """
-    if settings.metrics_port is None:
-        return
+    totals = Totals(rates, settings.base_currency, int(settings.mark_stale_s * 1000))
+    if settings.base_currency is not None:
+        link.while_alive.append(_shower(totals, TotalsKey(link, settings.valuations_hash)))
+    if settings.metrics_port is not None:
+        _serve(settings, totals, settings.metrics_port)
+    return totals
+
+
+def _shower(totals: Totals, key: TotalsKey) -> Callable[[], None]:
+    # Not at once: of what a start finds, all is to be counted first.
+    due = time.monotonic() + SHOW_EVERY_S
+
+    def show() -> None:
+        nonlocal due
+        if time.monotonic() < due:
+            return
+        due = time.monotonic() + SHOW_EVERY_S
+        found = totals.in_base(now_ms())
+        if found is not None and found.currencies:
+            with suppress(StoppedError):
+                key.show(found)
+
+    return show
+
+
+def _serve(settings: Settings, totals: Totals, port: int) -> None:
     client = redis.Redis.from_url(
         settings.redis_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2
     )
-    try:
-        metrics.serve(settings.metrics_port, _refresh(client, settings, rates))
-    except OSError as error:
-        raise SystemExit(
-            f"lotstream: METRICS_PORT: expected a free port, found {settings.metrics_port}: {error}"
-        ) from None
-    log.info("metrics on http://127.0.0.1:%d/metrics", settings.metrics_port)
 
-
-def _refresh(
-    client: redis.Redis, settings: Settings, rates: Mapping[str, Mark]
-) -> Callable[[], None]:
     def refresh() -> None:
-        # An old figure must not look like a new one.
-        for gauge in (metrics.TOTAL_PNL, metrics.UNREALIZED_PNL, metrics.VALUATION_STATES):
-            gauge.clear()
-        for single in (
-            metrics.BASE_TOTAL_PNL, metrics.BASE_UNREALIZED_PNL, metrics.RATES_MISSING,
-        ):  # fmt: skip
-            single.set(_NAN)
+        _forget()
         try:
-            texts: Any = client.hvals(settings.valuations_hash)
+            client.exists(settings.valuations_hash)
         except redis.RedisError:
             metrics.REDIS_UP.set(0)
             return
         metrics.REDIS_UP.set(1)
-        prices = {pair: mark.price for pair, mark in dict(rates).items()}
-        _set(texts, settings.base_currency, prices)
+        _set(totals.sums(), totals.in_base(now_ms()))
 
-    return refresh
+    try:
+        metrics.serve(port, refresh)
+    except OSError as error:
+        raise SystemExit(
+            f"lotstream: METRICS_PORT: expected a free port, found {port}: {error}"
+        ) from None
+    log.info("metrics on http://127.0.0.1:%d/metrics", port)
 
 
-def _set(texts: list[bytes], base: str | None, rates: dict[str, int]) -> None:
-    totals: Counter[str] = Counter()
-    unrealized: Counter[str] = Counter()
-    for text in texts:
-        valuation = read_valuation(text)
-        if valuation.qty:
-            metrics.VALUATION_STATES.labels(valuation.state).inc()
-        totals[valuation.currency] += valuation.total_pnl or 0
-        unrealized[valuation.currency] += valuation.unrealized_pnl or 0
-    for currency in totals:
-        metrics.TOTAL_PNL.labels(currency).set(totals[currency] / MONEY)
-        metrics.UNREALIZED_PNL.labels(currency).set(unrealized[currency] / MONEY)
+def _forget() -> None:
+    # An old figure must not look like a new one.
+    for gauge in (metrics.TOTAL_PNL, metrics.UNREALIZED_PNL, metrics.VALUATION_STATES):
+        gauge.clear()
+    for single in (metrics.BASE_TOTAL_PNL, metrics.BASE_UNREALIZED_PNL, metrics.RATES_MISSING):
+        single.set(_NAN)
+
+
+def _set(sums: Mapping[str, Counter[str]], base: BaseTotals | None) -> None:
+    for state in (LIVE, STALE, NO_MARK):
+        if count := sum(each[f"open, {state}"] for each in sums.values()):
+            metrics.VALUATION_STATES.labels(state).set(count)
+    for currency, each in sums.items():
+        metrics.TOTAL_PNL.labels(currency).set(each["total_pnl"] / MONEY)
+        metrics.UNREALIZED_PNL.labels(currency).set(each["unrealized_pnl"] / MONEY)
     if base is not None:
-        in_total, in_unrealized = in_base(totals, rates, base), in_base(unrealized, rates, base)
-        metrics.BASE_TOTAL_PNL.set(_figure(in_total))
-        metrics.BASE_UNREALIZED_PNL.set(_figure(in_unrealized))
-        metrics.RATES_MISSING.set(len({*in_total.missing, *in_unrealized.missing}))
-
-
-def _figure(found: InBase) -> float:
-    return _NAN if found.total is None else found.total / MONEY
+        metrics.RATES_MISSING.set(len(base.no_rate))
+        if not base.no_rate:
+            metrics.BASE_TOTAL_PNL.set(float(base.total_pnl or 0))
+            metrics.BASE_UNREALIZED_PNL.set(float(base.unrealized_pnl or 0))

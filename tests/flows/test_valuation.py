@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from threading import Event, Thread
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from tests.support.flow_process import FlowProcess, Row, add, read_hash
+from connectors.redis.exact_json import from_json
+from tests.support.flow_process import FlowProcess, Row, add, read_hash, until
 from tests.support.servers import free_port
 
 SYMBOLS = ("A", "B", "C", "D")
@@ -178,3 +180,70 @@ def test_what_stops_it_is_said_once(redis: redis_py.Redis, redis_url: str, tmp_p
         assert valuation.wait() == 1
     [told] = valuation.messages("critical")
     assert told.startswith("stopped: Redis refuses a command: WRONGTYPE")
+
+
+def totals_of(client: redis_py.Redis) -> Any:
+    text = client.get("valuations:totals")
+    return from_json(text) if isinstance(text, bytes) else {}
+
+
+def mark(client: redis_py.Redis, symbol: str, price: str, ago_ms: int = 0) -> None:
+    at = str(time.time_ns() // 1_000_000 - ago_ms)
+    add(client, {"symbol": symbol, "price": price, "timestamp": at}, stream="marks")
+
+
+def buy_all_over_the_world(client: redis_py.Redis) -> None:
+    """Buy 3 at 100 of each; all have a mark of 101.1 but one of the Swiss."""
+    held = {"IBM": "USD", "SAP": "EUR", "NESN": "CHF", "UBSG": "CHF", "SONY": "JPY"}
+    for symbol, currency in held.items():
+        add(client, {
+            "symbol": symbol, "currency": currency, "side": "BUY", "fill_qty": "3",
+            "fill_price": "100", "order_id": "1", "exec_id": f"of {symbol}",
+            "timestamp": str(time.time_ns() // 1_000_000),
+        })  # fmt: skip
+        if symbol != "UBSG":
+            mark(client, symbol, "101.1")
+
+
+def test_totals_over_all_currencies_are_exact_say_what_is_missing_and_go_with_the_flow(
+    redis_url: str, redis: redis_py.Redis, tmp_path: Path
+) -> None:
+    with (
+        FlowProcess(tmp_path / "positions", redis_url) as positions,
+        valuing(tmp_path / "valuation", redis_url, BASE_CURRENCY="USD") as valuation,
+    ):
+        buy_all_over_the_world(redis)
+        missing = {"CHF.USD": 2, "EUR.USD": 1, "JPY.USD": 1}
+        valuation.until(lambda: totals_of(redis).get("no_rate") == missing, "missing rates said")
+        assert totals_of(redis)["total_pnl"] == Decimal("3.3")  # that of IBM alone
+        mark(redis, "EUR.USD", "1.17")
+        mark(redis, "USD.JPY", "160")
+        mark(redis, "CHF.USD", "1.1", ago_ms=3_600_000)
+        valuation.until(lambda: totals_of(redis).get("no_rate") == {}, "the rates")
+        _hold_what_is_expected(totals_of(redis))
+        valuation.until(
+            lambda: (
+                {each["rate_state"] for each in totals_of(redis)["currencies"]} == {None, "stale"}
+            ),
+            "old rates",
+        )
+        valuation.kill()
+        valuation.start()
+        valuation.until(lambda: totals_of(redis).get("unvalued") == 1, "them again")
+        _hold_what_is_expected(totals_of(redis))
+        valuation.kill()
+        until(lambda: redis.exists("valuations:totals") == 0, "them gone")
+        assert positions.stop() == 0
+
+
+def _hold_what_is_expected(totals: Any) -> None:
+    # 3.3 USD, 3.3 EUR, 3.3 CHF without UBSG, 3.3 JPY by the inverse pair.
+    in_dollars = [Decimal(text) for text in ("3.3", "3.861", "3.63", "0.020625")]
+    assert totals["total_pnl"] == totals["unrealized_pnl"] == sum(in_dollars)
+    assert totals["unvalued"] == 1
+    currencies = {each["currency"]: each for each in totals["currencies"]}
+    assert {name: (each["pair"], each["rate"]) for name, each in currencies.items()} == {
+        "CHF": ("CHF.USD", Decimal("1.1")), "EUR": ("EUR.USD", Decimal("1.17")),
+        "JPY": ("USD.JPY", 160), "USD": (None, None),
+    }  # fmt: skip
+    assert currencies["CHF"]["rate_state"] == "stale"

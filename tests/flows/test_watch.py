@@ -26,7 +26,16 @@ from connectors.redis.worth import Valuations
 from flows.watch import Show, Sort, View, figure, moment, page, progress
 from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess
-from tests.support.hash_values import NOT_KNOWN, be_heard, commit, position, put, valuation
+from tests.support.hash_values import (
+    NOT_KNOWN,
+    base_totals,
+    be_heard,
+    commit,
+    currency_total,
+    position,
+    put,
+    valuation,
+)
 from tests.support.servers import free_port, tied
 
 ROOT = Path(__file__).parents[2]
@@ -225,8 +234,30 @@ def test_what_positions_are_worth_is_shown_and_what_is_unknown_is_said(valued: V
     assert re.search(r"^FLAT .* - +- +not valued +unknown +unknown ", text, re.MULTILINE)
     assert re.search(r"^EUR: 1 open, 0 flat +unknown +unknown +unknown ", text, re.MULTILINE)
     assert re.search(r"^USD: 2 open, 1 flat +1,233,333.39 +2.25 +-1,229.00 ", text, re.MULTILINE)
+    assert "all in" not in text
     assert "\nEUR: 1 without a mark left out\n" in text
     assert "\nUSD: 1 without a mark left out, 1 more in no day's P&L, 1 at a stale mark\n" in text
+
+
+def test_totals_over_all_currencies_stand_below_and_say_what_they_leave_out(
+    view: View, redis: redis_py.Redis, redis_url: str
+) -> None:
+    put(redis, valuation("AAPL", stream_id="1700000000000-0"), name="valuations")
+    old = currency_total("EUR", pair="EUR.USD", rate="1.25", rate_timestamp=1, rate_state="live")
+    redis.set("valuations:totals", base_totals(
+        total_pnl="1234.5", day_pnl=None, unvalued=2, no_rate='{"CHF.USD": 1, "GBP.USD": 2}',
+        currencies=f"[{old}]",
+    ))  # fmt: skip
+    text = run(redis_url, "--once", COLUMNS="200").stdout
+    assert re.search(r"^all in USD +7.50 +unknown +1,234.50 *$", text, re.MULTILINE)
+    assert re.search(
+        r"^all in USD: no rate CHF.USD: 1 position left out, no rate GBP.USD: 2 positions left "
+        r"out, rate EUR.USD stale, \d+ d, 2 without a mark left out$",
+        text, re.MULTILINE,
+    )  # fmt: skip
+    base = json.loads(run(redis_url, "--once", "--json").stdout)["base"]
+    assert base["no_rate"] == {"CHF.USD": 1, "GBP.USD": 2}
+    assert [each["rate_state"] for each in base["currencies"]] == ["stale"]
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from state.book import Book
 from state.exact import LIMIT, MONEY, ONE
 from state.messages import Cost, Execution, Instrument
-from state.valuation import Day, Holding, Mark, in_base, later, market_value, value
+from state.valuation import Day, Holding, Mark, later, market_value, rate_to, value
 
 TODAY = Day("2026-11-27", 0)
 QTY = st.integers(1, 10**6).map(lambda hundredths: hundredths * ONE // 100)
@@ -187,10 +187,15 @@ def test_the_mark_that_counts_is_the_latest_of_equal_ones_the_last(
     assert known == Mark([price for time, price in arrived if time == latest][-1], latest)
 
 
-def test_a_pair_serves_both_ways_and_what_has_none_is_named() -> None:
-    amounts = {"USD": 6 * MONEY, "EUR": -2 * MONEY, "GBP": 0}
-    assert in_base(amounts, {"EUR.USD": 3 * ONE // 2}, "USD").total == 3 * MONEY
-    assert in_base(amounts, {"EUR.USD": 3 * ONE // 2}, "EUR").total == 2 * MONEY
-    assert in_base(amounts | {"CHF": 1, "JPY": 1}, {"EUR.USD": ONE}, "USD") == (
-        None, ("CHF", "JPY"),
-    )  # fmt: skip
+def test_a_pair_serves_both_ways_the_direct_one_first_and_a_missing_one_is_not_assumed() -> None:
+    marks = {"EUR.USD": Mark(3 * ONE // 2, 5), "GBP.CHF": Mark(ONE, 5), "CHF.USD": Mark(0, 5)}
+    there, back = rate_to("USD", "EUR", marks), rate_to("EUR", "USD", marks)
+    assert there is not None
+    assert back is not None
+    assert (there.pair, there.exchange(-2 * MONEY)) == ("EUR.USD", -3 * MONEY)
+    assert (back.pair, back.exchange(6 * MONEY)) == ("EUR.USD", 4 * MONEY)
+    assert back.exchange(1) == 1  # 2/3 of the smallest amount, rounded
+    both = rate_to("USD", "EUR", marks | {"USD.EUR": Mark(ONE, 6)})
+    assert both == there
+    for currency in ("GBP", "JPY", "CHF"):  # over two pairs, none, and a price that is no rate
+        assert rate_to("USD", currency, marks) is None

@@ -59,6 +59,26 @@ def valuation(symbol: str, **members: Any) -> str:
     return _json(value, texts)
 
 
+def base_totals(**members: Any) -> str:
+    """Return a value of `valuations:totals`, in dollars; `currencies` as `currency_total`."""
+    value = {
+        "base_currency": "USD", "as_of": 1700000000500, "unrealized_pnl": "7.5",
+        "day_pnl": "2.25", "total_pnl": "6.5", "unvalued": 0, "day_unknown": 0, "stale": 0,
+        "no_rate": "{}", "currencies": f"[{currency_total('USD')}]", **members,
+    }  # fmt: skip
+    return _json(value, {"base_currency"})
+
+
+def currency_total(currency: str, **members: Any) -> str:
+    """Return one of the `currencies` of `base_totals`."""
+    value = {
+        "currency": currency, "positions": 1, "unrealized_pnl": "7.5", "day_pnl": "2.25",
+        "total_pnl": "6.5", "unvalued": 0, "day_unknown": 0, "stale": 0, "pair": None,
+        "rate": None, "rate_timestamp": None, "rate_state": None, **members,
+    }  # fmt: skip
+    return _json(value, {"currency", "pair", "rate_state"})
+
+
 NOT_KNOWN = dict.fromkeys(
     ("mark_price", "mark_timestamp", "market_value", "unrealized_pnl", "total_pnl", "day_pnl")
 )

@@ -83,6 +83,7 @@ const COLUMNS = [
 const rows = new Map(); // key -> row
 const worths = new Map(); // key -> what the position is worth, with the names of UNVALUED
 let totals = []; // of each currency, with the names that the server gives them
+let base = null; // the sums over all currencies in one, if somebody tells them
 let curves = {}; // currency -> [[ms, P&L], ...]
 let visible = []; // the rows that pass the filter, sorted
 const choice = { sort: "symbol", down: false, show: "open", search: "", strategy: "" };
@@ -114,6 +115,10 @@ function take(frame) {
   if (frame.totals) {
     totals = frame.totals;
     if (!frame.all) for (const [currency, point] of frame.points) addPoint(currency, point);
+    stale.curves = true;
+  }
+  if (JSON.stringify(frame.state.base) !== JSON.stringify(base)) {
+    base = frame.state.base;
     stale.curves = true;
   }
   if (frame.totals || frame.all) stale.rows = true;
@@ -356,14 +361,37 @@ function drawCharts() {
   for (const { currency } of totals) {
     if (!charts.has(currency)) charts.set(currency, newChart(currency));
   }
+  drawBase();
   // Only now, as each card takes room from the others.
   for (const total of totals) drawChart(charts.get(total.currency), total);
 }
 
-function newChart(currency) {
+// The card of all currencies in one; it has no curve.
+function drawBase() {
+  byId("base")?.remove();
+  if (!base) return;
+  const card = newCard();
+  card.id = "base";
+  const [name, sum] = card.querySelector("h3").children;
+  name.textContent = `All in ${base.currency}`;
+  sum.textContent = base.total_pnl === null ? "unknown" : asGain(base.total_pnl);
+  sum.className = base.total_pnl === null ? "" : sign(base.total_pnl);
+  fillFigures(card.querySelector("p"), [["unrealized", base.unrealized_pnl], ["day", base.day_pnl]]);
+  const lacks = card.querySelector(".lacks");
+  lacks.textContent = base.lacks.join(" · ");
+  lacks.hidden = !base.lacks.length;
+  byId("charts").prepend(card);
+}
+
+function newCard() {
   const card = document.createElement("div");
   card.className = "chart";
   card.innerHTML = '<h3><span></span><b></b><span></span></h3><p></p><p class="lacks"></p>';
+  return card;
+}
+
+function newChart(currency) {
+  const card = newCard();
   const picture = svg("svg", { role: "img" }, card);
   const chart = { card, picture, currency, cursor: null };
   const [name, sum, note] = card.querySelector("h3").children;

@@ -23,7 +23,7 @@ def test_json_keeps_figures_exact() -> None:
     overview = Overview(1, {}, [], 0)
     assert to_json(overview) == (
         '{"at_ms": 1, "positions": {}, "streams": [], "dead_letters": 0, '
-        '"broker": {"accounts": null, "breaks": {}, "figures": {}}, "worth": {}}'
+        '"broker": {"accounts": null, "breaks": {}, "figures": {}}, "worth": {}, "base": null}'
     )
     assert to_json([Decimal("1.00000000000000000001"), "a", True, 1.5]) == (
         '[1.00000000000000000001, "a", true, 1.5]'

@@ -31,7 +31,16 @@ from connectors.parquet.tables import POSITIONS_SCHEMA
 from flows.board.past import read_past
 from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess, add, until
-from tests.support.hash_values import NOT_KNOWN, be_heard, commit, position, put, valuation
+from tests.support.hash_values import (
+    NOT_KNOWN,
+    base_totals,
+    be_heard,
+    commit,
+    currency_total,
+    position,
+    put,
+    valuation,
+)
 from tests.support.needs import need
 from tests.support.rows import write_rows
 from tests.support.servers import RedisServer, free_port, tied
@@ -448,6 +457,25 @@ def test_scrolling_stays_smooth_while_5000_marks_change_again_and_again(
     finally:
         over.set()
         changing.join()
+
+
+def test_the_sum_of_all_currencies_has_a_card_that_says_what_it_leaves_out(
+    valued: Page, redis: redis_py.Redis
+) -> None:
+    assert not valued.texts("#base")
+    old = currency_total("EUR", pair="EUR.USD", rate="1.25", rate_timestamp=1, rate_state="live")
+    known = base_totals(
+        total_pnl="-1234.5", day_pnl=None, no_rate='{"CHF.USD": 2}', currencies=f"[{old}]"
+    )
+    redis.set("valuations:totals", known)
+    valued.until_text("#base h3", "All in USD−1,234.50")
+    assert valued.text("#base p:not(.lacks)") == "unrealized +7.50 · day unknown"
+    assert valued.text("#base .lacks").startswith(
+        "no rate CHF.USD: 2 positions left out · rate EUR.USD stale, "
+    )
+    assert valued.one("#base h3 b").get_attribute("class") == "loss"
+    redis.delete("valuations:totals")
+    until(lambda: not valued.texts("#base"), "a sum that nobody tells any more gone")
 
 
 def test_what_a_position_is_worth_is_shown_and_what_is_not_known_is_said(
