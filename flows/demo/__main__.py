@@ -39,9 +39,10 @@ UNUSABLE = {
 _GO_ON = """
 To go on for real, with a Redis or Valkey of your own (more in README.md):
   export REDIS_URL=redis://localhost:6379/0
-  .venv/bin/python -m bytewax.run flows.positions -r data/recovery -s 1 -b 0
-  .venv/bin/python -m flows.router    # from TWS or IB Gateway; or XADD them yourself
-  .venv/bin/python -m flows.watch     # positions, live"""
+  .venv/bin/python -m flows run        # the main job
+  .venv/bin/python -m flows router     # from TWS or IB Gateway; or XADD them yourself
+  .venv/bin/python -m flows valuation  # what positions are worth, by the stream of marks
+  .venv/bin/python -m flows watch      # positions, live"""
 
 _console = Console(highlight=False)
 

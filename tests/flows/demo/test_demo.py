@@ -95,7 +95,7 @@ def test_it_shows_the_sample_and_the_brokers_own_figures(demo: Demo) -> None:
     assert "All 59 closes have the broker's figure" in done.stdout
     assert "dead letter: fill_qty: expected a decimal, found '1O0'" in done.stdout
     assert done.stdout.count("dead letter:") == 1
-    assert "python -m bytewax.run flows.positions -r data/recovery" in done.stdout
+    assert "python -m flows run  " in done.stdout
     assert re.search(r"unrealized -?[\d,.]+ EUR, -?[\d,.]+ GBP, -?[\d,.]+ USD; 2 pos", done.stdout)
     assert "paid in, over the last day:\nexact for 9 of 9 positions\n" in done.stdout
 
