@@ -239,3 +239,5 @@ def _hold_what_is_expected(totals: Any) -> None:
         "JPY": ("USD.JPY", 160), "USD": (None, None),
     }  # fmt: skip
     assert currencies["CHF"]["rate_state"] == "stale"
+    counts = ("positions", "unvalued", "day_unknown", "stale")
+    assert {type(each[name]) for each in currencies.values() for name in counts} == {Decimal}
