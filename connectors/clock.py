@@ -1,6 +1,6 @@
 """The system's clock may be set at any moment; the engine trusts it.
 
-Bytewax 0.21.1 ends an epoch, and asks a source or a key again, when that clock says so. Set
+Bytewax 0.21.1 ends an epoch, and asks a source again, when that clock says so. Set
 forward it does no harm. Set back by an hour, nothing would be committed for an hour.
 """
 

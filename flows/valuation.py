@@ -17,10 +17,11 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
+from connectors.clock import ClockError
 from connectors.file_lock import LockedError
 from connectors.parquet.files import DataDirError
 from connectors.parquet.minutes import MinuteFiles
-from connectors.redis.link import RedisLink
+from connectors.redis.link import RedisLink, RedisRefusedError
 from connectors.redis.news import News, NewsSource
 from connectors.redis.valuations import ValuationHashSink, Valued
 from flows.common.doors import app_of, become_flow, enter
@@ -93,7 +94,7 @@ def flow() -> Dataflow:
         settings.positions_hash, settings.marks_stream, settings.data_dir.absolute(),
     )  # fmt: skip
     return build_flow(
-        log_exceptions_of_parts(source),
+        log_exceptions_of_parts(source, RedisRefusedError, ClockError),
         valuations=ValuationHashSink(link, settings.valuations_hash),
         minutes=MinutesSink(files, link),
         totals=totals,

@@ -149,7 +149,8 @@ class Progress:
         if log.isEnabledFor(logging.INFO) and not self._many:
             at = "" if avg_price is None else f" @ {to_text(avg_price)}"
             signed = f"{'+' if change > 0 else ''}{to_text(change)}"
-            log.info("Position updated: %s = %s%s (change: %s)", key, to_text(qty), at, signed)
+            # An account may be named by any text, of any length.
+            log.info("Position updated: %.200s = %s%s (change: %s)", key, to_text(qty), at, signed)
 
     def read(self, entries: int, errors: int = 0, *, live: bool) -> None:
         """Count entries that were read, and those of them that could not be used.
@@ -176,7 +177,7 @@ class Progress:
                 self._summed_up_at, self._since = now, None if live else now
 
     def _sum_up(self) -> None:
-        rate = self._entries / max(self._busy_s, 1e-3)
+        rate = self._entries / self._busy_s if self._busy_s else 0.0
         to_go = self._to_go()
         log.info(
             "Processed %s executions (errors: %s)%s%s%s",
@@ -184,7 +185,7 @@ class Progress:
             f"{self._errors:,}",
             f", {rate:,.0f}/s" if self._busy_s else "",
             "" if to_go is None else f", {_about(to_go)} to go",
-            f", about {age(to_go / rate)} left" if to_go and self._busy_s else "",
+            f", about {age(to_go / rate)} left" if to_go and rate else "",
         )
         self._entries = self._errors = 0
         self._busy_s = 0.0

@@ -5,14 +5,13 @@ has taken is given to the store, which makes it durable at the end of the epoch.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from bytewax.operators import StatefulBatchLogic
 
 from connectors import metrics
 from connectors.book_store import BookStores
-from connectors.clock import AT_ONCE
 from connectors.columns.replies import first_id, ids_of, packed_ids
 from connectors.kept import seal_values
 from flows.common.logs import Progress, log_exceptions
@@ -76,7 +75,9 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         return [Changes(stream, key, self._shown_id, self._shown, [], live=True)], False
 
     def notify_at(self) -> datetime | None:
-        return AT_ONCE if self._show_again else None
+        # Not before now: what is due already is asked for while the engine still loads its
+        # snapshots, and the sinks would begin with none of theirs.
+        return datetime.now(UTC) if self._show_again else None
 
     def on_eof(self) -> tuple[Iterable[Changes | Rejected], bool]:
         # The end of input is a stop, not the end of the position.

@@ -118,8 +118,8 @@ def _check_others(db: sqlite3.Connection) -> None:
     It would run whatever a row from elsewhere says.
     """
     rows = db.execute(
-        "SELECT ser_change FROM snaps WHERE step_id NOT IN (?, ?, ?) AND ser_change IS NOT NULL",
-        (SOURCE_ID, POSITION_ID, PARQUET_ID),
+        "SELECT ser_change FROM snaps WHERE step_id NOT IN (?, ?, ?, ?) AND ser_change IS NOT NULL",
+        _CHECKED,
     )
     for [data] in rows:
         for _ in loads(data):

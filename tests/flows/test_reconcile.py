@@ -395,6 +395,20 @@ def test_a_price_that_no_longer_shows_in_the_broker_s_average_has_to_be_given(
     assert run("--price", "cheap").returncode == 2
 
 
+def test_one_price_never_opens_several_positions_and_one_for_nothing_is_said(
+    tws: TwsDouble, redis: redis_py.Redis, run: Run
+) -> None:
+    tws.holdings = [Holding("U1", AAPL, 4.0, 10.0), Holding("U2", AAPL, 5.0, 20.0)]
+    alone = run("--adopt", "--price", "12.5")
+    assert (alone.returncode, adopted(redis)) == (2, [])
+    assert "expected KEY=PRICE, as several positions differ (U1:AAPL, U2:AAPL)" in alone.stderr
+    other = run("--adopt", "--price", "U3:AAPL=12.5")
+    assert (other.returncode, adopted(redis)) == (2, [])
+    assert "expected a position that differs (U1:AAPL, U2:AAPL), found U3:AAPL" in other.stderr
+    assert run("--adopt", "--price", "U1:AAPL=12.5").returncode == 0
+    assert [each["avg_price"] for each in adopted(redis)] == ["12.5", "20"]
+
+
 def test_a_fill_that_is_not_on_the_stream_is_never_made_up_for(
     tws: TwsDouble, redis: redis_py.Redis, run: Run
 ) -> None:

@@ -79,4 +79,7 @@ def test_a_file_in_the_place_of_data_dir_is_said_before_the_first_entry(
     data.write_text("no directory")
     with FlowProcess(tmp_path, redis_url, DATA_DIR=str(data)) as flow:
         assert flow.wait() == 1
-        assert "stopped: cannot write to DATA_DIR: " in last_line(flow)
+        assert last_line(flow) == (
+            f"lotstream: DATA_DIR: expected a directory, which is made if there is none, found "
+            f"'{data}'"
+        )

@@ -241,3 +241,11 @@ def _hold_what_is_expected(totals: Any) -> None:
     assert currencies["CHF"]["rate_state"] == "stale"
     counts = ("positions", "unvalued", "day_unknown", "stale")
     assert {type(each[name]) for each in currencies.values() for name in counts} == {Decimal}
+
+
+def test_what_stops_it_is_said_once(redis: redis_py.Redis, redis_url: str, tmp_path: Path) -> None:
+    redis.set("marks", "no stream")
+    with valuing(tmp_path, redis_url) as valuation:
+        assert valuation.wait() == 1
+    [told] = valuation.messages("critical")
+    assert told.startswith("stopped: Redis refuses a command: WRONGTYPE")

@@ -196,4 +196,5 @@ def test_a_day_with_faults_all_along(
             f"memory {memory} MB, recovery directory "
             f"{[round(sample.recovery_mb, 1) for sample in samples]} MB\n"
         )
-    assert max(memory[-6:]) < 1.3 * max(memory[:6])
+    # In the first hours the books come to remember as much as they ever will.
+    assert max(memory[18:]) < 1.3 * max(memory[6:12])

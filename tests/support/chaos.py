@@ -21,6 +21,7 @@ import redis
 from state.keys import partition_of
 from tests.support import follower, naive, rare
 from tests.support.flow_process import (
+    DEADLINE_S,
     FlowProcess,
     Outcome,
     Row,
@@ -504,7 +505,7 @@ def run(
         values: naive.Values = {}
         expected = _expected(entries, feed, values, wild=wild)
         flow.start()
-        settle(flow, client, names, expected)
+        settle(flow, client, names, expected, DEADLINE_S + 2 * kills)
         assert flow.stop() == 0
         compare(written(client, flow, names), expected)
         assert follower.newest(client, *changes) == expected.hash
@@ -549,7 +550,13 @@ def written(client: redis.Redis, flow: FlowProcess, names: list[str]) -> Outcome
     return outcome(client, flow.data_dir, dead=dead)
 
 
-def settle(flow: FlowProcess, client: redis.Redis, names: list[str], expected: Outcome) -> None:
+def settle(
+    flow: FlowProcess,
+    client: redis.Redis,
+    names: list[str],
+    expected: Outcome,
+    deadline_s: float = DEADLINE_S,
+) -> None:
     """Wait until as much has been written as is expected."""
     dead = [name.replace("executions", "executions:dead") for name in names]
     flow.until(
@@ -560,6 +567,7 @@ def settle(flow: FlowProcess, client: redis.Redis, names: list[str], expected: O
             and read_hash(client) == expected.hash
         ),
         "hash, rows and dead letters as expected",
+        deadline_s,
     )
     flow.until_committed(client, *names)
 
