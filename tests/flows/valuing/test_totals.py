@@ -15,7 +15,8 @@ RATES = {"EUR.USD": Mark(5 * ONE // 4, NOW), "CHF.USD": Mark(2 * ONE, 0)}
 
 holdings = st.builds(
     lambda symbol, qty, basis, net: Holding(
-        None, symbol, CURRENCIES[symbol], ONE, qty * ONE, basis * MONEY, 0, net * MONEY, "1-0"
+        None, symbol, CURRENCIES[symbol], ONE, qty * ONE, basis * MONEY if qty else 0, 0,
+        net * MONEY, "1-0",
     ),
     st.sampled_from(sorted(CURRENCIES)), st.integers(-2, 2), st.integers(-5, 5),
     st.integers(-5, 5),
