@@ -16,6 +16,7 @@ import connectors.metrics  # noqa: F401 - registers them
 from connectors import codec
 from connectors.parquet.minutes import VALUATIONS_SCHEMA
 from connectors.parquet.tables import DATA_SETS
+from connectors.redis.base_totals import BaseTotals, CurrencyTotal
 from flows.common.settings import Settings
 from state.snapshot import PositionSnapshot
 from state.valuation import Valuation
@@ -151,8 +152,19 @@ def test_every_column_stands_there_with_its_type(data_set: str) -> None:
 
 def test_every_member_of_a_valuation_stands_there_in_order() -> None:
     _, members = section("Valuation").split("| valuation's member ")
-    told = re.findall(r"`(\w+)`", " ".join(re.findall(r"(?m)^\|( `[^|]*)\|", members)))
-    assert told == [*Valuation._fields]
+    members, totals = members.split("| member of the totals ")
+    assert _first_cells(members) == [*Valuation._fields]
+    assert _first_cells(totals) == [*BaseTotals._fields]
+    [of_each] = re.findall(r"(?m)^\| `currencies` (.*)$", totals)
+    told = {*re.findall(r"`(\w+)`", of_each)} - {"live", "stale"}
+    assert told == {*CurrencyTotal._fields} - _THE_SIX
+
+
+_THE_SIX = {"unrealized_pnl", "day_pnl", "total_pnl", "unvalued", "day_unknown", "stale"}
+
+
+def _first_cells(table: str) -> list[str]:
+    return re.findall(r"`(\w+)`", " ".join(re.findall(r"(?m)^\|( `[^|]*)\|", table)))
 
 
 def test_every_member_of_the_hash_stands_there_in_order() -> None:

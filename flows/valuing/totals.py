@@ -90,13 +90,13 @@ class Totals:
 
 def _counted(valuation: Valuation) -> dict[str, int]:
     """Return what a valuation adds to its currency's sums."""
-    is_open = valuation.qty != 0
+    is_open = int(valuation.qty != 0)
     return {
         "positions": 1,
         "open": is_open,
-        "unvalued": valuation.total_pnl is None,
-        "day_unknown": valuation.day_pnl is None,
-        "stale": is_open and valuation.state == STALE,
+        "unvalued": int(valuation.total_pnl is None),
+        "day_unknown": int(valuation.day_pnl is None),
+        "stale": is_open if valuation.state == STALE else 0,
         f"open, {valuation.state}": is_open,
         **{name: getattr(valuation, name) or 0 for name in _FIGURES},
     }

@@ -91,7 +91,7 @@ def test_each_program_does_its_whole_job_as_its_own_user(
     )  # fmt: skip
     valuation = FlowProcess(
         tmp_path / "valuation", url_of(server, "valuation"), recovery=False,
-        flow="flows.valuation", LOG_LEVEL="DEBUG",
+        flow="flows.valuation", LOG_LEVEL="DEBUG", BASE_CURRENCY="EUR",
     )  # fmt: skip
     with (
         server.client() as operator, TwsDouble() as tws, flow, valuation,
@@ -131,6 +131,7 @@ def trade_a_little(server: RedisServer, operator: redis_py.Redis, tws: TwsDouble
             add(producer, execution(number, side="HOLD"))
     wait_until(lambda: operator.xlen("executions:dead") == 3, START_S)
     wait_until(lambda: b'"live"' in (operator.hget("valuations", "U1:AAPL") or b""), START_S)
+    wait_until(lambda: operator.exists("valuations:totals") == 1, START_S)
     wait_until(lambda: operator.hexists("broker:breaks", "U1:TSLA"), START_S)
     letters: Any = operator.xrange("executions:dead")
     return [entry.decode() for entry, fields in letters if fields[b"symbol"] == b"MSFT"]
@@ -150,7 +151,9 @@ def bring_from_elsewhere(server: RedisServer, tws: TwsDouble, data_dir: Path) ->
 def read_all(server: RedisServer, tmp_path: Path) -> None:
     """See what readers see, all as one user."""
     assert "U1:AAPL" in run(server, "reader", "flows.watch", "--once")
-    assert json.loads(run(server, "reader", "flows.watch", "--once", "--json"))["positions"]
+    seen = json.loads(run(server, "reader", "flows.watch", "--once", "--json"))
+    assert seen["positions"]
+    assert seen["base"]["no_rate"]
     run(server, "reader", "flows.verify", "-r", str(tmp_path / "recovery"),
         DATA_DIR=str(tmp_path / "data"))  # fmt: skip
     with client_of(server, "reader", text=True) as client:
@@ -171,7 +174,8 @@ def repair_all(server: RedisServer, dead: list[str]) -> None:
 KEYS = (
     "executions", "executions:partitions", "executions:dead", "executions:dead:handled",
     "{executions:dead}:flow", "{executions:dead}:others", "positions", "positions:changes",
-    "valuations", "marks", "broker", "broker:breaks", "broker:account", "instruments",
+    "valuations", "valuations:totals", "marks", "broker", "broker:breaks", "broker:account",
+    "instruments",
     "{instruments}:names", "{executions}:published", "{executions}:published:times",
 )  # fmt: skip
 """All that lotstream keeps."""
@@ -227,7 +231,7 @@ def test_no_user_has_the_server_or_keys_of_others(server: RedisServer) -> None:
         ("producer", {"executions"}),
         (
             "valuation",
-            {"executions:partitions", "valuations"},
+            {"executions:partitions", "valuations", "valuations:totals"},
         ),
         (
             "replay",

@@ -46,14 +46,15 @@ def a_day(redis: redis_py.Redis, url: str, tws: TwsDouble, flow: FlowProcess, ho
     """Let everything run that writes anything; all has ended when this returns."""
     settings = {**flow.settings, "IBKR_PORT": str(tws.port), "IBKR_TIMEZONE": "UTC"}
     valuation = FlowProcess(home / "valuation", url, recovery=False, flow="flows.valuation",
-                            DATA_DIR=str(flow.data_dir))  # fmt: skip
+                            DATA_DIR=str(flow.data_dir), BASE_CURRENCY="USD")  # fmt: skip
     with flow, valuation:
         bad = {"symbol": "AAPL", "side": "BUX", "timestamp": "1750000000000"}
         letters = [add(redis, bad), add(redis, bad)]
         run("reconcile --adopt", **settings)
         flow.until(lambda: redis.hexists("positions", "U1:AAPL"), "adopted")
         with Router(tws, url, home / "router.log", IBKR_MARKS="live") as router:
-            until(lambda: redis.exists("marks", "valuations") == 2, "marks and valuations")
+            valued = ("marks", "valuations", "valuations:totals")
+            until(lambda: redis.exists(*valued) == len(valued), "marks and valuations")
             tws.fill(Fill("0000e0d5.6596b0d2.01.01", SAP, commission_currency="EUR"))
             tws.fill(Fill("0000e0d5.6596b0d2.02.01", BOND))
             wanted = ("broker:breaks", "broker:account", "{executions:dead}:others")
@@ -69,6 +70,7 @@ def a_day(redis: redis_py.Redis, url: str, tws: TwsDouble, flow: FlowProcess, ho
         flow.until_committed(redis)
         for each in (flow, valuation):
             assert each.stop() == 0
+    until(lambda: not redis.exists("valuations:totals"), "what goes by itself gone")
 
 
 def known_keys() -> set[str]:

@@ -174,14 +174,6 @@ def _adds_up_in_euros(valuation: FlowProcess, client: redis_py.Redis, port: int)
     )
 
 
-def test_what_stops_it_is_said_once(redis: redis_py.Redis, redis_url: str, tmp_path: Path) -> None:
-    redis.set("marks", "no stream")
-    with valuing(tmp_path, redis_url) as valuation:
-        assert valuation.wait() == 1
-    [told] = valuation.messages("critical")
-    assert told.startswith("stopped: Redis refuses a command: WRONGTYPE")
-
-
 def totals_of(client: redis_py.Redis) -> Any:
     text = client.get("valuations:totals")
     return from_json(text) if isinstance(text, bytes) else {}
@@ -247,3 +239,13 @@ def _hold_what_is_expected(totals: Any) -> None:
         "JPY": ("USD.JPY", 160), "USD": (None, None),
     }  # fmt: skip
     assert currencies["CHF"]["rate_state"] == "stale"
+    counts = ("positions", "unvalued", "day_unknown", "stale")
+    assert {type(each[name]) for each in currencies.values() for name in counts} == {Decimal}
+
+
+def test_what_stops_it_is_said_once(redis: redis_py.Redis, redis_url: str, tmp_path: Path) -> None:
+    redis.set("marks", "no stream")
+    with valuing(tmp_path, redis_url) as valuation:
+        assert valuation.wait() == 1
+    [told] = valuation.messages("critical")
+    assert told.startswith("stopped: Redis refuses a command: WRONGTYPE")
