@@ -162,18 +162,21 @@ def start_totals(settings: Settings, link: RedisLink, rates: Mapping[str, Mark])
 
 
 def _shower(totals: Totals, key: TotalsKey) -> Callable[[], None]:
-    # Not at once: of what a start finds, all is to be counted first.
-    due = time.monotonic() + SHOW_EVERY_S
+    due, begun = 0.0, False
 
     def show() -> None:
-        nonlocal due
+        nonlocal due, begun
         if time.monotonic() < due:
             return
         due = time.monotonic() + SHOW_EVERY_S
         found = totals.in_base(now_ms())
-        if found is not None and found.currencies:
+        if found is None or not found.currencies:
+            return
+        if begun:
             with suppress(StoppedError):
                 key.show(found)
+        # Not at once: all that a start finds is to be counted first.
+        begun = True
 
     return show
 
