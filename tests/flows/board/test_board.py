@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import count, islice
 from pathlib import Path
 from threading import Event, Thread
@@ -21,7 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 import redis as redis_py
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -360,6 +362,25 @@ class Page:
     def do(self, script: str) -> Any:
         return self.browser.execute_script(script)
 
+    def focused(self, name: str) -> Any:
+        """Return a property of the element with the focus, which the page may replace any time."""
+        return self.browser.execute_script("return document.activeElement[arguments[0]]", name)
+
+    def click(self, selector: str) -> None:
+        """Click an element that the page may replace meanwhile."""
+
+        def is_clicked() -> bool:
+            with suppress(StaleElementReferenceException):
+                self.one(selector).click()
+                return True
+            return False
+
+        until(is_clicked, f"a click on {selector}")
+
+    def press(self, key: str) -> None:
+        """Press a key, wherever the focus is."""
+        ActionChains(self.browser).send_keys(key).perform()
+
     def texts(self, selector: str) -> list[str]:
         script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
         texts: list[str] = self.browser.execute_script(script, selector)
@@ -518,7 +539,7 @@ def test_a_change_is_seen_within_a_second(page: Page, redis: redis_py.Redis) -> 
 
 
 def test_a_click_on_a_row_opens_its_lots_and_executions(page: Page, redis: redis_py.Redis) -> None:
-    page.one("#rows tr").click()
+    page.click("#rows tr")
     assert page.one("#detail").is_displayed()
     first = page.rows()[0]
     assert page.text("#detail-name") == first == "S0000"
@@ -539,21 +560,20 @@ def test_a_click_on_a_row_opens_its_lots_and_executions(page: Page, redis: redis
 
 
 def test_the_keyboard_opens_a_row_and_goes_on_from_it(page: Page, redis: redis_py.Redis) -> None:
-    browser = page.browser
     page.one("#rows button").send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP)
-    assert browser.switch_to.active_element.text == "S0001"
+    assert page.focused("innerText") == "S0001"
     put(redis, position("AAA", account="U1"))
     until(lambda: page.rows()[0] == "AAA", "a row above")
-    assert browser.switch_to.active_element.text == "S0001", "the focus goes with the position"
-    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert page.focused("innerText") == "S0001", "the focus goes with the position"
+    page.press(Keys.ENTER)
     page.until_text("#lots", "552.50")
-    assert browser.switch_to.active_element.get_attribute("aria-expanded") == "true"
-    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert page.focused("ariaExpanded") == "true"
+    page.press(Keys.ESCAPE)
     assert not page.one("#detail").is_displayed()
-    assert browser.switch_to.active_element.text == "S0001"
+    assert page.focused("innerText") == "S0001"
     for _ in range(40):  # farther than what is in sight
-        browser.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
-    assert browser.switch_to.active_element.text > "S0040"
+        page.press(Keys.ARROW_DOWN)
+    assert page.focused("innerText") > "S0040"
     assert page.do("return document.getElementById('scroll').scrollTop") > 0
 
 
@@ -793,7 +813,7 @@ def test_what_the_real_flows_say_is_seen_and_becomes_old_when_they_are_gone(
         now = time.time_ns() // 10**6
         redis.xadd("marks", {"symbol": "AAPL", "price": "101.75", "timestamp": str(now)})
         page.until_text("#rows .unrealized_pnl", "+12.50")
-        page.one("#rows tr").click()
+        page.click("#rows tr")
         page.until_text("#lots", "100.50")
         page.until_text("#executions", "trend")
         second.kill()
