@@ -1046,7 +1046,8 @@ def _part_to_state(part: Part) -> tuple[Any, ...]:
     # A lot that was split is shown at another price than that of its execution.
     fills = [
         _fill_to_state(fill if fill.price == row.price else fill._replace(price=row.price))
-        for row, fill in ((row, row.fill) for row in part.stretch.rows)
+        for row in part.stretch.rows
+        for fill in [row.fill]
     ]
     return (action, part.place, tuple(part.moved), fills, part.stretch.to_state())
 

@@ -10,7 +10,6 @@ from datetime import date, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from threading import Event
-from types import TracebackType
 from typing import Annotated, NoReturn, Self
 from zoneinfo import ZoneInfo
 
@@ -154,12 +153,7 @@ class Outbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._work:
             if kind is None and self._waiting:
                 self._flush()
