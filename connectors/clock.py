@@ -14,6 +14,11 @@ _SET_BACK_S = 10.0
 """A shorter wait is none that needs a new start."""
 
 
+def now_ms() -> int:
+    """Return the time, in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
 class ClockError(Exception):
     """The clock was set back so far that the engine would stand still."""
 

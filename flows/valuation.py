@@ -17,12 +17,12 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from connectors.clock import ClockError
+from connectors.clock import ClockError, now_ms
 from connectors.file_lock import LockedError
 from connectors.parquet.files import DataDirError
 from connectors.parquet.minutes import MinuteFiles
 from connectors.redis.link import RedisLink, RedisRefusedError
-from connectors.redis.news import News, NewsSource
+from connectors.redis.news import News, NewsSource, Passing
 from connectors.redis.valuations import ValuationHashSink, Valued
 from flows.common.doors import app_of, become_flow, enter
 from flows.common.logs import log_exceptions_of_parts, set_up_logging
@@ -30,7 +30,8 @@ from flows.common.settings import Settings, load_settings, partition_names
 from flows.job.launch import agree_on_partitions, launch
 from flows.valuing.minutes_sink import MinutesSink
 from flows.valuing.totals import Totals, start_totals
-from flows.valuing.value_step import Calendar, ValueLogic, now_ms
+from flows.valuing.value_step import ValueLogic
+from state.valuation import Calendar
 
 log = logging.getLogger("lotstream.valuation")
 
@@ -44,7 +45,7 @@ def build_flow(
     settings: Settings,
 ) -> Dataflow:
     """Wire the parts."""
-    stale_ms, calendar = int(settings.mark_stale_s * 1000), Calendar(settings.day_zone)
+    stale_ms, calendar = _stale_ms(settings), Calendar(settings.day_zone)
     flow = Dataflow("valuation")
     news = op.input("news", flow, source)  # (symbol, News)
     valued = op.stateful_batch(
@@ -56,6 +57,10 @@ def build_flow(
     op.output("hash", valued, log_exceptions_of_parts(valuations))
     op.output("minutes", valued, log_exceptions_of_parts(minutes))
     return flow
+
+
+def _stale_ms(settings: Settings) -> int:
+    return int(settings.mark_stale_s * 1000)
 
 
 def flow() -> Dataflow:
@@ -87,6 +92,7 @@ def flow() -> Dataflow:
         valuations=settings.valuations_hash,
         changes=partition_names(settings.changes_stream, settings.stream_partitions),
         marks=settings.marks_stream,
+        passing=Passing(Calendar(settings.day_zone), _stale_ms(settings)),
     )
     totals = start_totals(settings, link, source.rates)
     log.info(

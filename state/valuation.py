@@ -5,7 +5,9 @@ a flat position needs none. The day's P&L needs to know the total that the day b
 """
 
 from collections.abc import Mapping
+from datetime import datetime, time, timedelta
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 from state.exact import LIMIT, MONEY, MONEY_PLACES, ONE, PLACES, divide_half_even
 
@@ -46,6 +48,25 @@ class Day(NamedTuple):
     """The date, as in 2026-11-27."""
     total: int | None
     """Money; None if nobody knows."""
+
+
+class Calendar:
+    """Tells which day it is in a time zone."""
+
+    def __init__(self, zone: str) -> None:
+        self._zone = ZoneInfo(zone)
+        self._day, self.begins, self.ends = "", 0, 0
+
+    def day(self, now: int) -> str:
+        """Return the date at a time, milliseconds since 1970; `begins`, `ends` are the day's."""
+        if not self.begins <= now < self.ends:
+            date = datetime.fromtimestamp(now / 1000, self._zone).date()
+            self.begins, self.ends = (
+                round(datetime.combine(day, time(), self._zone).timestamp() * 1000)
+                for day in (date, date + timedelta(days=1))
+            )
+            self._day = date.isoformat()
+        return self._day
 
 
 class Valuation(NamedTuple):

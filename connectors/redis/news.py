@@ -7,10 +7,13 @@ others of its symbol. What is no mark is counted and logged, and changes nothing
 
 Changes are followed as docs/reference.md says: the stream's last id first, then the hash.
 Who fell behind what is kept begins so again.
+
+Time is news too: that a mark has become stale, or that a new day has begun. The engine's
+own timers would do for some symbols, but it looks at all of them whenever anything comes.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from threading import Event
 from typing import Any, NamedTuple
@@ -19,12 +22,12 @@ import redis
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors import metrics
-from connectors.clock import AT_ONCE, Clock, ClockError
+from connectors.clock import AT_ONCE, Clock, ClockError, now_ms
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError, send_all
 from connectors.redis.valuations import read_holding, read_valuation
 from state.exact import from_text
 from state.records import FIRST_ID, RawEntry
-from state.valuation import Holding, Mark, Valuation, later
+from state.valuation import Calendar, Holding, Mark, Valuation, later
 
 log = logging.getLogger("lotstream.valuation")
 
@@ -33,12 +36,13 @@ _FIRST_TIME = 31_536_000_000
 """The beginning of 1971; what is earlier is most likely in seconds."""
 _COUNT = 5_000
 _BLOCK_MS = 5
+_LOOK_EVERY_MS = 200
 _LONGEST_NAME, _PAIR = 64, 7
 _DIGITS = 15
 
 
 class News(NamedTuple):
-    """What is new of one symbol."""
+    """What is new of one symbol; nothing if only time has passed."""
 
     mark: Mark | None
     holdings: dict[str, Holding]
@@ -53,6 +57,7 @@ class NewsSource(FixedPartitionedSource[tuple[str, News], None]):
     """Read news as (symbol, News).
 
     positions, valuations: the hashes. changes: the streams of changes. marks: their stream.
+    passing: tells what time alone changes.
     """
 
     def __init__(
@@ -64,8 +69,9 @@ class NewsSource(FixedPartitionedSource[tuple[str, News], None]):
         valuations: str,
         changes: Sequence[str],
         marks: str,
+        passing: "Passing",
     ) -> None:
-        self._link, self._stop = link, stop
+        self._link, self._stop, self._passing = link, stop, passing
         self._hashes, self._changes, self._marks = (positions, valuations), changes, marks
         self.rates: dict[str, Mark] = {}
         """The marks that count of symbols that look like a currency pair, such as `EUR.USD`."""
@@ -78,12 +84,12 @@ class NewsSource(FixedPartitionedSource[tuple[str, News], None]):
         """Begin with the hashes, whatever was before."""
         del step_id, resume_state
         reader = _Reader(self._link, self._hashes, self._changes, for_part, self.rates)
-        return _NewsPartition(reader, self._link, self._stop)
+        return _NewsPartition(reader, self._link, self._stop, self._passing)
 
 
 class _NewsPartition(StatefulSourcePartition[tuple[str, News], None]):
-    def __init__(self, reader: "_Reader", link: RedisLink, stop: Event) -> None:
-        self._reader, self._link, self._stop = reader, link, stop
+    def __init__(self, reader: "_Reader", link: RedisLink, stop: Event, passing: "Passing") -> None:
+        self._reader, self._link, self._stop, self._passing = reader, link, stop, passing
         self._clock = Clock()
 
     def next_batch(self) -> Iterable[tuple[str, News]]:
@@ -99,6 +105,9 @@ class _NewsPartition(StatefulSourcePartition[tuple[str, News], None]):
         except (RedisRefusedError, ClockError) as error:
             log.critical("stopped: %s", error)
             raise
+        self._passing.take(news)
+        for symbol in self._passing.due(now_ms()):
+            _of(news, symbol, begins=False)
         return list(news.items())
 
     def next_awake(self) -> datetime | None:
@@ -108,6 +117,40 @@ class _NewsPartition(StatefulSourcePartition[tuple[str, News], None]):
     def snapshot(self) -> None:
         """Keep nothing: a start begins with the hashes."""
         self._clock.begin()
+
+
+class Passing:
+    """Tells which symbols time alone makes news of: a mark became stale, or a day began."""
+
+    def __init__(self, calendar: Calendar, stale_ms: int) -> None:
+        self._calendar, self._stale_ms = calendar, stale_ms
+        self._live: dict[str, int] = {}
+        """By symbol the time of its latest mark, until that is stale."""
+        self._held: set[str] = set()
+        self._day, self._look_at = "", 0
+
+    def take(self, news: Mapping[str, News]) -> None:
+        """Note what is handed on."""
+        for symbol, (mark, holdings, kept, _) in news.items():
+            said = [mark and mark.timestamp, *(one.mark_timestamp for one in kept.values())]
+            times = [at for at in said if at is not None]
+            if times:
+                self._live[symbol] = max(*times, self._live.get(symbol, 0))
+            if holdings:
+                self._held.add(symbol)
+
+    def due(self, now: int) -> list[str]:
+        """Return the symbols to look at again, each once. now: milliseconds since 1970."""
+        if now < self._look_at:
+            return []
+        self._look_at = now + _LOOK_EVERY_MS
+        before, self._day = self._day, self._calendar.day(now)
+        if before not in {"", self._day}:
+            return list(self._held)
+        old = [symbol for symbol, at in self._live.items() if now - at > self._stale_ms]
+        for symbol in old:
+            del self._live[symbol]
+        return old
 
 
 class _Reader:

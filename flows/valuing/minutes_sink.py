@@ -2,10 +2,10 @@
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
+from connectors.clock import now_ms
 from connectors.parquet.minutes import MinuteFiles
 from connectors.redis.link import RedisLink
 from connectors.redis.valuations import Valued
-from flows.valuing.value_step import now_ms
 
 
 class MinutesSink(FixedPartitionedSink[Valued, None]):

@@ -8,19 +8,20 @@ BASE_CURRENCY; how many there are is told beside them. The totals go to a key of
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from decimal import Decimal
+from operator import add, sub
 from threading import Lock
+from typing import NamedTuple
 
 import redis
 
 from connectors import metrics
+from connectors.clock import now_ms
 from connectors.redis.base_totals import BaseTotals, CurrencyTotal, TotalsKey
 from connectors.redis.link import RedisLink, StoppedError
 from flows.common.settings import Settings
-from flows.valuing.value_step import now_ms
 from state.exact import MONEY, MONEY_PLACES, to_text
 from state.valuation import LIVE, NO_MARK, STALE, Mark, Rate, Valuation, rate_to, state_of
 
@@ -29,7 +30,52 @@ log = logging.getLogger("lotstream.metrics")
 SHOW_EVERY_S = 1.0
 _NAN = float("nan")
 _FIGURES = ("unrealized_pnl", "day_pnl", "total_pnl")
-_COUNTS = ("unvalued", "day_unknown", "stale")
+
+
+class Sums(NamedTuple):
+    """What some valuations of one currency come to."""
+
+    positions: int = 0
+    open: int = 0
+    live: int = 0
+    """Of the open ones. So are the next two."""
+    stale: int = 0
+    no_mark: int = 0
+    unvalued: int = 0
+    day_unknown: int = 0
+    unrealized_pnl: int = 0
+    """Money, of the positions of which it is known. So are the next two."""
+    day_pnl: int = 0
+    total_pnl: int = 0
+
+    @classmethod
+    def of(cls, valuation: Valuation) -> "Sums":
+        """Return what one valuation adds."""
+        is_open, state = valuation.qty != 0, valuation.state
+        return cls(
+            1, is_open, is_open and state == LIVE, is_open and state == STALE,
+            is_open and state == NO_MARK, valuation.total_pnl is None, valuation.day_pnl is None,
+            valuation.unrealized_pnl or 0, valuation.day_pnl or 0, valuation.total_pnl or 0,
+        )  # fmt: skip
+
+    def exchanged(self, old: "Sums", new: "Sums") -> "Sums":
+        """Return the sums with one thing instead of another."""
+        return Sums(*map(add, map(sub, self, old), new))
+
+    def figure(self, name: str) -> int | None:
+        """Return one of _FIGURES; None if it is known of none of the positions.
+
+        A flat one has no unrealized P&L, so it makes no sum of it a known one.
+        """
+        if name == "unrealized_pnl":
+            is_known = not self.open or self.open > self.unvalued
+        else:
+            is_known = self.positions > (self.day_unknown if name == "day_pnl" else self.unvalued)
+        amount: int = getattr(self, name)
+        return amount if is_known else None
+
+
+_NOTHING = Sums()
 
 
 class Totals:
@@ -41,25 +87,25 @@ class Totals:
     def __init__(self, rates: Mapping[str, Mark], base: str | None, stale_ms: int) -> None:
         self._rates, self._base, self._stale_ms = rates, base, stale_ms
         self._lock = Lock()
-        self._latest: dict[str, Valuation] = {}
-        self._sums: dict[str, Counter[str]] = {}
+        self._latest: dict[str, tuple[str, Sums]] = {}
+        """By key, the currency, and what the valuation added to its sums."""
+        self._sums: dict[str, Sums] = {}
 
     def take(self, key: str, valuation: Valuation) -> None:
         """Count a valuation instead of the one that the key had."""
+        currency, new = valuation.currency, Sums.of(valuation)
         with self._lock:
-            if (old := self._latest.get(key)) is not None:
-                self._sums[old.currency].subtract(_counted(old))
-            self._latest[key] = valuation
-            self._sums.setdefault(valuation.currency, Counter()).update(_counted(valuation))
+            was, old = self._latest.get(key, (currency, _NOTHING))
+            if was != currency:
+                self._sums[was] = self._sums[was].exchanged(old, _NOTHING)
+                old = _NOTHING
+            self._latest[key] = (currency, new)
+            self._sums[currency] = self._sums.get(currency, _NOTHING).exchanged(old, new)
 
-    def sums(self) -> dict[str, Counter[str]]:
-        """Return by currency, in order of their names, what `_counted` names, summed."""
+    def sums(self) -> dict[str, Sums]:
+        """Return the sums by currency, in order of their names."""
         with self._lock:
-            return {
-                currency: Counter(sums)
-                for currency, sums in sorted(self._sums.items())
-                if sums["positions"]
-            }
+            return {currency: sums for currency, sums in sorted(self._sums.items()) if sums[0]}
 
     def in_base(self, now: int) -> BaseTotals | None:
         """Return the totals in BASE_CURRENCY; None without that. now: ms since 1970."""
@@ -69,17 +115,18 @@ class Totals:
         marks, sums = dict(self._rates), self.sums()
         rates = {currency: rate_to(base, currency, marks) for currency in sums if currency != base}
         no_rate = {
-            f"{currency}.{base}": sums[currency]["positions"]
+            f"{currency}.{base}": sums[currency].positions
             for currency, rate in rates.items()
             # What is nothing in one currency is nothing in each.
-            if rate is None and any(sums[currency][name] for name in _FIGURES)
+            if rate is None and any(getattr(sums[currency], name) for name in _FIGURES)
         }
         counted = {
             currency: each for currency, each in sums.items() if f"{currency}.{base}" not in no_rate
         }
         unrealized, day, total = (_exchanged(counted, rates, name) for name in _FIGURES)
         unvalued, day_unknown, stale = (
-            sum(each[name] for each in counted.values()) for name in _COUNTS
+            sum(getattr(each, name) for each in counted.values())
+            for name in ("unvalued", "day_unknown", "stale")
         )
         return BaseTotals(
             base, now, unrealized, day, total, unvalued, day_unknown, stale, no_rate,
@@ -88,45 +135,19 @@ class Totals:
         )  # fmt: skip
 
 
-def _counted(valuation: Valuation) -> dict[str, int]:
-    """Return what a valuation adds to its currency's sums."""
-    is_open = int(valuation.qty != 0)
-    return {
-        "positions": 1,
-        "open": is_open,
-        "unvalued": int(valuation.total_pnl is None),
-        "day_unknown": int(valuation.day_pnl is None),
-        "stale": is_open if valuation.state == STALE else 0,
-        f"open, {valuation.state}": is_open,
-        **{name: getattr(valuation, name) or 0 for name in _FIGURES},
-    }
-
-
-def _known(sums: Counter[str], name: str) -> bool:
-    """Tell whether a figure is known of any position; a flat one makes no sum a known one."""
-    if name == "unrealized_pnl":
-        return not sums["open"] or sums["open"] > sums["unvalued"]
-    return sums["positions"] > sums["day_unknown" if name == "day_pnl" else "unvalued"]
-
-
 def _exchanged(
-    counted: Mapping[str, Counter[str]], rates: Mapping[str, Rate | None], name: str
+    counted: Mapping[str, Sums], rates: Mapping[str, Rate | None], name: str
 ) -> Decimal | None:
     amounts = [
-        sums[name] if (rate := rates.get(currency)) is None else rate.exchange(sums[name])
+        amount if (rate := rates.get(currency)) is None else rate.exchange(amount)
         for currency, sums in counted.items()
-        if _known(sums, name)
+        if (amount := sums.figure(name)) is not None
     ]
-    return _money(sum(amounts)) if amounts else None
+    return _money(sum(amounts) if amounts else None)
 
 
-def _total(
-    currency: str, sums: Counter[str], rate: Rate | None, now: int, stale_ms: int
-) -> CurrencyTotal:
-    unrealized, day, total = (
-        _money(sums[name]) if _known(sums, name) else None for name in _FIGURES
-    )
-    unvalued, day_unknown, stale = (sums[name] for name in _COUNTS)
+def _total(currency: str, sums: Sums, rate: Rate | None, now: int, stale_ms: int) -> CurrencyTotal:
+    unrealized, day, total = (_money(sums.figure(name)) for name in _FIGURES)
     exchanged: tuple[str, Decimal, int, str] | tuple[None, None, None, None] = (
         (None, None, None, None)
         if rate is None
@@ -136,13 +157,13 @@ def _total(
         )
     )  # fmt: skip
     return CurrencyTotal(
-        currency, sums["positions"], unrealized, day, total, unvalued, day_unknown, stale,
-        *exchanged,
+        currency, sums.positions, unrealized, day, total, sums.unvalued, sums.day_unknown,
+        sums.stale, *exchanged,
     )  # fmt: skip
 
 
-def _money(amount: int) -> Decimal:
-    return Decimal(to_text(amount, MONEY_PLACES))
+def _money(amount: int | None) -> Decimal | None:
+    return None if amount is None else Decimal(to_text(amount, MONEY_PLACES))
 
 
 # --- where they go ------------------------------------------------------------------------
@@ -213,13 +234,13 @@ def _forget() -> None:
         single.set(_NAN)
 
 
-def _set(sums: Mapping[str, Counter[str]], base: BaseTotals | None) -> None:
-    for state in (LIVE, STALE, NO_MARK):
-        if count := sum(each[f"open, {state}"] for each in sums.values()):
+def _set(sums: Mapping[str, Sums], base: BaseTotals | None) -> None:
+    for state, counted in ((LIVE, "live"), (STALE, "stale"), (NO_MARK, "no_mark")):
+        if count := sum(getattr(each, counted) for each in sums.values()):
             metrics.VALUATION_STATES.labels(state).set(count)
     for currency, each in sums.items():
-        metrics.TOTAL_PNL.labels(currency).set(each["total_pnl"] / MONEY)
-        metrics.UNREALIZED_PNL.labels(currency).set(each["unrealized_pnl"] / MONEY)
+        metrics.TOTAL_PNL.labels(currency).set(each.total_pnl / MONEY)
+        metrics.UNREALIZED_PNL.labels(currency).set(each.unrealized_pnl / MONEY)
     if base is not None:
         metrics.RATES_MISSING.set(len(base.no_rate))
         if not base.no_rate:

@@ -1,16 +1,13 @@
 """The step that values: one symbol's news in, the valuations that changed out.
 
-It has two timers in one: when the last mark becomes stale, and midnight, when the day
-begins anew with the total that was shown last. It keeps nothing for a restart: that
-begins with the hash `valuations`. A day's first total is then what the hash says of
-today; if it says nothing of today, the flow did not run at midnight, and nobody knows.
+At midnight the day begins anew with the total that was shown last. That it is midnight,
+or that a mark has become stale, the source tells by news without anything in it. The step
+keeps nothing for a restart: that begins with the hash `valuations`. A day's first total is
+then what the hash says of today; if it says nothing of today, the flow did not run at
+midnight, and nobody knows.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
-from datetime import time as time_of_day
-from zoneinfo import ZoneInfo
 
 from bytewax.operators import StatefulBatchLogic
 
@@ -18,31 +15,7 @@ from connectors import metrics
 from connectors.redis.news import News
 from connectors.redis.valuations import Valued
 from state.records import id_order
-from state.valuation import LIVE, Day, Holding, Mark, Valuation, later, value
-
-
-def now_ms() -> int:
-    """Return the time, in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
-class Calendar:
-    """Tells which day it is in a time zone."""
-
-    def __init__(self, zone: str) -> None:
-        self._zone = ZoneInfo(zone)
-        self._day, self.begins, self.ends = "", 0, 0
-
-    def day(self, now: int) -> str:
-        """Return the date at a time, milliseconds since 1970; `begins`, `ends` are the day's."""
-        if not self.begins <= now < self.ends:
-            date = datetime.fromtimestamp(now / 1000, self._zone).date()
-            self.begins, self.ends = (
-                round(datetime.combine(day, time_of_day(), self._zone).timestamp() * 1000)
-                for day in (date, date + timedelta(days=1))
-            )
-            self._day = date.isoformat()
-        return self._day
+from state.valuation import Calendar, Day, Holding, Mark, Valuation, later, value
 
 
 class ValueLogic(StatefulBatchLogic[News, Valued, None]):
@@ -63,19 +36,6 @@ class ValueLogic(StatefulBatchLogic[News, Valued, None]):
             self._take(news)
             begins = begins or news.begins
         return list(self._value(now, all_=begins)), StatefulBatchLogic.RETAIN
-
-    def on_notify(self) -> tuple[Iterable[Valued], bool]:
-        now = self._clock()
-        self._begin_day(now)
-        return list(self._value(now)), StatefulBatchLogic.RETAIN
-
-    def notify_at(self) -> datetime | None:
-        if not self._holdings:
-            return None
-        due = self._calendar.ends
-        if self._mark is not None and any(v.state == LIVE for v in self._shown.values()):
-            due = min(due, self._mark.timestamp + self._stale_ms + 1)
-        return datetime.fromtimestamp(due / 1000, UTC)
 
     def on_eof(self) -> tuple[Iterable[Valued], bool]:
         return [], StatefulBatchLogic.RETAIN

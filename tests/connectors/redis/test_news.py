@@ -1,10 +1,10 @@
-"""What is a mark and what is none."""
+"""What is a mark and what is none, and what becomes news because time passes."""
 
 import pytest
 
-from connectors.redis.news import read_mark
+from connectors.redis.news import News, Passing, read_mark
 from state.exact import ONE
-from state.valuation import Mark
+from state.valuation import Calendar, Mark
 
 ARRIVED = 1_764_000_000_000
 GOOD = {b"symbol": b"AAPL", b"price": b"191.20", b"timestamp": b"1764000000000"}
@@ -42,3 +42,20 @@ def test_a_mark_may_be_a_minute_ahead_or_long_ago() -> None:
 def test_what_is_no_mark_is_refused(name: str, text: bytes | None) -> None:
     with pytest.raises(ValueError, match="decode" if text == b"\xff" else f"^{name}: expected"):
         read(**{name: text})
+
+
+def marked(at: int) -> News:
+    return News(Mark(ONE, at), {}, {}, begins=False)
+
+
+def test_a_mark_that_becomes_stale_is_news_once() -> None:
+    passing = Passing(Calendar("UTC"), 60_000)
+    assert passing.due(ARRIVED) == []
+    passing.take({"A": marked(ARRIVED), "B": marked(ARRIVED + 5000)})
+    passing.take({"A": marked(ARRIVED - 9000), "B": News(None, {}, {}, begins=False)})
+    assert passing.due(ARRIVED + 60_000) == []
+    assert passing.due(ARRIVED + 61_000) == ["A"]
+    assert passing.due(ARRIVED + 62_000) == []
+    passing.take({"A": marked(ARRIVED + 62_000)})
+    assert passing.due(ARRIVED + 70_000) == ["B"]
+    assert passing.due(ARRIVED + 130_000) == ["A"]
