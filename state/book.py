@@ -1,25 +1,22 @@
 """The book of one key: a position as a function of the set of its messages.
 
 Messages are booked in order of time, those of one time in order of first arrival;
-openings come before all. The book decides which messages count and where they belong;
-`fifo` says what follows from that, `actions` what a split, a cost or a transfer does.
-
-Actions divide the booking order into stretches: each begins with the lots that the
-action left, and has the executions up to the next. What comes late is put into its
-stretch, and that stretch and those behind it are run on from there. Nothing has to be
-remembered of what booking a message did.
+openings come before all. The book decides which messages count; `order` puts each where
+it belongs, `fifo` says what follows from that, `actions` what a split, a cost or a
+transfer does. Nothing has to be remembered of what booking a message did.
 
 This is the definition of a position. It knows nothing of streams, files or clocks.
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from itertools import count, repeat
 from operator import mul
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-from state.actions import Moved, act, money, worth
+from state import order
+from state.actions import money, worth
 from state.exact import LIMIT, MONEY, ONE, divide_half_even, to_text
 from state.fifo import Lot, Row, Stretch, identities, new_row
 from state.messages import (
@@ -32,7 +29,16 @@ from state.messages import (
     Message,
     Opening,
     RejectedError,
-    new_execution,
+)
+from state.order import (
+    Laid,
+    Order,
+    Part,
+    changed_lots,
+    fill_from_state,
+    fill_to_state,
+    part_from_state,
+    part_to_state,
 )
 from state.run import (
     NO_COMMISSION,
@@ -59,9 +65,6 @@ STATE_VERSION = 3
 _END_OF_MONEY = LIMIT * MONEY
 _LIMITS = (-LIMIT * ONE, -_END_OF_MONEY, LIMIT * ONE, _END_OF_MONEY)
 
-_Order = tuple[int, int]
-"""A place in booking order: time, place of arrival."""
-
 
 class Applied(NamedTuple):
     """What a message that counts did to the position."""
@@ -73,20 +76,6 @@ class Applied(NamedTuple):
 
 
 _new_applied: Callable[[tuple[Any, ...]], Applied] = partial(tuple.__new__, Applied)
-
-
-class Part(NamedTuple):
-    """A stretch, and the action that it begins with; none if it is the first."""
-
-    stretch: Stretch
-    action: Action | None = None
-    place: int = -1
-    moved: Moved = Moved()
-    """By this action and those before it."""
-
-    @property
-    def order(self) -> _Order:
-        return (self.action.timestamp if self.action else -1, self.place)
 
 
 class Book:
@@ -128,7 +117,7 @@ class Book:
         self._named_by: Instrument | None = None
         self._named: tuple[str | None, int | None] = (None, None)
         """The sec_type and con_id last named in booking order."""
-        self._horizon: _Order = (-1, -1)
+        self._horizon: Order = (-1, -1)
         """Where in booking order the last message stands that was forgotten."""
         self._forgotten: dict[Hashable, None] = {}
         """What was forgotten of the horizon's own time; a set that keeps its order."""
@@ -305,7 +294,7 @@ class Book:
             self._known[new.identity] = self._places
             self._places += 1
             return closed
-        at = self._find(new.identity, place)
+        at = order.find(self._parts, place, self._places)
         old = self._parts[at[0]].stretch.rows[at[1]].fill
         if new.revision < old.revision:
             return None
@@ -333,7 +322,7 @@ class Book:
                 )
             self._reports[identity] = report
             return None
-        number, row = self._find(identity, place)
+        number, row = order.find(self._parts, place, self._places)
         fill = self._parts[number].stretch.rows[row].fill
         before = self._amounts(fill)
         self._reports[identity] = report
@@ -391,16 +380,7 @@ class Book:
                 )
             return None
         self._refuse_forgotten(identity, new.timestamp)
-        number = self._part_at(new.timestamp, self._places)
-        part = self._parts[number]
-        at = part.stretch.index(new.timestamp, self._places)
-        head, rows = part.stretch, part.stretch.rows[at:]
-        if rows:
-            head = head.copy()
-            head.put(at, cut=len(rows))
-        parts = [part._replace(stretch=head)]
-        parts.append(self._begin(new, self._places, parts[0], rows))
-        closed = self._lay(number, at, parts)
+        closed = self._lay(order.put_action(self._parts, new, self._places, self.multiplier))
         self._known[identity] = self._places
         self._places += 1
         return closed
@@ -459,7 +439,7 @@ class Book:
             if of_run is not None:
                 bare, behind = columns.fees[of_run] == NO_COMMISSION, arrived - of_run
             elif (place := self._known.get(identity)) is not None:
-                part, at = self._find(identity, place)
+                part, at = order.find(self._parts, place, self._places)
                 stretch, of_run = self._parts[part].stretch, 0
                 bare = _says_nothing(stretch.rows[at].fill)
                 behind = len(stretch) - at + arrived
@@ -538,7 +518,8 @@ class Book:
             if target >= 0:
                 charges[target] = report.commission
             else:
-                _, at = self._find(report.identity, self._known[report.identity])
+                place = self._known[report.identity]
+                _, at = order.find(self._parts, place, self._places)
                 self._parts[-1].stretch.charge(at, report.commission)
         return charges
 
@@ -574,66 +555,23 @@ class Book:
             old = self._parts[at[0]].stretch.rows[at[1]]
             self._count(old, -1)
         try:
-            return self._put_below(row, at, anew=anew)
+            return self._lay(order.put(self._parts, row, at, self.multiplier, anew=anew))
         except RejectedError:
             self._count(row, -1)
             if old is not None:
                 self._count(old, 1)
             raise
 
-    def _put_below(self, row: Row, at: tuple[int, int] | None, *, anew: bool) -> list[ClosedLot]:
-        changed: dict[int, Stretch] = {}
-        first: dict[int, int] = {}
-        """The first row of each that changed."""
-        if anew:
-            changed[0] = self._parts[0].stretch.copy()
-            first[0] = changed[0].base
-        if at is not None:
-            number, old = at
-            stretch = changed.setdefault(number, self._parts[number].stretch.copy())
-            stretch.put(old, cut=1)
-            first[number] = min(old, first.get(number, old))
-        number = self._part_at(row.timestamp, row.place)
-        stretch = changed.get(number) or self._parts[number].stretch.copy()
-        changed[number] = stretch
-        new = stretch.index(row.timestamp, row.place)
-        stretch.put(new, [row])
-        first[number] = min(new, first.get(number, new))
-        lowest = min(changed)
-        return self._lay(
-            lowest, first[lowest], [self._parts[lowest]._replace(stretch=changed[lowest])], changed
-        )
-
-    def _lay(
-        self, number: int, at: int, parts: list[Part], changed: dict[int, Stretch] | None = None
-    ) -> list[ClosedLot]:
-        """Put parts in place of one, and run on those behind it.
-
-        at: the row of that one below which nothing changed. changed: rows of those behind
-        it that did. Returns the lots taken back, then those closed instead.
-        """
-        before = self._parts
-        parts = [*before[:number], *parts]
-        for behind in range(number + 1, len(before)):
-            action, place = before[behind].action, before[behind].place
-            stretch = (changed or {}).get(behind, before[behind].stretch)
-            assert action is not None
-            parts.append(self._begin(action, place, parts[-1], stretch.rows[stretch.base :]))
-        self._parts = parts
+    def _lay(self, laid: Laid) -> list[ClosedLot]:
+        """Take a change over; return the lots taken back, then those closed instead."""
+        before, self._parts = self._parts, laid.parts
         try:
             self._settle_figures()
         except RejectedError:
             self._parts = before
             raise
         self._look_back()
-        # The rows that nobody traded, with which a part begins, may be more or fewer now.
-        now_at = at - before[number].stretch.base + parts[number].stretch.base
-        return _difference(_closed(before[number:], at), _closed(parts[number:], now_at))
-
-    def _begin(self, action: Action, place: int, before: Part, rows: Sequence[Row]) -> Part:
-        lots = before.stretch.lots()
-        lots, moved = act(action, place, lots, before.moved, self.multiplier)
-        return Part(Stretch(lots, rows), action, place, moved)
+        return changed_lots(before, laid)
 
     def _open(self, openings: dict[str, tuple[Opening, int]]) -> list[ClosedLot]:
         """Begin with other openings."""
@@ -650,11 +588,10 @@ class Book:
         more = sum([lot.row.value for lot in lots]) - sum(
             [r.value for r in first.rows[: first.base]]
         )
-        parts = [self._parts[0]._replace(stretch=Stretch(lots, first.rows[first.base :]))]
         before, self._openings = self._openings, openings
         self._paid += more
         try:
-            return self._lay(0, first.base, parts)
+            return self._lay(order.put_lots(self._parts, lots, self.multiplier))
         except RejectedError:
             self._openings = before
             self._paid -= more
@@ -667,37 +604,13 @@ class Book:
         """Let an execution cost something else, all of it remembered."""
         self._count_charges(before, -1)
         self._count_charges(after, 1)
-        part = self._parts[number]
-        stretch, charge = part.stretch, _charge_of(after)
+        stretch, charge = self._parts[number].stretch, _charge_of(after)
         is_gone = stretch.opened[row] <= stretch.closed[-1]
         if is_gone or number == len(self._parts) - 1:
             stretch.charge(row, charge)
             self._settle_figures()
-        else:  # the lots behind an action bear it too
-            stretch = stretch.copy()
-            stretch.charge(row, charge)
-            self._lay(number, len(stretch), [part._replace(stretch=stretch)])
-
-    def _find(self, identity: str, place: int) -> tuple[int, int]:
-        """Return the part and the row of a remembered execution."""
-        for number in range(len(self._parts) - 1, -1, -1):
-            stretch = self._parts[number].stretch
-            # Where it is, if nothing came late since.
-            row = len(stretch) - self._places + place
-            if row < stretch.base or stretch.rows[row].place != place:
-                places = [row.place for row in stretch.rows[stretch.base :]]
-                if place not in places:
-                    continue
-                row = stretch.base + places.index(place)
-            return number, row
-        raise LookupError(f"expected a row of {identity!r}, found none")
-
-    def _part_at(self, timestamp: int, place: int) -> int:
-        """Return the number of the part in which a place in booking order lies."""
-        number = len(self._parts) - 1
-        while number and (timestamp, place) < self._parts[number].order:
-            number -= 1
-        return number
+        else:
+            self._lay(order.charge(self._parts, number, row, charge, self.multiplier))
 
     # --- figures ----------------------------------------------------------------------------
 
@@ -767,7 +680,7 @@ class Book:
         found: list[Instrument] = []
         booked: Row | None = None
         is_typed, is_numbered = self._ever_named
-        for row in self._backwards():
+        for row in order.backwards(self._parts):
             booked = booked or row
             says = row.said.instrument
             found.append(says)
@@ -783,14 +696,6 @@ class Book:
         is_empty = len(part.stretch) == part.stretch.base
         newest = max(part.order[0], self._horizon[0])
         self._newest = newest if is_empty else part.stretch.rows[-1].timestamp
-
-    def _backwards(self) -> Iterator[Row]:
-        """Return the remembered executions that count, the last in booking order first."""
-        for part in reversed(self._parts):
-            rows = part.stretch.rows
-            for at in range(len(rows) - 1, part.stretch.base - 1, -1):
-                if rows[at].qty:
-                    yield rows[at]
 
     # --- what is the same, and what is settled ---------------------------------------------
 
@@ -899,11 +804,11 @@ class Book:
         last, named = self._before
         self._before = (last, _last_named(named, said))
 
-    def _advance_horizon(self, order: _Order) -> None:
+    def _advance_horizon(self, reached: Order) -> None:
         if self._horizon[0] < 0:
             self._note_before([opening.instrument for opening in self._opened_in_order()])
         # It never goes back: a bust may stand earlier than what was forgotten before it.
-        before, self._horizon = self._horizon, max(self._horizon, order)
+        before, self._horizon = self._horizon, max(self._horizon, reached)
         if self._horizon[0] > before[0]:
             self._forgotten.clear()
 
@@ -928,12 +833,12 @@ class Book:
             STATE_VERSION,
             (self.symbol, self.account, tuple(self.instrument), sorted(self._con_ids)),
             (self._paid, self._commission, self._adjustments, self.executions, others),
-            [_part_to_state(part) for part in self._parts],
+            [part_to_state(part) for part in self._parts],
             [tuple(report) for report in self._reports.values()],
             [(*opening[:-1], tuple(opening.instrument), place)
              for opening, place in self._openings.values()],
             (self._places, self._horizon, list(self._forgotten)),
-            (self._before[0] and _fill_to_state(self._before[0].fill), self._before[1]),
+            (self._before[0] and fill_to_state(self._before[0].fill), self._before[1]),
         )  # fmt: skip
 
     @classmethod
@@ -951,14 +856,14 @@ class Book:
         book.instrument, book._con_ids = Instrument(*instrument), set(con_ids)
         book._paid, book._commission, book._adjustments, book.executions, others = sums
         book._others = Counter(others)
-        book._parts = [_part_from_state(part) for part in parts]
+        book._parts = [part_from_state(part) for part in parts]
         book._reports = {report[1]: CommissionReport(*report) for report in reports}
         for exec_id, timestamp, qty, price, cost, says, place in openings:
             opening = Opening(exec_id, timestamp, qty, price, cost, Instrument(*says))
             book._openings[exec_id] = (opening, place)
         book._places, book._horizon, forgotten = memory
         book._forgotten = dict.fromkeys(forgotten)
-        book._before = (last[0] and Row.of(_fill_from_state(last[0]), -1, 0, 0), last[1])
+        book._before = (last[0] and Row.of(fill_from_state(last[0]), -1, 0, 0), last[1])
         for part in book._parts:
             if part.action is not None:
                 book._known[TYPE_NAMES[type(part.action)], part.action.exec_id] = part.place
@@ -1007,57 +912,3 @@ def _says_nothing(fill: Execution) -> bool:
 def _charge_of(amounts: _Amounts) -> int:
     commission, other, adjustment = amounts
     return adjustment if other else commission + adjustment
-
-
-def _closed(parts: Sequence[Part], at: int) -> list[ClosedLot]:
-    """Return what the rows of some parts closed, of the first of them from a row on."""
-    found = parts[0].stretch.closed_lots(at) if at < len(parts[0].stretch) else []
-    for part in parts[1:]:
-        found += part.stretch.closed_lots(part.stretch.base)
-    return found
-
-
-def _difference(before: list[ClosedLot], after: list[ClosedLot]) -> list[ClosedLot]:
-    """Return what turns one list of closed lots into the other: taken back, then new ones."""
-    if not before:
-        return after
-    left, gone = Counter(after), []
-    for lot in before:
-        if left.get(lot):
-            left[lot] -= 1
-        else:
-            gone.append(lot.taken_back())
-    return gone + list(left.elements())
-
-
-# --- plain values of what a book is made of ---------------------------------------------------
-
-
-def _fill_to_state(fill: Execution) -> tuple[Any, ...]:
-    return (*fill[:9], tuple(fill.instrument), *fill[10:])
-
-
-def _fill_from_state(state: tuple[Any, ...]) -> Execution:
-    return new_execution((*state[:9], Instrument(*state[9]), *state[10:]))
-
-
-def _part_to_state(part: Part) -> tuple[Any, ...]:
-    action = part.action and (type(part.action).__name__, *part.action)
-    # A lot that was split is shown at another price than that of its execution.
-    fills = [
-        _fill_to_state(fill if fill.price == row.price else fill._replace(price=row.price))
-        for row in part.stretch.rows
-        for fill in [row.fill]
-    ]
-    return (action, part.place, tuple(part.moved), fills, part.stretch.to_state())
-
-
-def _part_from_state(state: tuple[Any, ...]) -> Part:
-    action, place, moved, fills, stretch = state
-    return Part(
-        Stretch.from_state([_fill_from_state(fill) for fill in fills], stretch),
-        action and _ACTIONS[action[0]](*action[1:]), place, Moved(*moved),
-    )  # fmt: skip
-
-
-_ACTIONS: dict[str, type[Action]] = {kind.__name__: kind for kind in get_args(Action)}
