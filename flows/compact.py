@@ -259,6 +259,9 @@ def _put_in_place(data_dir: Path, new: Path, day: Path, merged: list[Path]) -> N
         for path in present - set(merged):
             (new / path.name).hardlink_to(path)
         _give_to_owner(new, day)
+        # The old names too: what the flow moved there, and is merged here, it would else
+        # move there once more after a power cut.
+        sync(day)
         sync(new)
         _exchange(new, day)
         # Both must last before the old parts may go.

@@ -2,10 +2,12 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,7 +39,9 @@ from tests.support.flow_process import (
     read_stream,
     until,
 )
+from tests.support.forgetful_disk import ForgetfulDisk
 from tests.support.servers import RedisServer
+from tests.support.system_calls import Call, Held
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has renameat2")
 
@@ -94,11 +98,11 @@ def run(data_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def started(data_dir: Path, *options: str) -> "subprocess.Popen[str]":
+def started(data_dir: Path, *options: str, prefix: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.compact", *options],
+        [*prefix, sys.executable, "-m", "flows.compact", *options],
         cwd=ROOT, env={"PATH": os.environ["PATH"], "DATA_DIR": str(data_dir)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
 
@@ -344,6 +348,53 @@ def test_killed_at_any_instant_it_costs_nothing_and_the_next_run_finishes(tmp_pa
     assert numbers_in(tmp_path) == list(range(1, 309))
     assert len(parts(tmp_path, "positions")) == 1
     assert not (tmp_path / ".lotstream" / "compact~").exists()
+
+
+def cut_short(data_dir: Path, point: str, rng: random.Random) -> list[str]:
+    """Compact, and cut the power just before a point of it, such as `fsync 2`.
+
+    Returns the points that it came to; they are the same in each run.
+    """
+    held, disk = Held(), ForgetfulDisk(data_dir)
+    seen: Counter[str] = Counter()
+    points: list[str] = []
+
+    def look(call: Call) -> int | None:
+        if not any(map(disk.holds, call.paths)):
+            return None
+        seen[call.kind] += 1
+        points.append(f"{call.kind} {seen[call.kind]}")
+        if points[-1] == point:
+            call.send(signal.SIGKILL)
+            return 0
+        return disk.see(call)
+
+    with held.watched(look), started(data_dir, prefix=held.prefix) as process:
+        process.communicate()
+    disk.cut(rng)
+    return points
+
+
+@pytest.mark.parametrize("some", [5, pytest.param(None, marks=pytest.mark.soak)])
+@pytest.mark.timeout(1800)
+def test_a_power_cut_leaves_each_row_once_and_the_next_run_finishes(
+    tmp_path: Path, some: int | None
+) -> None:
+    rng = random.Random(new_seed())
+    for number in range(1, 5):
+        make_part(tmp_path / "made", number)
+    shutil.copytree(tmp_path / "made", tmp_path / "whole")
+    points = cut_short(tmp_path / "whole", "", rng)
+    assert "renameat2 1" in points
+    assert numbers_in(tmp_path / "whole") == [1, 2, 3, 4]
+    for point in points if some is None else rng.sample(points, some):
+        data_dir = tmp_path / point.replace(" ", "-")
+        shutil.copytree(tmp_path / "made", data_dir)
+        cut_short(data_dir, point, rng)
+        assert sorted(numbers_in(data_dir)) == [1, 2, 3, 4], point
+        assert run(data_dir).returncode == 0
+        assert numbers_in(data_dir) == [1, 2, 3, 4], point
+        assert len(parts(data_dir, "positions")) == 1
 
 
 class Reader:

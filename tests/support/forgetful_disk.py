@@ -16,6 +16,8 @@ from pathlib import Path
 from tests.support.system_calls import Call
 
 _SECTOR = 512
+_EXCHANGE = 2
+"""A flag of renameat2."""
 
 _Write = tuple[int, bytes | None]
 """An offset and what is written there; None for a new size."""
@@ -72,7 +74,8 @@ class ForgetfulDisk:
             case "openat":
                 self._open(paths[0], call.arguments[2])
             case _:
-                self._rename(call.kind, paths)
+                exchanges = call.kind == "renameat2" and call.arguments[4] == _EXCHANGE
+                self._rename(call.kind, paths, exchanges=exchanges)
         return None
 
     def cut(self, rng: random.Random) -> None:
@@ -105,23 +108,33 @@ class ForgetfulDisk:
         elif path not in self._names and flags & os.O_CREAT:
             self._change({path: _File()})
 
-    def _rename(self, kind: str, paths: list[str]) -> None:
+    def _rename(self, kind: str, paths: list[str], *, exchanges: bool) -> None:
         """Follow a call about names."""
-        there = self._names.get(paths[0], _GONE) is not _GONE
+        node = self._names.get(paths[0], _GONE)
+        if (node is _GONE) != (kind in {"mkdir", "mkdirat"}):
+            return  # it fails
         match kind:
             case "mkdir" | "mkdirat":
-                if not there:
-                    self._change({paths[0]: None})
+                self._change({paths[0]: None})
             case "unlink" | "unlinkat" | "rmdir":
-                if there:
-                    self._change({paths[0]: _GONE})
+                self._change({paths[0]: _GONE})
+            case "link" | "linkat":
+                self._change({paths[1]: node})
             case "rename" | "renameat" | "renameat2":
-                if there:
-                    node = self._names[paths[0]]
-                    assert node is not None, f"expected the rename of a file, found {paths}"
-                    self._change({paths[0]: _GONE, paths[1]: node})
+                assert exchanges or node is not None, f"expected a file's rename, found {paths}"
+                moved = {paths[0]: _GONE, paths[1]: node}
+                self._change(self._exchanged(*paths) if exchanges else moved)
             case _:
                 assert not any(map(self.holds, paths)), f"expected another call, found {kind}"
+
+    def _exchanged(self, one: str, other: str) -> _Change:
+        """Return what becomes of the names in two directories that change places."""
+        found: _Change = {}
+        for old, new in ((one, other), (other, one)):
+            within = {p: node for p, node in self._names.items() if f"{p}/".startswith(f"{old}/")}
+            found = {**dict.fromkeys(within, _GONE), **found}
+            found |= {new + path.removeprefix(old): node for path, node in within.items()}
+        return found
 
     def _change(self, change: _Change) -> None:
         if any(map(self.holds, change)) and all(str(Path(p).parent) in self._names for p in change):
