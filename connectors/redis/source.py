@@ -43,6 +43,10 @@ _MOST_OF_MANY, _MANY = 300_000, 1_000
 """The same where there are so many symbols among the entries of one reply: each costs
 something for itself each time."""
 
+_WORK_S = 4.0
+"""How long it may take, about, to book what is handed on at once: until then none of it is
+durable, and the flow does not stop."""
+
 TRIM_EVERY_S = 10.0
 ALIVE_EVERY_S = 1.0
 
@@ -222,6 +226,8 @@ class _StreamReader:
         """What was asked with it, to see that no entry is missing."""
         self._may_bulk = True
         self._behind = False
+        self._handed, self._handed_at = 0, 0.0
+        """How many entries were handed on last, and when."""
 
     def read(self) -> list[Read]:
         """Return the entries after the last one read, waiting a moment if there is none.
@@ -231,6 +237,7 @@ class _StreamReader:
         found = self._read_bulk() or self._read_parsed()
         if entries := sum(map(len, found)):
             metrics.BATCH_ENTRIES.observe(entries)
+        self._handed, self._handed_at = entries, time.monotonic()
         return [Read(self.stream, some, live=not self._behind) for some in found]
 
     def _took(self, entries: Reply | list[RawEntry], *, most: int) -> None:
@@ -261,7 +268,10 @@ class _StreamReader:
     def _read_bulk(self) -> list[Sequence[RawEntry]]:
         """Return the entries that were asked for, if any were, and those behind them."""
         replies: list[Reply] = []
-        most, until = 1, time.monotonic() + _COLLECT_S
+        began = time.monotonic()
+        # As many as are booked in time, if they are like the last ones.
+        in_time = self._handed * _WORK_S / (began - self._handed_at + 1e-9)
+        most, until = 1.0, began + _COLLECT_S
         while (
             self._asked_after is not None
             and sum(map(len, replies)) < most
@@ -272,7 +282,8 @@ class _StreamReader:
             if not isinstance(entries, Reply):
                 return [*_together(replies), *([entries] if entries else [])]
             if not replies:
-                most = _MOST if entries.variety(b"symbol") < _MANY else _MOST_OF_MANY
+                many = _MOST if entries.variety(b"symbol") < _MANY else _MOST_OF_MANY
+                most = min(many, in_time)
             replies.append(entries)
         return [*_together(replies)]
 

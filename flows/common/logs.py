@@ -29,7 +29,7 @@ SUMMARY_EVERY_S = 5.0
 MOST_LINES = 50
 """More entries than this in one read are summed up: no one reads so many lines."""
 _PAUSE_S = 1.0
-"""A longer time between two reads is a pause, which tells nothing of the speed."""
+"""A longer time before a read that has caught up is a pause: it tells nothing of the speed."""
 _MILLION = 1_000_000
 
 
@@ -166,13 +166,13 @@ class Progress:
                     return
                 self._since = self._read_at = now
             # A stream may end with a full read: then the next comes whenever it comes.
-            self._busy_s += min(now - self._read_at, _PAUSE_S)
+            self._busy_s += min(now - self._read_at, _PAUSE_S) if live else now - self._read_at
             self._read_at = now
             self._entries += entries
             self._errors += errors
             caught_up, self._behind = self._behind and live, not live
             since = self._summed_up_at if live else self._since
-            if caught_up or now >= since + SUMMARY_EVERY_S:
+            if caught_up or (entries and now >= since + SUMMARY_EVERY_S):
                 self._sum_up()
                 self._summed_up_at, self._since = now, None if live else now
 

@@ -24,6 +24,7 @@ def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_stream, "_MOST", 20)
     monkeypatch.setattr(redis_stream, "_MOST_OF_MANY", 40)
     monkeypatch.setattr(redis_stream, "_MANY", 5)
+    monkeypatch.setattr(redis_stream, "_WORK_S", 1e9)
 
 
 @pytest.fixture
@@ -172,6 +173,19 @@ def test_of_many_symbols_more_is_handed_on_at_once(link: RedisLink, redis: redis
         fill(redis, fields)
         reader = reader_of(link)
         assert [[len(read.entries) for read in reader.reads()] for _ in sizes] == sizes
+
+
+def test_what_takes_long_to_book_is_handed_on_in_small_reads(
+    link: RedisLink, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(redis, {})
+    reader = reader_of(link)
+    sizes = [[len(read.entries) for read in reader.reads()] for _ in range(2)]
+    monkeypatch.setattr(redis_stream, "_WORK_S", 0.0)  # whatever it takes is long
+    sizes += [[len(read.entries) for read in reader.reads()] for _ in range(3)]
+    monkeypatch.setattr(redis_stream, "_WORK_S", 1e9)
+    sizes += [[len(read.entries) for read in reader.reads()] for _ in range(2)]
+    assert sizes == [[5], [20], [10], [10], [10], [20], [5]]
 
 
 def test_entries_of_several_shapes_are_read_in_bulk_too(

@@ -257,15 +257,20 @@ def test_a_pause_does_not_slow_the_speed_that_is_told(lines: Lines) -> None:
     assert lines.messages() == ["Processed 4,001 executions (errors: 0), 2,000/s"]
 
 
-def test_errors_alone_say_nothing_of_the_time_that_is_left(lines: Lines) -> None:
-    """As when the book refuses messages of a read that was summed up before."""
+def test_errors_alone_are_told_with_the_next_read(lines: Lines) -> None:
+    """As when the book refuses messages of a read that takes long."""
     now = 100.0
     set_up("json")
     progress = Progress(to_go=lambda: 1000, clock=lambda: now)
     progress.read(100, live=False)
     for now in (105.0, 111.0):  # noqa: B007
         progress.read(0, 1, live=False)
-    assert lines.messages()[-1] == "Processed 0 executions (errors: 1), 0/s, 1,000 to go"
+    assert lines.messages() == []
+    now = 120.0
+    progress.read(100, live=False)
+    assert lines.messages() == [
+        "Processed 200 executions (errors: 2), 10/s, 1,000 to go, about 2 min left"
+    ]
 
 
 def test_what_is_to_go_is_left_out_if_nobody_knows(lines: Lines) -> None:
