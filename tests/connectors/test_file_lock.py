@@ -68,3 +68,13 @@ def test_a_closed_lock_is_given_back(tmp_path: Path) -> None:
     lock.acquire()
     lock.close()
     FileLock(tmp_path / "lock").acquire()
+
+
+def test_a_lock_tells_its_holder_and_nothing_of_those_before(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "lock")
+    assert lock.holder() == "unknown"
+    lock.path.write_text("1234567890123")
+    lock.acquire(shared=True)
+    assert lock.holder() == "1234567890123"
+    lock.acquire()
+    assert lock.holder() == str(os.getpid())
