@@ -13,7 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.book_store import BookStore, BookStoreError, BookStores, copy_books, read_book
+from connectors.book_store import (
+    BookStore,
+    BookStoreError,
+    BookStores,
+    check_file,
+    copy_books,
+    first_entries,
+    read_book,
+    scrub_books,
+)
 from connectors.kept import dumps, seal
 from state.book import Book
 from state.exact import ONE
@@ -61,6 +70,11 @@ def rows(directory: Path) -> list[tuple[int, int]]:
     return found
 
 
+def execute(directory: Path, statement: str, *values: int) -> None:
+    with closing(sqlite3.connect(directory / "books-0.db")) as db, db:
+        db.execute(statement, values)
+
+
 def test_a_book_comes_back_as_it_was(tmp_path: Path) -> None:
     run = Session(BookStore(tmp_path))
     run.epoch(3)
@@ -103,6 +117,71 @@ def test_where_rows_overlap_each_entry_is_taken_in_once(tmp_path: Path) -> None:
     second.epoch(7)
     book, taken = read_book(tmp_path, "S", "S", None, "9-0", "0-0")
     assert (book.to_state(), taken) == (book_upto(9).to_state(), 9)
+
+
+def test_an_epoch_that_is_replayed_replaces_what_a_crash_left_of_it(tmp_path: Path) -> None:
+    Session(BookStore(tmp_path)).epoch(4)
+    again = Session(BookStore(tmp_path))
+    again.epoch(2)
+    again.epoch(4)
+    assert rows(tmp_path) == [(2, 0), (4, 0)]
+    assert BookStore(tmp_path).load("S", "S", None, "4-0").to_state() == book_upto(4).to_state()
+
+
+@pytest.mark.parametrize("lost", [2, 3, 5])
+def test_a_row_that_is_missing_among_others_is_noticed(tmp_path: Path, lost: int) -> None:
+    Session(BookStore(tmp_path)).epoch(2)
+    run = Session(BookStore(tmp_path), since=2)
+    for upto in (3, 5, 7):
+        run.epoch(upto)
+    execute(tmp_path, "DELETE FROM books WHERE ms = ?", lost)
+    with pytest.raises(BookStoreError, match=r"messages after entry \d-0, found some missing"):
+        BookStore(tmp_path).load("S", "S", None, "7-0")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "SET data = substr(data, 1, length(data) - 1)",
+        "SET data = zeroblob(9)", "SET key = 'T'", "SET ms = 4",
+    ],
+)  # fmt: skip
+def test_a_row_that_is_not_as_it_was_written_is_damage(tmp_path: Path, damage: str) -> None:
+    run = Session(BookStore(tmp_path))
+    run.epoch(3)
+    run.epoch(5)
+    path = tmp_path / "books-0.db"
+    check_file(path)
+    execute(tmp_path, "UPDATE books " + damage + " WHERE ms = 3")
+    key = "T" if "key" in damage else "S"
+    for read in (
+        lambda: check_file(path),
+        lambda: read_book(tmp_path, key, key, None, "5-0", "0-0"),
+    ):
+        with pytest.raises(BookStoreError, match=r"books-0\.db is damaged: its checksum is wrong"):
+            read()
+
+
+def test_a_book_without_its_snapshot_is_noticed_if_both_were_durable(tmp_path: Path) -> None:
+    run = Session(BookStore(tmp_path))
+    run.epoch(3)
+    run.epoch(7)
+    for entry, found in (("3-0", "that after 3-0"), ("0-0", "none")):
+        with pytest.raises(BookStoreError, match=f"'S' after entry 7-0, which .* found {found};"):
+            read_book(tmp_path, "S", "S", None, entry, "9-0")
+    assert (
+        read_book(tmp_path, "S", "S", None, "3-0", "6-0")[0].to_state() == book_upto(3).to_state()
+    )
+
+
+def test_what_a_crash_cut_off_is_scrubbed_and_nothing_else(tmp_path: Path) -> None:
+    for worker in (0, 1):
+        run = Session(BookStore(tmp_path, worker=worker))
+        for upto in (3, 5, 7):
+            run.epoch(upto)
+    scrub_books(tmp_path, {"S": "5-0"}.__getitem__)
+    assert rows(tmp_path) == [(3, 0), (5, 0)] * 2
+    assert first_entries(tmp_path) == {"S": (3, 0)}
 
 
 def test_a_book_that_began_with_another_worker_is_found(tmp_path: Path) -> None:

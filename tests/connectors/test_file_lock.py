@@ -40,9 +40,9 @@ def held(path: Path, how: str = "alone") -> Iterator[subprocess.Popen[str]]:
 def test_a_lock_that_is_held_is_refused_and_its_holder_named(tmp_path: Path) -> None:
     path = tmp_path / "new" / "lock"
     with held(path) as holder:
-        for shared in (False, True):
+        for shared, wait_s in ((False, 0.0), (True, 0.0), (False, 0.15)):
             with pytest.raises(LockedError, match=f"held by process {holder.pid}"):
-                FileLock(path).acquire(shared=shared)
+                FileLock(path).acquire(shared=shared, wait_s=wait_s)
 
 
 def test_a_lock_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> None:

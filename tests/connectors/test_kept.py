@@ -2,7 +2,7 @@
 
 import sqlite3
 import zlib
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,8 @@ import pytest
 from connectors.kept import (
     DamagedError,
     checksum_of,
+    dumps,
+    loads,
     read_only,
     seal,
     seal_values,
@@ -50,6 +52,15 @@ def test_a_checksum_depends_on_the_values_alone_and_is_what_it_was() -> None:
     for values in ((text, text), (text, f"{name}utions"), (f"{name}utions", f"{name}utions")):
         assert seal_values("A", values) == (*values, 3546333392)
     assert seal(b"data", ("A", 5, 0, True)) == bytes.fromhex("120b9e26") + b"data"
+
+
+def test_values_that_cannot_be_read_are_damage_whatever_is_wrong_with_them() -> None:
+    data = dumps(("executions", 2**70, [None, 1.5])) + dumps(("more",))
+    assert list(loads(data)) == [("executions", 2**70, [None, 1.5]), ("more",)]
+    changed = [data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :] for at in range(len(data))]
+    for wrong in [*changed, *(data[:end] for end in range(1, len(data)))]:
+        with suppress(DamagedError):
+            list(loads(wrong))
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import pytest
 import redis as redis_py
 
 from connectors.file_lock import FileLock
+from connectors.parquet.files import is_whole
 from flows import compact as compact_module
 from flows.compact import CompactError, compact
 from tests.support import naive
@@ -37,6 +39,7 @@ from tests.support.flow_process import (
     read_stream,
     until,
 )
+from tests.support.happened import Happened
 from tests.support.servers import RedisServer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has renameat2")
@@ -203,6 +206,49 @@ def test_the_directory_stays_its_owners(tmp_path: Path) -> None:
     assert (after.st_mode, after.st_uid, after.st_gid) == (
         before.st_mode, before.st_uid, before.st_gid,
     )  # fmt: skip
+    [merged] = parts(tmp_path, "positions")
+    assert (merged.stat().st_uid, merged.stat().st_gid) == (before.st_uid, before.st_gid)
+
+
+def test_the_old_parts_go_when_the_disk_has_what_replaces_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [make_part(tmp_path, number) for number in (1, 2)]
+    happened, day = Happened(monkeypatch), made[0].parent
+    exchange, remove = compact_module._exchange, shutil.rmtree
+    at: list[int] = []
+
+    def noted_exchange(new: Path, old: Path) -> None:
+        at.append(len(happened))
+        exchange(new, old)
+
+    def noted_remove(path: Path, *, ignore_errors: bool = False) -> None:
+        at.append(len(happened))
+        remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(compact_module, "_exchange", noted_exchange)
+    monkeypatch.setattr(shutil, "rmtree", noted_remove)
+    list(compact(tmp_path))
+    [merged] = parts(tmp_path, "positions")
+    _, exchanged, removed = at
+    assert happened.synced(merged, before=exchanged)
+    assert happened.synced(day, before=exchanged)
+    assert happened.synced(day.parent, since=exchanged, before=removed)
+    assert len(set(happened[exchanged:removed])) == 2  # and the directory of the old parts
+
+
+def test_a_merged_file_has_its_checksum_in_its_name_and_the_parts_are_held_against_theirs(
+    tmp_path: Path,
+) -> None:
+    make_part(tmp_path, 1), make_part(tmp_path, 2)
+    list(compact(tmp_path))
+    [merged] = parts(tmp_path, "positions")
+    assert is_whole(merged) is True
+    third = make_part(tmp_path, 3)
+    third = third.rename(third.with_suffix(".01234567.parquet"))
+    with pytest.raises(CompactError, match=r"3-1\.01234567\.parquet is damaged: its checksum"):
+        list(compact(tmp_path))
+    assert parts(tmp_path, "positions") == sorted([merged, third])
 
 
 # --- what it refuses ------------------------------------------------------------------------
