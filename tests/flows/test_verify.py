@@ -234,6 +234,11 @@ def test_a_file_that_is_gone_is_no_damage_and_one_that_cannot_be_read_is(tmp_pat
     (tmp_path / "positions" / "date=2026-07-14" / "a.12345678.parquet").mkdir(parents=True)
     [damage] = verify(Settings(data_dir=tmp_path), None)
     assert damage.what == "cannot be read: Is a directory"
+    store = tmp_path / "recovery" / "part-0.sqlite3"
+    store.mkdir(parents=True)
+    [_, damage] = sorted(verify(Settings(data_dir=tmp_path), store.parent))
+    assert damage.where == str(store)
+    assert damage.what.startswith("cannot be read: ")
     assert list(module._check(tmp_path / "gone.12345678.parquet", module._check_part)) == []
 
 

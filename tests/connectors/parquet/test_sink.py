@@ -226,7 +226,8 @@ def test_keys_whose_entries_come_in_another_order_are_written_once(tmp_path: Pat
     read = [changes("A", 1, 4), changes("B", 2, 3)]
     assert committed(tmp_path, [], read, []) == ["0-0", "5-4", "5-4"]
     assert committed(tmp_path, read, [changes("A", 1, 4, 5)]) == ["5-4", "5-5"]
-    assert ids(tmp_path) == [f"5-{number}" for number in range(1, 6)]
+    assert committed(tmp_path, [changes("A", 5, 6)]) == ["5-6"]
+    assert ids(tmp_path) == [f"5-{number}" for number in range(1, 7)]
 
 
 def test_what_only_shows_a_position_again_makes_no_row_and_no_commit(tmp_path: Path) -> None:
@@ -236,8 +237,9 @@ def test_what_only_shows_a_position_again_makes_no_row_and_no_commit(tmp_path: P
 
 
 def test_the_first_entry_that_has_a_row_stays_known(tmp_path: Path) -> None:
-    committed(tmp_path, [changes("B", 3), changes("A", 2, 4)], [changes("A", 6)])
+    committed(tmp_path, [changes("A", 2, 4), changes("B", 3)], [changes("A", 6)])
     committed(tmp_path, [changes("A", 7)])
+    assert ids(tmp_path) == ["5-2", "5-3", "5-4", "5-6", "5-7"]
     found = json.loads((tmp_path / ".lotstream" / "s" / "manifest.json").read_text())
     assert (found["first_id"], found["last_id"]) == ("5-2", "5-7")
 
