@@ -29,6 +29,7 @@ from state.exact import ONE
 from state.messages import Execution, Message, message_to_state
 from state.run import run_of
 from tests.support.notation import messages
+from tests.support.stores import damage_index
 from tests.support.strategies import SETTINGS
 
 
@@ -166,6 +167,15 @@ def test_a_row_that_is_not_as_it_was_written_is_damage(tmp_path: Path, damage: s
     ):
         with pytest.raises(BookStoreError, match=r"books-0\.db is damaged: its checksum is wrong"):
             read()
+
+
+def test_a_damaged_index_is_noticed(tmp_path: Path) -> None:
+    run = Session(BookStore(tmp_path))
+    run.epoch(3)
+    del run
+    damage_index(tmp_path / "books-0.db", "S")
+    with pytest.raises(BookStoreError, match=r"books-0\.db is damaged: row 1 missing from index"):
+        check_file(tmp_path / "books-0.db")
 
 
 def test_a_book_without_its_snapshot_is_noticed_if_both_were_durable(tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ def test_what_is_behind_what_it_should_be_is_damage_and_what_is_ahead_is_none(
     for other, is_damage in (
         (value.replace(said["stream_id"].encode(), b"%d-%d" % (int(ms), int(seq) + 1)), False),
         (value.replace(said["stream_id"].encode(), b"%d-0" % (int(ms) - 1)), True),
+        (value.replace(b'"open_lots": ', b'"open_lots": 1'), True),
         (b"{}", True), (b"[", True), (b'{"stream_id": "x"}', True),
     ):  # fmt: skip
         redis.hset("positions", key, other)
@@ -185,6 +186,16 @@ def test_rows_and_books_of_entries_not_committed_yet_are_no_damage(kept: Kept) -
             )
             assert {damage.where for damage in kept.look()} == (where if is_damage else set())
         part.with_name("ahead.parquet").unlink()
+
+
+def test_the_last_row_is_that_of_the_last_entry_wherever_it_stands(kept: Kept) -> None:
+    files = parts(kept.flow.data_dir, "positions")
+    rows = pa.concat_tables(pq.ParquetFile(part).read() for part in files)
+    for part in files:
+        part.unlink()
+    back = rows.take(pa.array(range(rows.num_rows - 1, -1, -1)))
+    pq.write_table(back, files[0].with_name("a.parquet"))
+    assert kept.look() == []
 
 
 def test_a_last_row_of_another_figure_is_named(kept: Kept) -> None:

@@ -26,6 +26,7 @@ from state.messages import Execution
 from tests.support import naive
 from tests.support.flow_process import ROOT, FlowProcess, add, outcome, read_hash, read_stream
 from tests.support.happened import Happened
+from tests.support.stores import damage_index
 
 QUICK_S = 5.0
 """A stop takes a tenth of a second, on a machine with nothing else to do."""
@@ -344,6 +345,21 @@ def test_a_snapshot_that_was_changed_stops_a_start_before_it_writes_anything(
     with pytest.raises(recovery.RecoveryError, match=f"damaged: the snapshot of 's' in {step}: "):
         recovery.prepare(tmp_path, None)
     assert not (tmp_path / "lock").exists()
+
+
+def test_a_store_that_cannot_be_opened_is_told_with_its_directory(tmp_path: Path) -> None:
+    (tmp_path / "part-0.sqlite3").mkdir()
+    said = f"cannot use the recovery directory {tmp_path}: "
+    with pytest.raises(recovery.RecoveryError, match=said):
+        recovery.prepare(tmp_path, None)
+
+
+def test_a_damaged_index_of_the_snapshots_is_noticed(tmp_path: Path) -> None:
+    recovery.prepare(tmp_path, None).close()
+    put(tmp_path, (SOURCE_ID, "some stream", 4, sealed("some stream", "4-0", 4)))
+    damage_index(tmp_path / "part-0.sqlite3", "some stream")
+    with pytest.raises(recovery.RecoveryError, match="is damaged: row 1 missing from index"):
+        recovery.check(tmp_path)
 
 
 def test_of_the_books_goes_what_is_beyond_what_was_read_of_their_own_stream(
