@@ -357,9 +357,13 @@ def test_a_reader_that_is_listing_the_day_still_sees_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = {make_part(tmp_path, number).name for number in range(1, 6)}
-    listed = Event()
-    until_listed = SimpleNamespace(sleep=lambda _: listed.wait(DEADLINE_S))
-    monkeypatch.setattr(compact_module, "time", until_listed)
+    listed, waited = Event(), Event()
+
+    def until_listed(_: float) -> None:
+        waited.set()
+        listed.wait(DEADLINE_S)
+
+    monkeypatch.setattr(compact_module, "time", SimpleNamespace(sleep=until_listed))
     with ThreadPoolExecutor(1) as pool, os.scandir(tmp_path / "positions" / f"date={DAY}") as names:
         compacting = pool.submit(list, compact(tmp_path))
         deadline = time.monotonic() + DEADLINE_S
@@ -368,6 +372,7 @@ def test_a_reader_that_is_listing_the_day_still_sees_all_of_it(
         assert {entry.name for entry in names} == made
         listed.set()
         assert len(compacting.result()) == 1
+    assert waited.is_set()
     assert not (tmp_path / ".lotstream" / "compact~").exists()
 
 
