@@ -10,6 +10,7 @@ together badly for a moment: damage is what is still there when one looks again.
 """
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -147,6 +148,8 @@ def _check(path: Path, check: Callable[[Path], object]) -> Iterator[Damage]:
         yield Damage(str(path), str(error).removeprefix(f"{path} is ").removeprefix(f"{path}: "))
     except OSError as error:
         yield Damage(str(path), f"cannot be read: {error.strerror}")
+    except sqlite3.Error as error:
+        yield Damage(str(path), f"cannot be read: {error}")
 
 
 def _size(path: Path) -> int:

@@ -381,6 +381,7 @@ def new_store(directory: Path, snapshots: Iterable[Snapshot]) -> Iterator[Path]:
     yield making
     shutil.rmtree(directory, ignore_errors=True)
     making.rename(directory)
+    sync(directory.parent)
 
 
 def is_unused(directory: Path) -> bool:

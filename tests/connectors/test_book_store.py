@@ -13,13 +13,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.book_store import BookStore, BookStoreError, BookStores, copy_books, read_book
+from connectors.book_store import (
+    BookStore,
+    BookStoreError,
+    BookStores,
+    check_file,
+    copy_books,
+    first_entries,
+    read_book,
+    scrub_books,
+)
 from connectors.kept import dumps, seal
 from state.book import Book
 from state.exact import ONE
 from state.messages import Execution, Message, message_to_state
 from state.run import run_of
 from tests.support.notation import messages
+from tests.support.stores import damage_index
 from tests.support.strategies import SETTINGS
 
 
@@ -59,6 +69,11 @@ def rows(directory: Path) -> list[tuple[int, int]]:
         with closing(sqlite3.connect(path)) as db:
             found += db.execute("SELECT ms, whole FROM books ORDER BY ms, whole").fetchall()
     return found
+
+
+def execute(directory: Path, statement: str, *values: int) -> None:
+    with closing(sqlite3.connect(directory / "books-0.db")) as db, db:
+        db.execute(statement, values)
 
 
 def test_a_book_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -105,11 +120,93 @@ def test_where_rows_overlap_each_entry_is_taken_in_once(tmp_path: Path) -> None:
     assert (book.to_state(), taken) == (book_upto(9).to_state(), 9)
 
 
+@pytest.mark.parametrize("whole", [0, 1])
+def test_an_epoch_that_is_replayed_replaces_what_a_crash_left_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
+) -> None:
+    if whole:
+        monkeypatch.setattr("connectors.book_store._SMALLEST", 0)
+        monkeypatch.setattr(Book, "size", 0)
+    Session(BookStore(tmp_path)).epoch(4)
+    again = Session(BookStore(tmp_path))
+    again.epoch(2)
+    again.epoch(4)
+    assert rows(tmp_path) == [(2, whole), (4, whole)]
+    assert BookStore(tmp_path).load("S", "S", None, "4-0").to_state() == book_upto(4).to_state()
+
+
+@pytest.mark.parametrize("lost", [2, 3, 5])
+def test_a_row_that_is_missing_among_others_is_noticed(tmp_path: Path, lost: int) -> None:
+    Session(BookStore(tmp_path)).epoch(2)
+    run = Session(BookStore(tmp_path), since=2)
+    for upto in (3, 5, 7):
+        run.epoch(upto)
+    execute(tmp_path, "DELETE FROM books WHERE ms = ?", lost)
+    with pytest.raises(BookStoreError, match=r"messages after entry \d-0, found some missing"):
+        BookStore(tmp_path).load("S", "S", None, "7-0")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "SET data = substr(data, 1, length(data) - 1)",
+        "SET data = zeroblob(9)", "SET key = 'T'", "SET ms = 4",
+    ],
+)  # fmt: skip
+def test_a_row_that_is_not_as_it_was_written_is_damage(tmp_path: Path, damage: str) -> None:
+    run = Session(BookStore(tmp_path))
+    run.epoch(3)
+    run.epoch(5)
+    path = tmp_path / "books-0.db"
+    check_file(path)
+    execute(tmp_path, "UPDATE books " + damage + " WHERE ms = 3")
+    key = "T" if "key" in damage else "S"
+    for read in (
+        lambda: check_file(path),
+        lambda: read_book(tmp_path, key, key, None, "5-0", "0-0"),
+    ):
+        with pytest.raises(BookStoreError, match=r"books-0\.db is damaged: its checksum is wrong"):
+            read()
+
+
+def test_a_damaged_index_is_noticed(tmp_path: Path) -> None:
+    run = Session(BookStore(tmp_path))
+    run.epoch(3)
+    del run
+    damage_index(tmp_path / "books-0.db", "S")
+    with pytest.raises(BookStoreError, match=r"books-0\.db is damaged: row 1 missing from index"):
+        check_file(tmp_path / "books-0.db")
+
+
+def test_a_book_without_its_snapshot_is_noticed_if_both_were_durable(tmp_path: Path) -> None:
+    run = Session(BookStore(tmp_path))
+    run.epoch(3)
+    run.epoch(7)
+    for entry, found in (("3-0", "that after 3-0"), ("0-0", "none")):
+        with pytest.raises(BookStoreError, match=f"'S' after entry 7-0, which .* found {found};"):
+            read_book(tmp_path, "S", "S", None, entry, "9-0")
+    assert (
+        read_book(tmp_path, "S", "S", None, "3-0", "6-0")[0].to_state() == book_upto(3).to_state()
+    )
+
+
+def test_what_a_crash_cut_off_is_scrubbed_and_nothing_else(tmp_path: Path) -> None:
+    for worker in (0, 1):
+        run = Session(BookStore(tmp_path, worker=worker))
+        for upto in (3, 5, 7):
+            run.epoch(upto)
+    scrub_books(tmp_path, {"S": "5-0"}.__getitem__)
+    assert rows(tmp_path) == [(3, 0), (5, 0)] * 2
+    assert first_entries(tmp_path) == {"S": (3, 0)}
+
+
 def test_a_book_that_began_with_another_worker_is_found(tmp_path: Path) -> None:
     Session(BookStore(tmp_path, process=1)).epoch(4)
     with_another = Session(BookStore(tmp_path, worker=1), since=4)
     with_another.epoch(6)
     Session(BookStore(tmp_path), since=6).epoch(8)
+    names = sorted(path.name for path in tmp_path.glob("*.db"))
+    assert names == ["books-0.1.db", "books-0.db", "books-1.db"]
     loaded = BookStore(tmp_path).load("S", "S", None, "8-0")
     assert loaded.to_state() == book_upto(8).to_state()
 
@@ -127,6 +224,30 @@ def test_a_long_history_takes_little_room_and_loads_from_a_whole_book(tmp_path: 
     assert log.stat().st_size < store.stat().st_size
     loaded = BookStore(tmp_path).load("S", "S", None, "12000-0")
     assert loaded.to_state() == run.book.to_state()
+
+
+def test_a_book_is_written_whole_in_the_end_also_without_time_and_over_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.book_store._TIME_FOR_WHOLE_S", 0.0)
+    monkeypatch.setattr("connectors.book_store._SMALLEST", 10)
+    monkeypatch.setattr(Book, "size", 10)
+    for first in range(0, 60, 15):
+        run = Session(BookStore(tmp_path), since=first)
+        for upto in range(first + 1, first + 16):
+            run.epoch(upto)
+    assert [entry for entry, whole in rows(tmp_path) if whole] == [41]
+
+
+def test_an_epoch_takes_the_room_of_what_it_brought(tmp_path: Path) -> None:
+    run = Session(BookStore(tmp_path))
+    for upto in range(1, 6):
+        run.epoch(upto)
+    run.store.commit()
+    with closing(sqlite3.connect(tmp_path / "books-0.db")) as db:
+        sizes = db.execute("SELECT length(data) FROM books").fetchall()
+    assert len(sizes) == 5
+    assert len(set(sizes[1:])) == 1
 
 
 @pytest.mark.long
@@ -243,6 +364,17 @@ def test_copied_books_are_whole(tmp_path: Path) -> None:
         loaded(tmp_path, len(PLAIN))
 
 
+def test_copied_books_may_be_of_several_workers_who_had_the_same_entries(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for directory in (old, new):
+        directory.mkdir()
+    for worker in (0, 1):
+        Session(BookStore(old, worker=worker)).epoch(3)
+    copy_books([old], new, lambda _: True)
+    assert rows(new) == [(3, 0)] * 2
+    assert BookStore(new).load("S", "S", None, "3-0").to_state() == book_upto(3).to_state()
+
+
 # --- what cannot be read ------------------------------------------------------------------------
 
 
@@ -328,6 +460,13 @@ def test_batches_of_other_messages_than_their_entries_brought_are_refused(
     tmp_path: Path, ids: bytes, taken: object
 ) -> None:
     refused(tmp_path, pickle.dumps((1, ids, taken)), whole=False)
+
+
+def test_messages_of_another_version_are_refused_by_their_version(tmp_path: Path) -> None:
+    put(tmp_path, pickle.dumps((1, b"5-0\n", ONE_MESSAGE)), whole=False)
+    assert loaded(tmp_path, 5).snapshot().executions == 1
+    text = refused(tmp_path, pickle.dumps((2, b"5-0\n", ONE_MESSAGE)), whole=False)
+    assert "messages of version 1, found 2" in text
 
 
 def test_a_book_of_another_version_is_refused_by_its_version(tmp_path: Path) -> None:

@@ -40,9 +40,9 @@ def held(path: Path, how: str = "alone") -> Iterator[subprocess.Popen[str]]:
 def test_a_lock_that_is_held_is_refused_and_its_holder_named(tmp_path: Path) -> None:
     path = tmp_path / "new" / "lock"
     with held(path) as holder:
-        for shared in (False, True):
+        for shared, wait_s in ((False, 0.0), (True, 0.0), (False, 0.15)):
             with pytest.raises(LockedError, match=f"held by process {holder.pid}"):
-                FileLock(path).acquire(shared=shared)
+                FileLock(path).acquire(shared=shared, wait_s=wait_s)
 
 
 def test_a_lock_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> None:
@@ -68,3 +68,13 @@ def test_a_closed_lock_is_given_back(tmp_path: Path) -> None:
     lock.acquire()
     lock.close()
     FileLock(tmp_path / "lock").acquire()
+
+
+def test_a_lock_tells_its_holder_and_nothing_of_those_before(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "lock")
+    assert lock.holder() == "unknown"
+    lock.path.write_text("1234567890123")
+    lock.acquire(shared=True)
+    assert lock.holder() == "1234567890123"
+    lock.acquire()
+    assert lock.holder() == str(os.getpid())

@@ -25,6 +25,7 @@ import pytest
 import redis as redis_py
 
 from connectors.file_lock import FileLock
+from connectors.parquet.files import is_whole
 from flows import compact as compact_module
 from flows.compact import CompactError, compact
 from tests.support import naive
@@ -40,6 +41,7 @@ from tests.support.flow_process import (
     until,
 )
 from tests.support.forgetful_disk import ForgetfulDisk
+from tests.support.happened import Happened
 from tests.support.servers import RedisServer
 from tests.support.system_calls import Call, Held
 
@@ -147,9 +149,10 @@ def test_each_streams_rows_stay_in_order_whatever_is_held_at_once(
     for first in range(1, 40, 3):
         make_part(tmp_path, first + 2, first, first + 1)
     list(compact(tmp_path))
-    make_part(tmp_path, 42, 41)
+    assert numbers_in(tmp_path) == list(range(1, 40))
+    make_part(tmp_path, 43, 40, 42, 41)
     list(compact(tmp_path))
-    assert numbers_in(tmp_path) == [*range(1, 40), 41, 42]
+    assert numbers_in(tmp_path) == list(range(1, 44))
 
 
 def test_today_and_a_day_of_one_file_are_left_alone(tmp_path: Path) -> None:
@@ -207,6 +210,49 @@ def test_the_directory_stays_its_owners(tmp_path: Path) -> None:
     assert (after.st_mode, after.st_uid, after.st_gid) == (
         before.st_mode, before.st_uid, before.st_gid,
     )  # fmt: skip
+    [merged] = parts(tmp_path, "positions")
+    assert (merged.stat().st_uid, merged.stat().st_gid) == (before.st_uid, before.st_gid)
+
+
+def test_the_old_parts_go_when_the_disk_has_what_replaces_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [make_part(tmp_path, number) for number in (1, 2)]
+    happened, day = Happened(monkeypatch), made[0].parent
+    exchange, remove = compact_module._exchange, shutil.rmtree
+    at: list[int] = []
+
+    def noted_exchange(new: Path, old: Path) -> None:
+        at.append(len(happened))
+        exchange(new, old)
+
+    def noted_remove(path: Path, *, ignore_errors: bool = False) -> None:
+        at.append(len(happened))
+        remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(compact_module, "_exchange", noted_exchange)
+    monkeypatch.setattr(shutil, "rmtree", noted_remove)
+    list(compact(tmp_path))
+    [merged] = parts(tmp_path, "positions")
+    _, exchanged, removed = at
+    assert happened.synced(merged, before=exchanged)
+    assert happened.synced(day, before=exchanged)
+    assert happened.synced(day.parent, since=exchanged, before=removed)
+    assert len(set(happened[exchanged:removed])) == 2  # and the directory of the old parts
+
+
+def test_a_merged_file_has_its_checksum_in_its_name_and_the_parts_are_held_against_theirs(
+    tmp_path: Path,
+) -> None:
+    make_part(tmp_path, 1), make_part(tmp_path, 2)
+    list(compact(tmp_path))
+    [merged] = parts(tmp_path, "positions")
+    assert is_whole(merged) is True
+    third = make_part(tmp_path, 3)
+    third = third.rename(third.with_suffix(".01234567.parquet"))
+    with pytest.raises(CompactError, match=r"3-1\.01234567\.parquet is damaged: its checksum"):
+        list(compact(tmp_path))
+    assert parts(tmp_path, "positions") == sorted([merged, third])
 
 
 # --- what it refuses ------------------------------------------------------------------------
@@ -315,9 +361,13 @@ def test_a_reader_that_is_listing_the_day_still_sees_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = {make_part(tmp_path, number).name for number in range(1, 6)}
-    listed = Event()
-    until_listed = SimpleNamespace(sleep=lambda _: listed.wait(DEADLINE_S))
-    monkeypatch.setattr(compact_module, "time", until_listed)
+    listed, waited = Event(), Event()
+
+    def until_listed(_: float) -> None:
+        waited.set()
+        listed.wait(DEADLINE_S)
+
+    monkeypatch.setattr(compact_module, "time", SimpleNamespace(sleep=until_listed))
     with ThreadPoolExecutor(1) as pool, os.scandir(tmp_path / "positions" / f"date={DAY}") as names:
         compacting = pool.submit(list, compact(tmp_path))
         deadline = time.monotonic() + DEADLINE_S
@@ -326,6 +376,7 @@ def test_a_reader_that_is_listing_the_day_still_sees_all_of_it(
         assert {entry.name for entry in names} == made
         listed.set()
         assert len(compacting.result()) == 1
+    assert waited.is_set()
     assert not (tmp_path / ".lotstream" / "compact~").exists()
 
 

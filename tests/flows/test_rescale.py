@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -17,7 +18,7 @@ from connectors.redis.partitions import PartitionsError
 from connectors.redis.publisher import Once, Publisher
 from flows import rescale
 from flows.common.settings import partition_names
-from flows.job.names import POSITION_ID, POSITION_VERSION
+from flows.job.names import POSITION_ID, POSITION_VERSION, SOURCE_ID
 from flows.job.recovery import RecoveryError, new_store
 from tests.support.flow_process import ROOT, FlowProcess, group, groups, read_stream
 from tests.support.follower import newest
@@ -237,17 +238,27 @@ def test_a_producer_that_was_not_told_is_refused_and_published_ids_stay_known(
 def test_letters_that_wait_go_to_the_first_partition(
     tmp_path: Path, redis: Redis, redis_url: str, start: Start
 ) -> None:
+    said: dict[Any, Any] = {
+        "side": "BUY", "fill_price": "1", "order_id": "1", "exec_id": "x",
+        "timestamp": "1700000000000",
+    }  # fmt: skip
+    for qty in ("1", "2"):  # the book refuses the second, and each partition has one of the keys
+        for symbol in ("AAPL", "MSFT"):
+            redis.xadd("executions", {"symbol": symbol, "fill_qty": qty, **said})
     redis.xadd("executions", {"symbol": "AAPL"})
     one = start(1)
     one.until_committed(redis)
     one.stop()
     before = read_stream(redis, "executions:dead")
+    assert len(before) == 3
+    redis.xadd("executions:dead:handled", {"done": "dropped"}, id="1-1")
     done(run(tmp_path, redis_url, "--to", "2", "--into", f"{tmp_path}/new"))
     two = start(2, store="")  # reads all again
     until_read(two, redis, partition_names("executions", 2))
     assert read_stream(redis, "executions:dead:0") == before
     assert not redis.xlen("executions:dead:1")
-    assert not redis.exists("executions:dead")
+    assert read_stream(redis, "executions:dead:0:handled") == [("1-1", [b"done", b"dropped"])]
+    assert not redis.exists("executions:dead", "executions:dead:handled")
 
 
 @pytest.mark.parametrize(
@@ -300,6 +311,9 @@ def test_what_it_cannot_do_it_refuses_in_one_line_that_says_why(
     moved = ["--from", old, "--into", new]
     assert "is held by process" in refused("--to", "4", *moved)
     two.stop()
+    assert "expected the recovery directories whose partitions are to move" in refused(
+        "--to", "2", "--into", new
+    )
     assert "--to: expected a multiple of 2, found 3" in refused("--to", "3", *moved)
     assert "--to: expected a multiple of 2, found 1" in refused("--to", "1", *moved)
     assert "expected directories that are not there yet" in refused(
@@ -316,11 +330,41 @@ def test_what_it_cannot_do_it_refuses_in_one_line_that_says_why(
     assert "DATA_DIR: expected rows of stream" in run(
         tmp_path, redis_url, *options, DATA_DIR=str(tmp_path / "other")
     ).stderr  # fmt: skip
-    redis.xadd("executions:3", {"symbol": "AAPL"})
-    assert "stream 'executions:3': expected none of this name yet" in refused("--to", "4", *moved)
-    redis.delete("executions:3")
-    redis.xtrim("executions:0", maxlen=1, approximate=False)
-    assert "--from: expected the recovery directories, since" in refused("--to", "4", "--into", new)
+    for stream in ("executions:3", "executions:dead:2"):
+        redis.xadd(stream, {"symbol": "AAPL"})
+        assert f"stream '{stream}': expected none of this name yet" in refused("--to", "4", *moved)
+        redis.delete(stream)
+
+
+def test_a_flow_that_runs_is_seen_by_either_of_its_directories(
+    tmp_path: Path, redis: Redis, redis_url: str, start: Start
+) -> None:
+    Ledger(redis, seed=30).publish(50, 1)
+    one = start(1)
+    one.until_committed(redis)
+    options = ["--to", "2", "--into", f"{tmp_path}/new"]
+    assert "executions/lock is held by process" in run(tmp_path, redis_url, *options).stderr
+    options += ["--from", f"{tmp_path}/old"]
+    elsewhere = {"DATA_DIR": str(tmp_path / "other")}
+    assert "old/lock is held by process" in run(tmp_path, redis_url, *options, **elsewhere).stderr
+
+
+def test_a_stream_that_lacks_its_beginning_is_divided_only_with_the_state_that_goes_on(
+    tmp_path: Path, redis: Redis, redis_url: str, start: Start
+) -> None:
+    Ledger(redis, seed=29).publish(50, 1)
+    one = start(1)
+    one.until_committed(redis)
+    one.stop()
+    redis.xtrim("executions", maxlen=1, approximate=False)
+    options = ["--to", "2", "--into", f"{tmp_path}/new"]
+    said = run(tmp_path, redis_url, *options).stderr
+    assert "--from: expected the recovery directories, since the beginning of stream" in said
+    last = group(redis)
+    assert redis.xdel("executions", str(last)) == 1
+    said = run(tmp_path, redis_url, *options, "--from", f"{tmp_path}/old").stderr
+    assert f"expected entry {last}, which the flow has read last, found it gone" in said
+    assert not redis.exists("executions:0", "executions:1")
 
 
 def test_a_flow_with_the_old_number_is_refused(
@@ -342,6 +386,14 @@ def test_redis_away_is_one_line(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.startswith("lotstream: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_stream_that_no_directory_has_is_named(tmp_path: Path) -> None:
+    with new_store(tmp_path / "r", [(SOURCE_ID, "executions:0", ("5-0", 1))]):
+        pass
+    said = "the recovery directories of executions:0, executions:1, found those of executions:0"
+    with pytest.raises(rescale.RescaleError, match=said):
+        rescale.read_state([tmp_path / "r"], ["executions:0", "executions:1"])
 
 
 def test_positions_of_another_version_are_not_moved(tmp_path: Path) -> None:

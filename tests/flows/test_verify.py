@@ -1,22 +1,28 @@
 """What is kept is damaged at rest: it is named, or it does no harm; and a flow says so too."""
 
+import json
 import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import redis as redis_py
+from pydantic import SecretStr
 
 from connectors import book_store
+from connectors.kept import dumps, loads, seal, seal_values
 from connectors.parquet.files import manifests
+from connectors.parquet.tables import DATA_SETS
 from flows import verify as module
 from flows.common.settings import Settings, load_settings
 from flows.job import recovery
-from flows.job.names import POSITION_ID
+from flows.job.names import POSITION_ID, SOURCE_ID
 from flows.verify import Damage, verify
-from state.records import FIRST_ID
+from state.records import FIRST_ID, id_order
 from tests.support.flow_process import FlowProcess, parts
 from tests.support.scaling import Ledger
 
@@ -129,6 +135,145 @@ def test_what_does_not_fit_together_is_named(kept: Kept, redis: redis_py.Redis) 
     assert kept.look() == []
     shutil.rmtree(kept.flow.data_dir / "positions")
     assert str(kept.flow.data_dir / "positions") in {damage.where for damage in kept.look()}
+
+
+def test_what_is_behind_what_it_should_be_is_damage_and_what_is_ahead_is_none(
+    kept: Kept, redis: redis_py.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys: Any = redis.hkeys("positions")
+    key = min(keys).decode()
+    value: Any = redis.hget("positions", key)
+    said = json.loads(value)
+    ms, _, seq = said["stream_id"].partition("-")
+    for other, is_damage in (
+        (value.replace(said["stream_id"].encode(), b"%d-%d" % (int(ms), int(seq) + 1)), False),
+        (value.replace(said["stream_id"].encode(), b"%d-0" % (int(ms) - 1)), True),
+        (value.replace(b'"open_lots": ', b'"open_lots": 1'), True),
+        (b"{}", True), (b"[", True), (b'{"stream_id": "x"}', True),
+    ):  # fmt: skip
+        redis.hset("positions", key, other)
+        assert [damage.where for damage in kept.look()] == ["hash positions"] * is_damage, other
+    redis.hdel("positions", key)
+    [damage] = kept.look()
+    assert damage.what == f"expected the position of {key!r}, found none"
+    redis.hset("positions", key, value)
+    away = kept.settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
+    assert verify(away, kept.flow.recovery_dir) == []
+    assert capsys.readouterr().err.startswith("The hash was not looked at: ")
+
+
+def test_rows_and_books_of_entries_not_committed_yet_are_no_damage(kept: Kept) -> None:
+    newest = max(id_order(values[0]) for step, _, values in recovery.read_snapshots(
+        kept.flow.recovery_dir) if step == SOURCE_ID)  # fmt: skip
+    [store] = book_store.store_files(kept.flow.recovery_dir)
+    for row_id, is_damage in (((newest[0], newest[1] + 1), False), (newest, True)):
+        with closing(sqlite3.connect(store)) as db, db:
+            row = ("new", *row_id, 0)
+            db.execute("INSERT INTO books VALUES (?, ?, ?, ?, ?)", (*row, seal(dumps(()), row)))
+        found = [damage.what for damage in kept.look()]
+        assert found == ["expected a snapshot of 'new', whose book is kept; found none"] * is_damage
+    with closing(sqlite3.connect(store)) as db, db:
+        db.execute("DELETE FROM books WHERE key = 'new'")
+    for data_set in DATA_SETS:
+        part = parts(kept.flow.data_dir, data_set)[-1]
+        rows = pq.ParquetFile(part).read()
+        at = rows.schema.get_field_index("stream_id")
+        for entry, is_damage in ((f"{newest[0]}-{newest[1] + 1}", False), ("0-1", True)):
+            later = pa.array([entry] * rows.num_rows)
+            pq.write_table(rows.set_column(at, "stream_id", later), part.with_name("ahead.parquet"))
+            where = (
+                {str(kept.flow.data_dir / "closed_lots")} if data_set == "closed_lots" else set()
+            )
+            assert {damage.where for damage in kept.look()} == (where if is_damage else set())
+        part.with_name("ahead.parquet").unlink()
+
+
+def test_the_last_row_is_that_of_the_last_entry_wherever_it_stands(kept: Kept) -> None:
+    files = parts(kept.flow.data_dir, "positions")
+    rows = pa.concat_tables(pq.ParquetFile(part).read() for part in files)
+    for part in files:
+        part.unlink()
+    back = rows.take(pa.array(range(rows.num_rows - 1, -1, -1)))
+    pq.write_table(back, files[0].with_name("a.parquet"))
+    assert kept.look() == []
+
+
+def test_a_last_row_of_another_figure_is_named(kept: Kept) -> None:
+    part = parts(kept.flow.data_dir, "positions")[-1]
+    rows = pq.ParquetFile(part).read()
+    part.unlink()
+    for figure in ("qty", "cost_basis", "realized_pnl", "net_realized_pnl", "open_lots"):
+        at = rows.schema.get_field_index(figure)
+        other = pa.array([one + 1 for one in rows[figure].to_pylist()], rows.schema.types[at])
+        changed = rows.set_column(at, rows.schema.field(at), other)
+        pq.write_table(changed, part.with_name("a.parquet"))
+        found = kept.look()
+        assert {damage.where for damage in found} == {str(kept.flow.data_dir / "positions")}
+        assert "expected the last row of" in found[0].what
+
+
+def test_a_snapshot_that_is_not_what_its_book_comes_to_is_named(kept: Kept) -> None:
+    [store] = recovery.store_files(kept.flow.recovery_dir)
+    with closing(sqlite3.connect(store)) as db, db:
+        [(row, key, data), *_] = db.execute(
+            "SELECT rowid, state_key, ser_change FROM snaps WHERE step_id = ? "
+            "ORDER BY snap_epoch DESC", (POSITION_ID,)
+        ).fetchall()  # fmt: skip
+        *values, shown, _ = next(loads(data))
+        wrong = (*shown[:2], "CHF", *shown[3:])
+        data = dumps(seal_values(key, (*values, wrong)))
+        db.execute("UPDATE snaps SET ser_change = ? WHERE rowid = ?", (data, row))
+    assert any("to be what its book comes to" in damage.what for damage in kept.look())
+
+
+def test_damage_is_what_is_still_there_when_one_looks_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stays, goes, comes = (Damage(name, "damaged") for name in ("stays", "goes", "comes"))
+    monkeypatch.setattr(module, "_BETWEEN_S", 0.0)
+    for looks, found in (
+        ([[stays, goes], [stays], [stays, comes]], [stays]),
+        ([[goes], [comes], []], []),
+        ([[], [comes], [comes]], []),
+    ):
+        seen = iter(looks)
+        monkeypatch.setattr(module, "_look", lambda *_, seen=seen: next(seen))
+        assert verify(Settings(), None) == found
+
+
+def test_a_file_that_is_gone_is_no_damage_and_one_that_cannot_be_read_is(tmp_path: Path) -> None:
+    (tmp_path / "positions" / "date=2026-07-14" / "a.12345678.parquet").mkdir(parents=True)
+    [damage] = verify(Settings(data_dir=tmp_path), None)
+    assert damage.what == "cannot be read: Is a directory"
+    store = tmp_path / "recovery" / "part-0.sqlite3"
+    store.mkdir(parents=True)
+    [_, damage] = sorted(verify(Settings(data_dir=tmp_path), store.parent))
+    assert damage.where == str(store)
+    assert damage.what.startswith("cannot be read: ")
+    assert list(module._check(tmp_path / "gone.12345678.parquet", module._check_part)) == []
+
+
+def test_the_command_names_what_is_damaged_and_exits_with_1(
+    kept: Kept, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "set_up_logging", lambda _: None)
+    not_looked_at = "-r names the recovery directory, which was not looked at."
+    module.main(kept.flow.recovery_dir)
+    module.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "All is as it was written.",
+        f"All of DATA_DIR is as it was written; {not_looked_at}",
+    ]
+    kept.flow.recovery_dir.rename(kept.flow.data_dir / "recovery")
+    module.main()  # where the flow keeps it if nobody says
+    assert capsys.readouterr().out == "All is as it was written.\n"
+    part = parts(kept.flow.data_dir, "positions")[0]
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 1
+    said = f"{part}: damaged: its checksum is not that of its name\n"
+    assert capsys.readouterr().out == said
 
 
 def test_the_flow_stops_with_a_line_that_names_a_damaged_file(kept: Kept) -> None:

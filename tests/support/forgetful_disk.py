@@ -55,9 +55,10 @@ class ForgetfulDisk:
 
     def holds(self, path: str) -> bool:
         """Tell whether a path is on this disk; so is the one that holds its root's name."""
-        return path in {str(self._root), str(self._root.parent)} or path.startswith(
-            f"{self._root}/"
-        )
+        return path == str(self._root.parent) or self._is_within(path)
+
+    def _is_within(self, path: str) -> bool:
+        return path == str(self._root) or path.startswith(f"{self._root}/")
 
     def see(self, call: Call) -> int | None:
         """Follow a call; return the answer of one that syncs, as nothing else need do it."""
@@ -78,14 +79,18 @@ class ForgetfulDisk:
                 self._rename(call.kind, paths, exchanges=exchanges)
         return None
 
-    def cut(self, rng: random.Random) -> None:
-        """Cut the power: leave, in place of what the directory holds, what a disk may hold."""
+    def cut(self, rng: random.Random, into: Path | None = None) -> None:
+        """Cut the power: leave, in place of what the directory holds, what a disk may hold.
+
+        into: another directory, to see what a cut would leave while the program goes on.
+        """
+        root = into or self._root
         names = dict(self._synced)
         for change in self._that_lasted(rng):
             _apply(change, names)
-        shutil.rmtree(self._root, ignore_errors=True)
-        for path in sorted(filter(self.holds, names)):
-            node, where = names[path], Path(path)
+        shutil.rmtree(root, ignore_errors=True)
+        for path in sorted(filter(self._is_within, names)):
+            node, where = names[path], root / Path(path).relative_to(self._root)
             in_memory_only = path.endswith("-shm")
             if in_memory_only or where.exists() or not where.parent.exists():
                 continue

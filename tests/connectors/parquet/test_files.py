@@ -1,42 +1,33 @@
 """A stream's files and their manifest: what a commit rests on, and what is not read."""
 
 import json
-import os
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from connectors.parquet.files import DataDirError, StreamFiles
 from connectors.parquet.tables import Table
+from tests.support.happened import Happened
 
 
 @pytest.fixture
-def happened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Return what is synced or renamed from now on, by inode."""
-    noted: list[tuple[str, int]] = []
-    fsync, rename = os.fsync, Path.rename
+def happened(monkeypatch: pytest.MonkeyPatch) -> Happened:
+    return Happened(monkeypatch)
 
-    def noted_fsync(fd: int) -> None:
-        fsync(fd)
-        noted.append(("synced", os.fstat(fd).st_ino))
 
-    def noted_rename(path: Path, target: Path) -> Path:
-        noted.append(("renamed", path.stat().st_ino))
-        return rename(path, target)
-
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "rename", noted_rename)
-    return noted
+def started(data_dir: Path) -> StreamFiles:
+    files = StreamFiles(data_dir, "executions")
+    files.lock()
+    files.recover()
+    return files
 
 
 def test_a_commit_waits_for_the_disk_to_have_all_that_it_rests_on(
-    tmp_path: Path, happened: list[tuple[str, int]]
+    tmp_path: Path, happened: Happened
 ) -> None:
-    # A power cut, which no test can make, may undo whatever is not synced.
-    files = StreamFiles(tmp_path, "executions")
-    files.lock()
-    files.recover()
+    files = started(tmp_path)
     own = tmp_path / ".lotstream" / "executions"
     moved_to: set[int] = set()
     for number in (1, 2):
@@ -54,6 +45,72 @@ def test_a_commit_waits_for_the_disk_to_have_all_that_it_rests_on(
         del happened[:seen]
         moved_to = {path.stat().st_ino for path in (tmp_path / "positions").iterdir()}
     files.close()
+
+
+def test_names_that_a_killed_run_gave_last_before_their_manifest_is_replaced(
+    tmp_path: Path, happened: Happened
+) -> None:
+    killed = started(tmp_path)
+    killed.write(Table("positions", 0, pa.table({"a": [1]})))
+    killed.commit("1-0")
+    killed.close()
+    happened.clear()
+    files = started(tmp_path)
+    files.commit("2-0")
+    files.close()
+    committed = happened.renamed(tmp_path / ".lotstream" / "executions" / "manifest.json")
+    assert happened.synced(tmp_path / "positions" / "date=1970-01-01", before=committed)
+
+
+def test_a_start_finishes_a_commit_and_refuses_a_damaged_file_of_it(tmp_path: Path) -> None:
+    own = tmp_path / ".lotstream" / "executions"
+    files = started(tmp_path)
+    files.write(Table("positions", 0, pa.table({"a": [1]})))
+    files.commit("1-0")
+    files.close()
+    [final] = (tmp_path / "positions").glob("*/*.parquet")
+    cut_off = final.rename(own / "positions.1970-01-01.0-0.parquet")
+    whole = cut_off.read_bytes()
+    cut_off.write_bytes(whole[:-1])
+    with pytest.raises(DataDirError, match=r"positions\.1970-01-01\.0-0\.parquet is damaged"):
+        StreamFiles(tmp_path, "executions").recover()
+    cut_off.write_bytes(whole)
+    assert StreamFiles(tmp_path, "executions").recover() == "1-0"
+    assert final.read_bytes() == whole
+    assert list(own.glob("*.parquet")) == []
+
+
+@pytest.mark.parametrize("rows", [999, 1000, 1001, 2000])
+def test_a_file_has_all_its_rows_however_many(tmp_path: Path, rows: int) -> None:
+    files = started(tmp_path)
+    for first in range(0, rows, 500):
+        part = list(range(first, min(first + 500, rows)))
+        files.write(Table("positions", 0, pa.table({"a": part})))
+    files.commit("1-0")
+    files.close()
+    [path] = (tmp_path / "positions").glob("*/*.parquet")
+    assert pq.ParquetFile(path).read()["a"].to_pylist() == list(range(rows))
+
+
+def test_two_streams_of_one_directory_name_are_told_apart(tmp_path: Path) -> None:
+    files = StreamFiles(tmp_path, "executions:1")
+    files.lock()
+    files.commit("5-0")
+    files.close()
+    with pytest.raises(DataDirError) as refused:
+        StreamFiles(tmp_path, "executions.1").written()
+    said = "expected the manifest of stream 'executions.1', found that of 'executions:1'"
+    assert said in str(refused.value)
+
+
+def test_a_manifest_whose_figures_were_changed_is_refused(tmp_path: Path) -> None:
+    files = started(tmp_path)
+    files.commit("5-0")
+    files.close()
+    path = tmp_path / ".lotstream" / "executions" / "manifest.json"
+    path.write_text(path.read_text().replace('"5-0"', '"4-0"'))
+    with pytest.raises(DataDirError, match=r"manifest\.json is damaged: its checksum is wrong"):
+        StreamFiles(tmp_path, "executions").recover()
 
 
 @pytest.mark.parametrize(
@@ -83,9 +140,7 @@ def test_a_manifest_of_another_form_is_refused_with_what_to_do(
 
 
 def test_the_form_of_a_manifest_changes_with_its_version_only(tmp_path: Path) -> None:
-    files = StreamFiles(tmp_path, "executions")
-    files.lock()
-    files.recover()
+    files = started(tmp_path)
     files.commit("5-0")
     files.close()
     manifest = json.loads((tmp_path / ".lotstream" / "executions" / "manifest.json").read_text())

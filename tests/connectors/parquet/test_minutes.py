@@ -8,11 +8,13 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from connectors.file_lock import LockedError
+from connectors.file_lock import FileLock, LockedError
+from connectors.parquet.files import DataDirError
 from connectors.parquet.minutes import VALUATIONS_SCHEMA, MinuteFiles
 from flows.compact import compact
 from state.exact import MONEY, ONE
 from state.valuation import Day, Holding, Mark, Valuation, value
+from tests.support.happened import Happened
 
 MINUTE = 1_764_000_000_000 // 60_000 * 60_000
 
@@ -74,6 +76,46 @@ def test_a_minute_is_written_once_whatever_crashes(tmp_path: Path) -> None:
     late.add("A", valuation(3), MINUTE + 40_000)
     late.end_minute(MINUTE + 60_000)
     assert rows(tmp_path) == [("A", time(0), Decimal(2))]
+
+
+def test_a_minute_appears_whole_and_then_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened = Happened(monkeypatch)
+    files = started(tmp_path)
+    files.add("A", valuation(1), MINUTE)
+    files.end_minute(MINUTE + 60_000)
+    [path] = (tmp_path / "valuations").glob("date=*/*.parquet")
+    appeared = happened.renamed(path)
+    assert happened.synced(path, before=appeared)
+    assert happened.synced(path.parent, since=appeared)
+    for above in (tmp_path, tmp_path / "valuations"):
+        assert happened.synced(above, before=appeared)
+
+
+def test_a_minute_does_not_appear_while_a_days_files_change_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Waited(Exception):  # noqa: N818
+        pass
+
+    def wait(_: object) -> None:
+        raise Waited
+
+    files = started(tmp_path)
+    files.add("A", valuation(1), MINUTE)
+    compacting = FileLock(tmp_path / ".lotstream" / "publish.lock")
+    compacting.acquire()
+    monkeypatch.setattr("connectors.file_lock.time.sleep", wait)
+    with pytest.raises(Waited):
+        files.end_minute(MINUTE + 60_000)
+    assert rows(tmp_path) == []
+
+
+def test_a_data_dir_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".lotstream").write_text("a file")
+    with pytest.raises(DataDirError, match="cannot write to DATA_DIR: "):
+        started(tmp_path)
 
 
 @pytest.mark.long

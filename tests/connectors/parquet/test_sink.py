@@ -5,10 +5,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import redis as redis_py
 
 from connectors.file_lock import FileLock
+from connectors.kept import DamagedError, unseal_values
+from connectors.parquet.files import DataDirError
+from connectors.parquet.sink import ParquetSink
+from state.book import Book
+from state.records import FIRST_ID, Changes, Update
 from tests.support import naive
 from tests.support.flow_process import (
     FlowProcess,
@@ -19,6 +25,7 @@ from tests.support.flow_process import (
     read_stream,
     until,
 )
+from tests.support.notation import message
 
 EXECUTION = {
     "side": "BUY",
@@ -177,3 +184,86 @@ def test_each_file_appears_whole_and_stays_as_it_is(
     ids = [path.name.split(".")[-4:-2] for path in parts(flow.data_dir, "positions")]
     assert all(order(first) <= order(last) for first, last in ids)
     assert_exact(redis, flow, rows=number)
+
+
+# --- the sink alone ---------------------------------------------------------------------------
+
+
+def changes(symbol: str, *numbers: int) -> Changes:
+    """Return what one read changed in a position: a purchase for each entry `5-number`."""
+    book, updates = Book(symbol), []
+    for number in numbers:
+        said = message("BUY 1 @ 1", number)
+        applied = book.apply(said)
+        assert applied is not None
+        updates.append(Update(f"5-{number}", said, applied, book.snapshot()))
+    stream_id = updates[-1].stream_id if updates else FIRST_ID
+    return Changes("s", symbol, stream_id, book.snapshot(), updates, live=True)
+
+
+def committed(
+    data_dir: Path, *reads: list[Changes], resume_state: tuple[Any, ...] | None = None
+) -> list[str]:
+    """Let a run of the sink take in some reads, an epoch each; return what each came to."""
+    part = ParquetSink(data_dir, ["s"]).build_part("", "s", resume_state)
+    found: list[str] = []
+    try:
+        for read in reads:
+            if read:
+                part.write_batch(read)
+            found += unseal_values("s", part.snapshot())
+    finally:
+        part.close()
+    return found
+
+
+def ids(data_dir: Path) -> list[str]:
+    found = (pq.ParquetFile(path).read() for path in parts(data_dir, "positions"))
+    return sorted(entry for table in found for entry in table["stream_id"].to_pylist())
+
+
+def test_keys_whose_entries_come_in_another_order_are_written_once(tmp_path: Path) -> None:
+    read = [changes("A", 1, 4), changes("B", 2, 3)]
+    assert committed(tmp_path, [], read, []) == ["0-0", "5-4", "5-4"]
+    assert committed(tmp_path, read, [changes("A", 1, 4, 5)]) == ["5-4", "5-5"]
+    assert committed(tmp_path, [changes("A", 5, 6)]) == ["5-6"]
+    assert ids(tmp_path) == [f"5-{number}" for number in range(1, 7)]
+
+
+def test_what_only_shows_a_position_again_makes_no_row_and_no_commit(tmp_path: Path) -> None:
+    assert committed(tmp_path, [changes("A"), changes("B", 2, 3)]) == ["5-3"]
+    found = json.loads((tmp_path / ".lotstream" / "s" / "manifest.json").read_text())
+    assert (found["first_id"], found["last_id"]) == ("5-2", "5-3")
+
+
+def test_the_first_entry_that_has_a_row_stays_known(tmp_path: Path) -> None:
+    committed(tmp_path, [changes("A", 2, 4), changes("B", 3)], [changes("A", 6)])
+    committed(tmp_path, [changes("A", 7)])
+    assert ids(tmp_path) == ["5-2", "5-3", "5-4", "5-6", "5-7"]
+    found = json.loads((tmp_path / ".lotstream" / "s" / "manifest.json").read_text())
+    assert (found["first_id"], found["last_id"]) == ("5-2", "5-7")
+
+
+def test_a_state_that_is_ahead_of_the_rows_or_damaged_is_refused(tmp_path: Path) -> None:
+    part = ParquetSink(tmp_path, ["s"]).build_part("", "s", None)
+    part.write_batch([changes("A", 1)])
+    state = part.snapshot()
+    part.close()
+    assert committed(tmp_path, [], resume_state=state) == ["5-1"]
+    with pytest.raises(DataDirError, match=r"rows up to entry 5-1 .* found rows up to 0-0"):
+        committed(tmp_path / "other", [], resume_state=state)
+    with pytest.raises(DamagedError):
+        committed(tmp_path, [], resume_state=("5-0", *state[1:]))
+
+
+def test_an_epoch_whose_rows_could_not_be_written_is_not_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.parquet.sink._ROWS_AT_ONCE_LIVE", 1)
+    part = ParquetSink(tmp_path, ["s"]).build_part("", "s", None)
+    (tmp_path / ".lotstream" / "s" / "positions.1970-01-01.0-0.parquet").mkdir()
+    part.write_batch([changes("A", 1)])
+    with pytest.raises(OSError, match="positions"):
+        part.snapshot()
+    part.close()
+    assert not (tmp_path / ".lotstream" / "s" / "manifest.json").exists()

@@ -15,11 +15,18 @@ from typing import Any
 import pytest
 import redis as redis_py
 
+from connectors.book_store import BookStore, BookStores
 from connectors.file_lock import LockedError
+from connectors.kept import dumps, seal_values
 from flows.job import recovery
-from flows.job.names import LETTERS_ID, POSITION_ID
+from flows.job.names import LETTERS_ID, PARQUET_ID, POSITION_ID, POSITION_VERSION, SOURCE_ID
+from state.book import Book
+from state.exact import ONE
+from state.messages import Execution
 from tests.support import naive
 from tests.support.flow_process import ROOT, FlowProcess, add, outcome, read_hash, read_stream
+from tests.support.happened import Happened
+from tests.support.stores import damage_index
 
 QUICK_S = 5.0
 """A stop takes a tenth of a second, on a machine with nothing else to do."""
@@ -297,6 +304,114 @@ def test_an_epoch_is_complete_when_the_slowest_worker_has_completed_it(
     with closing(sqlite3.connect(tmp_path / "part-0.sqlite3")) as db:
         left = db.execute("SELECT snap_epoch FROM snaps ORDER BY snap_epoch").fetchall()
     assert [epoch for [epoch] in left] == stays
+
+
+def put(directory: Path, *rows: tuple[str, str, int, object]) -> None:
+    """Write snapshots (step, key, epoch, values; None: let go) of a run that resumes at 5."""
+    with closing(sqlite3.connect(directory / "part-0.sqlite3")) as db, db:
+        db.execute("INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (0, 1, 5)")
+        db.executemany(
+            "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)",
+            [(*of, None if values is None else dumps(values)) for *of, values in rows],
+        )
+
+
+def sealed(key: str, *values: object) -> tuple[object, ...]:
+    return seal_values(key, values)
+
+
+def test_of_each_key_the_last_snapshot_of_a_complete_epoch_counts(tmp_path: Path) -> None:
+    recovery.prepare(tmp_path, None).close()
+    put(
+        tmp_path,
+        (SOURCE_ID, "s", 4, sealed("s", "4-0", 4)), (SOURCE_ID, "s", 3, sealed("s", "3-0", 3)),
+        (SOURCE_ID, "s", 5, sealed("s", "5-0", 5)), (PARQUET_ID, "s", 1, sealed("s", "1-0")),
+        (PARQUET_ID, "t", 1, sealed("t", "1-0")), (PARQUET_ID, "t", 2, None),
+        (LETTERS_ID, "s", 1, sealed("s", 1)),
+    )  # fmt: skip
+    found = recovery.read_snapshots(tmp_path)
+    assert sorted(found) == [(SOURCE_ID, "s", ("4-0", 4)), (PARQUET_ID, "s", ("1-0",))]
+    assert recovery.resumed_at(tmp_path) == {"s": "4-0"}
+
+
+@pytest.mark.parametrize("step", [SOURCE_ID, POSITION_ID, PARQUET_ID, LETTERS_ID])
+def test_a_snapshot_that_was_changed_stops_a_start_before_it_writes_anything(
+    tmp_path: Path, step: str
+) -> None:
+    recovery.prepare(tmp_path, None).close()
+    (tmp_path / "lock").unlink()
+    [*values, checksum] = seal_values("s", (POSITION_VERSION, "3-0"))
+    put(tmp_path, (step, "s", 7, (*values[:-1], "4-0", checksum)))
+    with pytest.raises(recovery.RecoveryError, match=f"damaged: the snapshot of 's' in {step}: "):
+        recovery.prepare(tmp_path, None)
+    assert not (tmp_path / "lock").exists()
+
+
+def test_a_store_that_cannot_be_opened_is_told_with_its_directory(tmp_path: Path) -> None:
+    (tmp_path / "part-0.sqlite3").mkdir()
+    said = f"cannot use the recovery directory {tmp_path}: "
+    with pytest.raises(recovery.RecoveryError, match=said):
+        recovery.prepare(tmp_path, None)
+
+
+def test_a_damaged_index_of_the_snapshots_is_noticed(tmp_path: Path) -> None:
+    recovery.prepare(tmp_path, None).close()
+    put(tmp_path, (SOURCE_ID, "some stream", 4, sealed("some stream", "4-0", 4)))
+    damage_index(tmp_path / "part-0.sqlite3", "some stream")
+    with pytest.raises(recovery.RecoveryError, match="is damaged: row 1 missing from index"):
+        recovery.check(tmp_path)
+
+
+def test_of_the_books_goes_what_is_beyond_what_was_read_of_their_own_stream(
+    tmp_path: Path,
+) -> None:
+    recovery.prepare(tmp_path, None).close()
+    put(
+        tmp_path,
+        (SOURCE_ID, "s", 4, sealed("s", "4-0", 4)), (SOURCE_ID, "t", 4, sealed("t", "6-0", 6)),
+        (POSITION_ID, "S", 4, sealed("S", POSITION_VERSION, "s")),
+        (POSITION_ID, "T", 4, sealed("T", POSITION_VERSION, "t")),
+    )  # fmt: skip
+    store = BookStore(tmp_path)
+    for at in (4, 6, 8):
+        for key in ("S", "T", "new"):
+            said = Execution(f"e{at}", f"e{at}", 1, at, ONE, ONE)
+            store.remember(key, Book(key), b"%d-0\n" % at, [said])
+        store.commit()
+    recovery.prepare(tmp_path, None).close()
+    with closing(sqlite3.connect(tmp_path / "books-0.db")) as db:
+        left = db.execute("SELECT key, ms FROM books ORDER BY key, ms").fetchall()
+    # Of a key that has no snapshot nobody knows the stream.
+    assert left == [("S", 4), ("T", 4), ("T", 6), ("new", 4), ("new", 6)]
+
+
+def test_a_made_store_lasts_and_is_replaced_until_a_run_has_used_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened, directory = Happened(monkeypatch), tmp_path / "new"
+    assert not recovery.is_unused(directory)
+    (tmp_path / ".new.making").mkdir()
+    (tmp_path / ".new.making" / "books-left by a crash.db").touch()
+    for last in ("3-0", "5-0"):
+        with recovery.new_store(directory, [(SOURCE_ID, "s", (last, 1))]) as making:
+            BookStores(making).mine()
+        assert recovery.read_snapshots(directory) == [(SOURCE_ID, "s", (last, 1))]
+        assert {path.name for path in directory.glob("*.db")} == {"books-0.db"}
+        assert recovery.is_unused(directory)
+    assert happened.synced(tmp_path, since=happened.renamed(directory))
+    with closing(sqlite3.connect(directory / "part-0.sqlite3")) as db, db:
+        db.execute("INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (1, 1, 2)")
+    assert not recovery.is_unused(directory)
+
+
+def test_who_takes_part_in_a_cluster_is_never_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened, members = Happened(monkeypatch), recovery._Members(3, 2, [1], over=False)
+    members.write(tmp_path)
+    path = tmp_path / "members.json"
+    assert happened.synced(path, before=happened.renamed(path))
+    assert recovery._Members.read(tmp_path) == members
 
 
 def snapshots_after_the_resume_epoch(directory: Path) -> int:
