@@ -220,6 +220,34 @@ def test_a_write_to_a_replica_waits_for_its_promotion_and_connects_anew(
     assert levels(caplog) == ["WARNING", "INFO"]
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "LOADING Redis is loading the dataset in memory",
+        "READONLY You can't write against a read only replica.",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "MISCONF Redis is configured to save RDB snapshots, but it's unable to persist to disk.",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "NOREPLICAS Not enough good replicas to write.",
+        "CLUSTERDOWN The cluster is down",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "BUSY Redis is busy running a script.",
+        "UNBLOCKED force unblock from blocking operation, instance state changed",
+        "ERR Error running script (call to f_1): @user_script:1: OOM command not allowed",
+    ],
+)
+def test_what_a_server_refuses_for_the_time_being_is_tried_again(
+    redis_url: str, stop: threading.Event, refusal: str
+) -> None:
+    def refuse_twice(client: redis.Redis) -> object:
+        script = "if redis.call('INCR', KEYS[1]) > 2 then return 'taken' end "
+        return client.eval(f"{script}return redis.error_reply(ARGV[1])", 1, "tries", refusal)
+
+    with linked(redis_url, stop) as link:
+        assert link.call(refuse_twice) == b"taken"
+        assert link.retries == 1
+
+
 def test_a_call_waits_for_a_server_that_a_long_script_holds_up(
     own_server: OwnServer, stop: threading.Event, background: ThreadPoolExecutor
 ) -> None:
