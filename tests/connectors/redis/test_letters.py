@@ -13,6 +13,8 @@ from connectors.redis.link import RedisLink
 
 DEAD = "executions:dead"
 WORDS = [b"symbol", b"A"]
+WIDE = [b"%d" % (n // 2) for n in range(20_000)]
+"""More words than a script hands on."""
 
 
 @pytest.fixture
@@ -42,15 +44,16 @@ def test_a_letter_from_elsewhere_comes_once_behind_the_newest(
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("words", [WORDS, WIDE], ids=["few words", "many words"])
 def test_a_letter_of_the_flow_whose_id_is_taken_is_written_all_the_same(
-    redis: redis_py.Redis, others: OtherLetters
+    redis: redis_py.Redis, others: OtherLetters, words: list[bytes]
 ) -> None:
     add_of_flow(redis, DEAD, [("5-3", WORDS)])
     for number in range(2):
         others.add_once(str(number), "executions", {"symbol": "A"}, "no")
-    assert add_of_flow(redis, DEAD, [("5-4", WORDS), ("5-5", WORDS), ("6-0", WORDS)]) == [True] * 3
+    assert add_of_flow(redis, DEAD, [("5-4", words), ("5-5", WORDS), ("6-0", words)]) == [True] * 3
     assert ids(redis) == ["5-3", "5-4", "5-5", "5-6", "5-7", "6-0"]
-    assert add_of_flow(redis, DEAD, [("5-4", WORDS), ("5-5", WORDS), ("6-0", WORDS)]) == [False] * 3
+    assert add_of_flow(redis, DEAD, [("5-4", words), ("5-5", WORDS), ("6-0", words)]) == [False] * 3
 
 
 def test_without_others_a_letter_has_its_entry_s_id_and_nothing_stands_beside(
@@ -109,8 +112,7 @@ def _order(entry_id: str) -> tuple[int, ...]:
 def test_a_letter_of_more_words_than_a_script_hands_on_is_written_like_any_other(
     redis: redis_py.Redis, others: OtherLetters
 ) -> None:
-    wide = [str(n // 2).encode() for n in range(20_000)]
-    letters = [("5-3", WORDS), ("5-4", wide), ("5-5", WORDS), ("6-0", wide)]
+    letters = [("5-3", WORDS), ("5-4", WIDE), ("5-5", WORDS), ("6-0", WIDE)]
     assert add_of_flow(redis, DEAD, letters[:2]) == [True, True]
     assert others.add_once("1", "executions", {"symbol": "A"}, "no")
     assert add_of_flow(redis, DEAD, letters) == [False, False, True, True]
