@@ -7,6 +7,7 @@ import pytest
 import redis as redis_py
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.crc import key_slot
 
 from connectors.redis.letters import OtherLetters, add_of_flow, keys_beside
 from connectors.redis.link import RedisLink
@@ -112,7 +113,7 @@ def _order(entry_id: str) -> tuple[int, ...]:
 def test_a_letter_of_more_words_than_a_script_hands_on_is_written_like_any_other(
     redis: redis_py.Redis, others: OtherLetters
 ) -> None:
-    letters = [("5-3", WORDS), ("5-4", WIDE), ("5-5", WORDS), ("6-0", WIDE)]
+    letters = [("5-3", WORDS), ("5-4", WIDE), ("5-5", WIDE[:8000]), ("6-0", WIDE)]
     assert add_of_flow(redis, DEAD, letters[:2]) == [True, True]
     assert others.add_once("1", "executions", {"symbol": "A"}, "no")
     assert add_of_flow(redis, DEAD, letters) == [False, False, True, True]
@@ -121,3 +122,28 @@ def test_a_letter_of_more_words_than_a_script_hands_on_is_written_like_any_other
     assert [redis.get(key) for key in keys_beside(DEAD)[:1]] == [b"6-0"]
     found: Any = redis.xrange(DEAD)
     assert len(found[-1][1]) == 10_000
+
+
+@pytest.mark.parametrize("words", [WORDS, WIDE], ids=["few words", "many words"])
+def test_what_the_server_refuses_is_raised_and_no_letter_taken_for_written(
+    redis: redis_py.Redis, words: list[bytes]
+) -> None:
+    redis.set(DEAD, "no stream")
+    with pytest.raises(redis_py.ResponseError, match="WRONGTYPE"):
+        add_of_flow(redis, DEAD, [("5-3", words)])
+
+
+def test_letters_are_added_in_one_step(redis: redis_py.Redis) -> None:
+    """Else some of them were there, and counted nowhere, after an error at a later one."""
+    add_of_flow(redis, DEAD, [("5-3", WORDS)])
+    with redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+        add_of_flow(redis, DEAD, [("5-4", WORDS), ("5-5", WORDS)])
+        seen: list[str] = []
+        while "XADD" not in seen:
+            seen.append(monitor.next_command()["command"].split(" ", 1)[0])
+    assert "MULTI" in seen
+
+
+@pytest.mark.parametrize("stream", ["executions:dead", "{executions}:dead:0"])
+def test_what_stands_beside_the_letters_is_in_their_slot_of_redis_cluster(stream: str) -> None:
+    assert {key_slot(key.encode()) for key in keys_beside(stream)} == {key_slot(stream.encode())}
