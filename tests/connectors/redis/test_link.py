@@ -173,6 +173,19 @@ def test_a_stop_ends_the_waiting_at_once(
     assert time.monotonic() - began < 1
 
 
+def test_the_client_itself_waits_for_seconds_at_most_and_tries_nothing_again(
+    redis_url: str, stop: threading.Event
+) -> None:
+    """So that the link alone decides how long is waited, and a stop ends it."""
+    with linked(redis_url, stop) as link:
+        link.call(ping)
+        connection = link.client.connection_pool.get_connection()
+        assert 0 < connection.socket_timeout <= 10
+        assert 0 < connection.socket_connect_timeout <= 5
+        assert connection.retry.get_retries() == 0
+        link.client.connection_pool.release(connection)
+
+
 # --- refusals that pass
 
 

@@ -213,6 +213,7 @@ def test_a_start_shows_what_is_committed_before_anything_new_comes(
     reader.ids()
     reader.ids()
     assert group(redis) == "1-2"
+    assert groups(redis)[0]["lag"] == 0
 
 
 def test_a_rebuild_takes_the_group_back_with_it(link: RedisLink, redis: redis_py.Redis) -> None:
@@ -350,6 +351,34 @@ def test_a_server_that_counts_no_entries_is_read_and_shown_progress(
             assert source.to_go() is None
     assert [entry for entry, _ in read.entries] == [b"1-1", b"1-2"]
     assert group(redis) == "1-2"
+
+
+def test_a_read_of_many_streams_waits_a_moment_and_not_for_ever(
+    link: RedisLink, stop: Event
+) -> None:
+    streams = [f"executions:{n}" for n in range(4)]
+    source = RedisStreamSource(link, streams, stop, block_ms=1)
+    part = source.build_part("step", streams[0], None)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(part.next_batch)
+        try:
+            assert read.result(8) == []
+        finally:
+            stop.set()
+
+
+@pytest.mark.parametrize("command", ["xgroup", "xinfo"])
+def test_a_permission_that_lacks_is_named_and_not_taken_for_a_stream_that_is_not_there(
+    redis_url: str, redis: redis_py.Redis, stop: Event, command: str
+) -> None:
+    add(redis, "1-1")
+    send(redis, "ACL", "SETUSER", "some", "on", ">word", "~*", "&*", "+@all", f"-{command}")
+    link = RedisLink(redis_url.replace("redis://", "redis://some:word@"), stop)
+    with closing(link.client):
+        reader = Reader(link)
+        with pytest.raises(RedisRefusedError, match=f"lacks a permission: .*{command}"):
+            reader.epoch()
+    send(redis, "ACL", "DELUSER", "some")
 
 
 def test_what_is_still_to_be_read_is_counted_over_all_streams(
