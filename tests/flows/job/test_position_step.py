@@ -102,6 +102,14 @@ def test_a_message_that_the_book_refuses_is_rejected_and_the_others_are_booked(
     assert changes(book(logic, messages(entry(4, currency="EUR")))) == []
 
 
+def test_what_the_book_refuses_is_told_among_the_errors() -> None:
+    progress = Progress()
+    progress.read(2, live=False)
+    items = messages(entry(1), entry(2, currency="EUR"), live=False)
+    book(PositionLogic(None, None, progress), items)
+    assert (progress._entries, progress._errors) == (2, 1)
+
+
 def test_each_change_of_quantity_is_told_while_live_and_no_other(
     logic: PositionLogic, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -130,13 +138,15 @@ def test_what_became_of_executions_is_counted(logic: PositionLogic) -> None:
             entry(10, exec_id=f"{ibkr}2", timestamp="1700000005000"),  # corrects it
             entry(11, exec_id=f"{ibkr}1", timestamp="1700000009000"),  # superseded
             entry(12, timestamp="1700000001000"),  # late
-            entry(13, **report),
+            entry(13, timestamp="1700000003000"),  # late
+            entry(14, **report),
         ),
     )
-    book(logic, messages(entry(14, timestamp="1700000003000")))  # late, of another read
+    book(logic, messages(entry(15, timestamp="1700000003000")))  # late, of another read
+    book(logic, messages(entry(16, timestamp="1700000005000")))  # at the time of the latest
     after = counted()
     assert {name: after[name] - before[name] for name in after} == {
-        "booked": 8 + 4, "duplicate": 1, "corrected": 1, "late": 2,
+        "booked": 8 + 6, "duplicate": 1, "corrected": 1, "late": 3,
     }  # fmt: skip
 
 
@@ -184,6 +194,15 @@ def test_after_a_restart_the_position_is_shown_once_more_and_the_book_goes_on(
     assert shown.live
     assert logic.notify_at() is None
     assert changes(book(logic, messages(entry(3), entry(4, exec_id="e1")))) == [("3-0", 3, 1)]
+
+
+def test_a_book_goes_on_although_nobody_knows_how_far_its_stream_was(
+    stores: BookStores, tmp_path: Path
+) -> None:
+    first = PositionLogic(None, stores, Progress())
+    book(first, messages(entry(1)))
+    logic = PositionLogic(first.snapshot(), BookStores(tmp_path, 1), Progress())
+    assert changes(book(logic, messages(entry(2)))) == [("2-0", 2, 1)]
 
 
 def test_a_key_that_has_shown_nothing_yet_shows_nothing_after_a_restart(
