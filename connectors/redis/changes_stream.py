@@ -60,7 +60,7 @@ class ChangesStream:
         self._last_id = FIRST_ID
         """The stream was written up to here."""
         self._newest: dict[str, Shown] = {}
-        """Of each key, what was written, in order of id."""
+        """Of each key, what was written last."""
         self._lock = Lock()
 
     def write(self, shown: list[Shown]) -> None:
@@ -103,7 +103,6 @@ class ChangesStream:
 
     def _note(self, written: Shown) -> None:
         key, stream_id, _ = written
-        self._newest.pop(key, None)
         self._newest[key] = written
         self._last_id = max(self._last_id, stream_id, key=id_order)
 

@@ -71,6 +71,18 @@ def test_what_was_deleted_is_there_again_in_order_without_anything_new(
     assert ids(redis) == ["2-0", "3-0", "4-0"]
 
 
+def test_what_is_offered_again_does_not_hide_that_newer_changes_are_lost(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    stream = ChangesStream(link, STREAM, 1000)
+    stream.write([shown("A", "5-0")])
+    stream.write([shown("B", "3-0")])
+    redis.delete(STREAM)
+    redis.xadd(STREAM, {"key": "B"}, id="4-0")
+    stream.check()
+    assert ids(redis) == ["4-0", "5-0"]
+
+
 def test_a_look_while_another_writes_waits_for_nothing_and_does_nothing(
     link: RedisLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +116,7 @@ def test_about_as_many_are_kept_as_is_told_and_none_if_0(
     none.check()
     ChangesStream(link, STREAM, 100).write([shown("A", f"{n}-0") for n in range(1, 2001)])
     assert 100 <= redis.xlen(STREAM) <= 300
+    assert ids(redis)[-1] == "2000-0"
 
 
 @settings(max_examples=60, deadline=None)
