@@ -15,10 +15,17 @@ from typing import NoReturn
 
 import pytest
 import redis
+from prometheus_client import REGISTRY
 from tenacity import RetryCallState, Retrying
 
 from connectors.backoff import BACKOFF
-from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
+from connectors.redis.link import (
+    RedisLink,
+    RedisRefusedError,
+    StoppedError,
+    send_all,
+    warn_of_eviction,
+)
 from tests.conftest import OwnServer
 from tests.support.servers import RedisServer
 
@@ -117,6 +124,7 @@ def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_is_over(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = own_server(appendonly=True, requirepass="hush")
+    counted = _counted()
     with linked(server.url, stop) as link:
         link.call(set_key)
         for _ in range(2):
@@ -130,6 +138,11 @@ def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_is_over(
             assert levels(caplog) == ["WARNING", "INFO"]
             assert caplog.messages[1] == f"Redis is back after {link.retries - before} retries"
             assert "hush" not in caplog.text
+        assert _counted() - counted == link.retries
+
+
+def _counted() -> float:
+    return REGISTRY.get_sample_value("lotstream_redis_retries_total") or 0
 
 
 def test_a_connection_that_was_lost_between_two_calls_is_renewed_without_a_word(
@@ -315,7 +328,10 @@ def test_a_missing_permission_is_named(own_server: OwnServer, stop: threading.Ev
 def test_a_command_that_cannot_work_is_refused_whatever_it_quotes(
     redis_url: str, stop: threading.Event, value: str
 ) -> None:
+    tries = []
+
     def push(client: redis.Redis) -> object:
+        tries.append(client)
         with client.pipeline() as pipeline:
             pipeline.set("key", value)
             pipeline.lpush("key", value)
@@ -323,6 +339,7 @@ def test_a_command_that_cannot_work_is_refused_whatever_it_quotes(
 
     with linked(redis_url, stop) as link, pytest.raises(RedisRefusedError, match="WRONGTYPE"):
         link.call(push)
+    assert len(tries) == 1
 
 
 def test_an_error_of_the_command_itself_is_passed_on(redis_url: str, stop: threading.Event) -> None:
@@ -331,6 +348,48 @@ def test_an_error_of_the_command_itself_is_passed_on(redis_url: str, stop: threa
 
     with linked(redis_url, stop) as link, pytest.raises(ZeroDivisionError):
         link.call(fail)
+
+
+# --- commands in one go
+
+
+def test_commands_in_one_go_have_their_answers_in_order_and_an_error_is_one(
+    redis_url: str, stop: threading.Event
+) -> None:
+    commands = ("SET", "key", "value"), ("LPUSH", "key", "x"), ("GET", "key")
+    with linked(redis_url, stop) as link:
+        done, error, value = link.call(lambda client: send_all(client, *commands))
+        assert (done, value) == (b"OK", b"value")
+        assert isinstance(error, redis.ResponseError)
+        ids = [link.call(lambda client: send_all(client, ("CLIENT", "ID"))) for _ in range(3)]
+        assert ids[0] == ids[1] == ids[2]
+
+
+# --- a server that may evict
+
+
+@pytest.mark.parametrize(
+    ("policy", "warned"),
+    [("noeviction", False), ("volatile-lru", False), ("allkeys-lru", True)],
+)
+def test_a_server_that_may_throw_anything_away_is_warned_of(
+    own_server: OwnServer, stop: threading.Event, caplog: pytest.LogCaptureFixture,
+    policy: str, warned: bool,
+) -> None:  # fmt: skip
+    with linked(own_server(maxmemory_policy=policy).url, stop) as link:
+        warn_of_eviction(link)
+    assert [policy in message for message in caplog.messages] == [True] * warned
+
+
+def test_who_may_not_ask_whether_it_may_evict_is_not_warned(
+    own_server: OwnServer, stop: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = own_server(maxmemory_policy="allkeys-lru")
+    with server.client() as operator:
+        operator.acl_setuser("reader", enabled=True, passwords=["+pw"], commands=["+ping"])
+    with linked(f"redis://reader:pw@127.0.0.1:{server.port}", stop) as link:
+        warn_of_eviction(link)
+    assert caplog.messages == []
 
 
 # --- the other kinds of address
