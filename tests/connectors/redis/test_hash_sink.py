@@ -172,6 +172,7 @@ def test_while_it_catches_up_positions_are_shown_now_and_then_and_once_live_each
     assert there(redis)["A"] == "2-0"
     part.snapshot()
     assert there(redis)["A"] == "6-0"
+    assert read_stream(redis, "positions:changes")[-1][0] == "6-0"
     monkeypatch.setattr(hash_sink, "WRITE_EVERY_S", 0.0)
     part.write_batch([change("A", "7-0")])
     part.write_batch([change("A", "8-0", live=False)])
