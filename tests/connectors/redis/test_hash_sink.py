@@ -36,7 +36,7 @@ def value(stream_id: str, **members: object) -> str:
 # What a key's field holds when the flow comes to write an entry of 10-10 to 10-99.
 STAYS = {
     "newer": value("11-0"), "newer in the same millisecond": value("10-100"),
-    "much newer": value("100-1"), "newest": value("18446744073709551614-18446744073709551615"),
+    "newer, written without spaces": '{"stream_id":"11-0"}', "much newer": value("100-1"), "newest": value("18446744073709551614-18446744073709551615"),
 }  # fmt: skip
 IS_REPLACED = {
     "older": value("9-99"), "older in the same millisecond": value("10-9"),
@@ -138,9 +138,9 @@ def link(redis_url: str) -> Iterator[RedisLink]:
         yield link
 
 
-def part_of(link: RedisLink) -> Any:
+def part_of(link: RedisLink, kept: int = 1000) -> Any:
     changes = {"executions": "positions:changes"}
-    sink = PositionHashSink(link, ["executions"], "positions", changes=changes, changes_kept=1000)
+    sink = PositionHashSink(link, ["executions"], "positions", changes=changes, changes_kept=kept)
     return sink.build_part("hash", "executions", None)
 
 
@@ -211,6 +211,17 @@ def test_changes_that_were_deleted_are_written_again_without_anything_new(
     redis.delete("positions:changes")
     look(link)
     assert [entry_id for entry_id, _ in read_stream(redis, "positions:changes")] == ["1-0"]
+
+
+def test_where_no_changes_are_kept_there_is_no_stream_of_them(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    part = part_of(link, kept=0)
+    part.write_batch([change("A", "1-0")])
+    part.snapshot()
+    look(link)
+    assert there(redis) == {"A": "1-0"}
+    assert not redis.exists("positions:changes")
 
 
 def test_a_stop_while_redis_is_away_fails_nowhere() -> None:
