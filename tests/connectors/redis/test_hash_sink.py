@@ -36,7 +36,8 @@ def value(stream_id: str, **members: object) -> str:
 # What a key's field holds when the flow comes to write an entry of 10-10 to 10-99.
 STAYS = {
     "newer": value("11-0"), "newer in the same millisecond": value("10-100"),
-    "newer, written without spaces": '{"stream_id":"11-0"}', "much newer": value("100-1"), "newest": value("18446744073709551614-18446744073709551615"),
+    "newer, written without spaces": '{"stream_id":"11-0"}', "much newer": value("100-1"),
+    "newest": value("18446744073709551614-18446744073709551615"),
 }  # fmt: skip
 IS_REPLACED = {
     "older": value("9-99"), "older in the same millisecond": value("10-9"),
