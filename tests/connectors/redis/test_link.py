@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -265,13 +266,25 @@ def test_a_write_to_a_replica_waits_for_its_promotion_and_connects_anew(
 def test_what_a_server_refuses_for_the_time_being_is_tried_again(
     redis_url: str, stop: threading.Event, refusal: str
 ) -> None:
-    def refuse_twice(client: redis.Redis) -> object:
-        script = "if redis.call('INCR', KEYS[1]) > 2 then return 'taken' end "
-        return client.eval(f"{script}return redis.error_reply(ARGV[1])", 1, "tries", refusal)
-
     with linked(redis_url, stop) as link:
-        assert link.call(refuse_twice) == b"taken"
+        assert link.call(partial(refuse_twice, refusal)) == b"taken"
         assert link.retries == 1
+
+
+def refuse_twice(refusal: str, client: redis.Redis) -> object:
+    script = "if redis.call('INCR', KEYS[1]) > 2 then return 'taken' end "
+    return client.eval(f"{script}return redis.error_reply(ARGV[1])", 1, "tries", refusal)
+
+
+def test_an_answer_that_another_part_waits_for_is_not_lost_to_a_refusal(
+    redis_url: str, stop: threading.Event
+) -> None:
+    with linked(redis_url, stop) as link:
+        other = link.client.connection_pool.get_connection()
+        other.send_command("PING")  # type: ignore[no-untyped-call]
+        assert link.call(partial(refuse_twice, "OOM")) == b"taken"
+        assert other.read_response() == b"PONG"
+        link.client.connection_pool.release(other)
 
 
 def test_a_call_waits_for_a_server_that_a_long_script_holds_up(
