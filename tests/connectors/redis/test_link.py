@@ -355,6 +355,41 @@ def test_a_command_that_cannot_work_is_refused_whatever_it_quotes(
     assert len(tries) == 1
 
 
+@pytest.mark.parametrize(
+    "refusal", ["BUSYKEY Target key name already exists.", "ERR unknown command 'ROOMS'"]
+)
+def test_a_word_that_only_holds_the_code_of_what_passes_is_refused(
+    redis_url: str, stop: threading.Event, refusal: str
+) -> None:
+    stop.set()  # else it would wait for ever
+    with linked(redis_url, stop) as link, pytest.raises(RedisRefusedError, match=refusal[-8:]):
+        link.call(partial(refuse_twice, refusal))
+
+
+def test_a_server_that_does_not_answer_in_time_is_tried_again(
+    redis_url: str, stop: threading.Event
+) -> None:
+    with (
+        redis.Redis.from_url(redis_url) as operator,
+        linked(f"{redis_url}?socket_timeout=0.05", stop) as link,
+    ):
+        link.call(ping)
+        operator.client_pause(500)
+        assert link.call(ping)
+        assert link.retries > 0
+
+
+def test_an_error_of_the_command_itself_is_passed_on_also_when_it_is_tried_again(
+    redis_url: str, stop: threading.Event
+) -> None:
+    def refuse_then_fail(client: redis.Redis) -> NoReturn:
+        refuse_twice("OOM", client)
+        raise ZeroDivisionError
+
+    with linked(redis_url, stop) as link, pytest.raises(ZeroDivisionError):
+        link.call(refuse_then_fail)
+
+
 def test_an_error_of_the_command_itself_is_passed_on(redis_url: str, stop: threading.Event) -> None:
     def fail(_client: redis.Redis) -> NoReturn:
         raise ZeroDivisionError
