@@ -41,7 +41,8 @@ STAYS = {
 }  # fmt: skip
 IS_REPLACED = {
     "older": value("9-99"), "older in the same millisecond": value("10-9"),
-    "no JSON": "something else", "without id": "{}",
+    "no JSON": "something else", "an id that is not at the end": 'x "stream_id": "99-9" y',
+    "without id": "{}",
     "an id in a text": value("1-1", last_exec_id='"stream_id": "99-9"}'),
 }  # fmt: skip
 
