@@ -356,7 +356,7 @@ def test_a_command_that_cannot_work_is_refused_whatever_it_quotes(
 
 
 @pytest.mark.parametrize(
-    "refusal", ["BUSYKEY Target key name already exists.", "ERR unknown command 'ROOMS'"]
+    "refusal", ["BUSYKEY Target key name already exists.", "ERR unknown command 'BLOOM'"]
 )
 def test_a_word_that_only_holds_the_code_of_what_passes_is_refused(
     redis_url: str, stop: threading.Event, refusal: str
