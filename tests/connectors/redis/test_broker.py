@@ -113,6 +113,13 @@ def test_both_sides_are_read_with_what_is_known_and_booked(
     assert sides.ours["U1:A"].con_id == sides.broker["U1:A"].con_id == "7"
     redis.xgroup_create("executions", "positions", "$")
     assert reader.read().booked
+    # The server cannot tell how many are behind an entry that is gone.
+    gone: Any = redis.xadd("executions", {"a": "b"})
+    redis.xadd("executions", {"a": "b"})
+    redis.xdel("executions", gone)
+    assert not reader.read().booked
+    redis.xgroup_setid("executions", "positions", "$")
+    assert reader.read().booked
     reader = BothSidesReader(
         link, positions_hash="positions", broker_hash="broker", streams=["executions", "other"]
     )
