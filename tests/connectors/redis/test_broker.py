@@ -1,6 +1,8 @@
 """The hash of the broker's side, and both sides read together."""
 
 import json
+from collections.abc import Iterator
+from contextlib import closing
 from decimal import Decimal
 from threading import Event
 from typing import Any
@@ -20,8 +22,10 @@ from state.breaks import Difference, Kind
 
 
 @pytest.fixture
-def link(redis_url: str) -> RedisLink:
-    return RedisLink(redis_url, Event())
+def link(redis_url: str) -> Iterator[RedisLink]:
+    link = RedisLink(redis_url, Event())
+    with closing(link.client):
+        yield link
 
 
 def row(account: str, symbol: str, qty: str = "1", price: str = "10") -> BrokerPosition:

@@ -1,7 +1,9 @@
 """The hash of instruments: no two contracts share a name, and each keeps its own."""
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from threading import Event
 from typing import Any
 
@@ -16,8 +18,10 @@ RECORD: dict[str, str | None] = {"symbol": "SHOP", "multiplier": "1"}
 
 
 @pytest.fixture
-def instruments(redis_url: str) -> InstrumentHash:
-    return InstrumentHash(RedisLink(redis_url, Event()), "instruments", "positions")
+def instruments(redis_url: str) -> Iterator[InstrumentHash]:
+    link = RedisLink(redis_url, Event())
+    with closing(link.client):
+        yield InstrumentHash(link, "instruments", "positions")
 
 
 def test_the_first_of_the_names_that_no_other_has_is_given(instruments: InstrumentHash) -> None:

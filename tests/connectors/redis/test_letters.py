@@ -1,5 +1,7 @@
 """Dead letters of the flow and of others on one stream: none is lost, none comes twice."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from threading import Event
 from typing import Any
 
@@ -19,8 +21,10 @@ WIDE = [b"%d" % (n // 2) for n in range(20_000)]
 
 
 @pytest.fixture
-def others(redis_url: str) -> OtherLetters:
-    return OtherLetters(RedisLink(redis_url, Event()), {"executions": DEAD})
+def others(redis_url: str) -> Iterator[OtherLetters]:
+    link = RedisLink(redis_url, Event())
+    with closing(link.client):
+        yield OtherLetters(link, {"executions": DEAD})
 
 
 def ids(redis: redis_py.Redis) -> list[str]:
