@@ -373,7 +373,7 @@ def test_an_execution_that_gets_another_symbol_takes_its_reports_along(
     redis.xadd("executions", REPORT)
     redis.xadd("executions", {**REPORT, "exec_id": "e2"})
     redis.xadd("executions", {**REPORT, "account": "U2"})
-    redis.xadd("executions", {**SHOP, "side": "HOLD"})  # the letter itself, and no report
+    redis.xadd("executions", SHOP)  # of the same name, and no report
     letter = add_letter(redis, SHOP, "currency: expected 'USD', found 'CAD'")
     dead_report = add_letter(redis, {**REPORT, "commission": "x"}, "commission: found 'x'")
     result = replay("put-back", letter, "--set", "symbol=SHOP@TSE")
