@@ -109,6 +109,20 @@ def test_no_letter_can_draw_on_the_terminal(redis: redis_py.Redis) -> None:
     assert "\x1b" not in output
 
 
+def test_a_reason_and_a_name_may_be_any_bytes(redis: redis_py.Redis, redis_url: str) -> None:
+    letter: Any = redis.xadd(
+        DEAD, {**GOOD, "error": b"side: \xff", "source_stream": "executions", "source_id": "1-0"}
+    )
+    assert r"side: \xff" in replay().output
+    link = RedisLink(redis_url, Event())
+    with link.client:
+        box = LetterBox(link, [DEAD])
+        [found] = box.find(letter.decode())
+        assert box.drop(found, why="", at="now", by="\x1b[2J")
+        assert not box.drop(found, why="", at="now", by="me")
+    assert "dropped by '\\x1b[2J'" in replay("handled").output
+
+
 def test_what_the_flow_has_not_written_is_shown_whole_and_goes_nowhere(
     redis: redis_py.Redis,
 ) -> None:
@@ -394,10 +408,12 @@ def test_a_report_that_is_a_dead_letter_too_goes_with_its_execution(redis: redis
 
 def test_reports_stay_where_they_are_if_the_key_does(redis: redis_py.Redis) -> None:
     redis.xadd("executions", {**REPORT, "symbol": "AAPL"})
+    add_letter(redis, {**REPORT, "symbol": "AAPL"}, "commission: expected")
     letter = add_letter(redis, {**GOOD, "account": "U1", "side": "B"})
     replay("put-back", letter, "--set", "side=BUY", "--dry-run")
     assert replay("put-back", letter, "--set", "side=BUY").exit_code == 0
     assert redis.xlen("executions") == 2
+    assert redis.xlen(DEAD) == 1
 
 
 def test_another_account_moves_reports_too_whatever_revision_they_name(
@@ -450,7 +466,8 @@ def test_with_partitions_reports_go_where_the_execution_goes(
     monkeypatch.setenv("STREAM_PARTITIONS", "4")
     redis.xadd("executions:1", REPORT)
     letter = add_letter(redis, SHOP, dead="executions:dead:1", source="executions:1")
-    assert replay("put-back", letter, "--set", "account=U9").exit_code == 0
-    home = f"executions:{partition_of('U9:SHOP', 4)}"
-    moved = [each for each in entries(redis, home) if each["account"] == "U9"]
+    away = {partition_of("SHOP", 4), 1}
+    account = next(f"U{n}" for n in range(2, 99) if partition_of(f"U{n}:SHOP", 4) not in away)
+    assert replay("put-back", letter, "--set", f"account={account}").exit_code == 0
+    moved = entries(redis, f"executions:{partition_of(f'{account}:SHOP', 4)}")
     assert [each.get("type") for each in moved] == ["commission", None]
