@@ -263,8 +263,9 @@ def test_a_user_without_echo_reads_all(url: str, stop: Event, redis: redis_py.Re
     assert taken.reader.part._reader._bulk is None
 
 
+@pytest.mark.parametrize("command", ["xread", "xrange"])
 def test_a_permission_that_is_taken_away_meanwhile_is_named(
-    url: str, stop: Event, redis: redis_py.Redis
+    url: str, stop: Event, redis: redis_py.Redis, command: str
 ) -> None:
     fill(redis, {})
     send(redis, "ACL", "SETUSER", "some", "on", ">word", "~*", "&*", "+@all")
@@ -272,11 +273,12 @@ def test_a_permission_that_is_taken_away_meanwhile_is_named(
     with closing(link.client):
         taken = Taken(reader_of(link))
         assert taken.read()
-        send(redis, "ACL", "SETUSER", "some", "-xread")
-        with pytest.raises(RedisRefusedError, match=r"lacks a permission: .*xread"):
+        send(redis, "ACL", "SETUSER", "some", f"-{command}")
+        with pytest.raises(RedisRefusedError, match=rf"lacks a permission: .*{command}"):
             taken.read_all()
     send(redis, "ACL", "DELUSER", "some")
     assert taken.entries == read_stream(redis, STREAM)[: len(taken.entries)]
+    assert len(taken.entries) < LENGTH  # what cannot be checked is not taken
 
 
 # --- gaps -----------------------------------------------------------------------------------
