@@ -112,8 +112,7 @@ class BrokerHash:
                 pipe.hdel(name, *gone)
             pipe.execute()
 
-        if fields or gone:
-            self._link.call(write)
+        self._link.call(write)
 
 
 class BothSides(NamedTuple):

@@ -52,7 +52,7 @@ _WRITE_SHA = sha1(_WRITE.encode(), usedforsecurity=False).hexdigest()
 class ChangesStream:
     """Writes one stream of changes, each once and in order of id.
 
-    kept: about how many entries stay in the stream; 0 writes none at all.
+    kept: about how many entries stay in the stream.
     """
 
     def __init__(self, link: RedisLink, name: str, kept: int) -> None:
@@ -60,7 +60,7 @@ class ChangesStream:
         self._last_id = FIRST_ID
         """The stream was written up to here."""
         self._newest: dict[str, Shown] = {}
-        """Of each key, what was written, in order of id."""
+        """Of each key, what was written last."""
         self._lock = Lock()
 
     def write(self, shown: list[Shown]) -> None:
@@ -68,9 +68,8 @@ class ChangesStream:
 
         Raises StoppedError as a link does.
         """
-        if self._kept:
-            with self._lock:
-                self._write(sorted(shown, key=_order))
+        with self._lock:
+            self._write(sorted(shown, key=_order))
 
     def check(self) -> None:
         """See that what was written is still there, and write it again if it is not.
@@ -78,7 +77,7 @@ class ChangesStream:
         Any thread may call it. While another writes it does nothing, since that one sees.
         """
         # Not waited for: that one may itself wait for an outage's end, and tell all parts of it.
-        if self._kept and self._lock.acquire(blocking=False):
+        if self._lock.acquire(blocking=False):
             try:
                 self._write([])
             finally:
@@ -103,7 +102,6 @@ class ChangesStream:
 
     def _note(self, written: Shown) -> None:
         key, stream_id, _ = written
-        self._newest.pop(key, None)
         self._newest[key] = written
         self._last_id = max(self._last_id, stream_id, key=id_order)
 

@@ -13,7 +13,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import redis
@@ -22,7 +21,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from connectors import metrics
 from connectors.kept import seal_values, unseal_values
 from connectors.redis.letters import add_of_flow
-from connectors.redis.link import RedisLink, StoppedError
+from connectors.redis.link import RedisLink
 from state.records import Entry, Rejected, id_order
 
 log = logging.getLogger("lotstream.dead_letters")
@@ -91,8 +90,7 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
 
     def _write_after_start(self) -> None:
         if self._retries is None:
-            with suppress(StoppedError):  # the next start writes them
-                self._write([])
+            self._write([])
 
     def _write(self, letters: list[Rejected]) -> None:
         added = self._link.call(lambda client: self._add(client, [*self._maybe_lost(), *letters]))
@@ -115,8 +113,6 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
 
     def _add(self, client: redis.Redis, letters: list[Rejected]) -> list[Rejected]:
         """Add what is not there yet and return it."""
-        if not letters:
-            return []
         words = [(rejected.entry.id, _fields(rejected)) for rejected in letters]
         added = add_of_flow(client, self._stream, words)
         return [rejected for rejected, new in zip(letters, added, strict=True) if new]

@@ -66,8 +66,8 @@ class PositionHashSink(FixedPartitionedSink[Changes, None]):
     a replay repeats the server passes over.
 
     changes: the stream of changes of each source stream, if there are any. changes_kept:
-    about how many entries each keeps. together: whether several workers or processes run.
-    resumes: whether a restart shows positions again.
+    about how many entries each keeps, 0 for no such streams. together: whether several
+    workers or processes run. resumes: whether a restart shows positions again.
     """
 
     def __init__(

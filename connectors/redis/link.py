@@ -32,10 +32,10 @@ log = logging.getLogger("lotstream.redis")
 
 # Error codes of a server that will take the command later. redis-py keeps some of
 # them apart from the error's text; others stand in it, and a script's error on
-# Redis 6.2 has them in the middle.
+# Redis 6.2 has them in the middle. Of LOADING redis-py makes a lost connection.
 _PASSING_CODES = (
-    "LOADING", "READONLY", "OOM", "MISCONF", "MASTERDOWN", "NOREPLICAS",
-    "CLUSTERDOWN", "TRYAGAIN", "BUSY", "UNBLOCKED",
+    "READONLY", "OOM", "MISCONF", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN", "BUSY",
+    "UNBLOCKED",
 )  # fmt: skip
 _PASSING_CODE = re.compile(rf"\b(?:{'|'.join(_PASSING_CODES)})\b")
 

@@ -376,7 +376,7 @@ class _StreamReader:
             if not self._warned:
                 log.warning("going on after %s as ACCEPT_GAP says, although %s", self.last_id, what)
             self._warned = True
-            self.must_hold = self.began_at = FIRST_ID
+            self.must_hold = FIRST_ID
             return
         first = _text(info["first-entry"][0]) if info.get("first-entry") else "none"
         raise GapError(

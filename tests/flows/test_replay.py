@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 
 from connectors.redis.letter_box import LetterBox
 from connectors.redis.link import RedisLink
-from flows.replay import app
+from connectors.redis.partitions import PartitionsError
+from flows.replay import app, user
 from state.keys import partition_of
 from tests.support.flow_process import ROOT, FlowProcess, read_hash, read_stream, until
 from tests.support.servers import free_port
@@ -68,6 +69,7 @@ def test_letters_are_listed_by_the_field_that_is_wrong(redis: redis_py.Redis) ->
     assert result.output.startswith("3 dead letters in executions:dead\n")
     assert f"fill_qty: 1\n  {second}  AAPL" in result.output
     assert f"side: 2\n  {first}  AAPL" in result.output
+    assert "before these" not in result.output
     assert replay("list").output == result.output
 
 
@@ -90,7 +92,46 @@ def test_one_letter_is_shown_in_full_with_its_fault_marked(redis: redis_py.Redis
     assert "side             HOLD   <- see the reason" in output
     assert "fill_price       150.25\n" in output
     assert "\x1b" not in output
-    assert "is wrong" in output
+    assert "its form    is wrong" in output
+    assert "its form    is right" in replay("show", add_letter(redis, GOOD)).output
+
+
+def test_no_letter_can_draw_on_the_terminal(redis: redis_py.Redis) -> None:
+    reason = "side: expected BUY or SELL, found '\x1b[31m'"
+    letter = add_letter(redis, {**GOOD, "symbol": "A\x1b[2J", "side": "\x1b[31m"}, reason)
+    output = replay().output + replay("show", letter).output
+    output += replay("put-back", letter).output
+    output += replay("put-back", letter, "--set", "side=\x1b", "--dry-run").output
+    output += replay("drop", letter, "--dry-run").output
+    output += replay("drop", letter, "--why", "\x1b[1m").output + replay("handled").output
+    assert output.count("\\x1b[31m") >= 4
+    assert "'\\x1b[1m'" in output
+    assert "\x1b" not in output
+
+
+def test_a_reason_and_a_name_may_be_any_bytes(redis: redis_py.Redis, redis_url: str) -> None:
+    letter: Any = redis.xadd(
+        DEAD, {**GOOD, "error": b"side: \xff", "source_stream": "executions", "source_id": "1-0"}
+    )
+    assert r"side: \xff" in replay().output
+    link = RedisLink(redis_url, Event())
+    with link.client:
+        box = LetterBox(link, [DEAD])
+        [found] = box.find(letter.decode())
+        assert box.drop(found, why="", at="now", by="\x1b[2J")
+        assert not box.drop(found, why="", at="now", by="me")
+    assert "dropped by '\\x1b[2J'" in replay("handled").output
+
+
+def test_what_the_flow_has_not_written_is_shown_whole_and_goes_nowhere(
+    redis: redis_py.Redis,
+) -> None:
+    letter: Any = redis.xadd(DEAD, GOOD)
+    assert f"none: 1\n  {letter.decode()}  AAPL" in replay().output
+    assert "timestamp        1700000000000" in replay("show", letter.decode()).output
+    result = replay("put-back", letter.decode())
+    assert (result.exit_code, redis.xlen(DEAD)) == (1, 1)
+    assert "it came in ''" in result.output
 
 
 def test_a_repaired_letter_goes_back_with_its_own_fields_only(redis: redis_py.Redis) -> None:
@@ -135,12 +176,14 @@ def test_of_many_who_put_a_letter_back_at_once_one_does(
 
 def test_whatever_is_done_leaves_a_trace(redis: redis_py.Redis) -> None:
     back, dropped = add_letter(redis, {**GOOD, "side": "X"}), add_letter(redis, GOOD)
-    replay("put-back", back, "--set", "side=BUY")
+    replay("put-back", back, "--set", "side=BUY", "--unset", "note")
     replay("drop", dropped, "--why", "a test order")
     first, second = entries(redis, HANDLED)
     assert first["side"] == "X"
     assert first["error"].startswith("side: expected")
-    assert (first["letter_id"], first["action"], first["changes"]) == (back, "put back", "side=BUY")
+    assert (first["letter_id"], first["action"], first["changes"]) == (
+        back, "put back", "side=BUY -note",
+    )  # fmt: skip
     assert first["handled_by"] == getpass.getuser()
     assert first["handled_at"].endswith("+00:00")
     assert first["new_stream"] == "executions"
@@ -148,7 +191,16 @@ def test_whatever_is_done_leaves_a_trace(redis: redis_py.Redis) -> None:
     assert (second["action"], second["why"], second["new_id"]) == ("dropped", "a test order", "")
     output = replay("handled").output
     assert output.index("dropped by") < output.index("put back on executions as")
-    assert "a test order" in output
+    assert f"{getpass.getuser()}: a test order" in output
+    assert f"{getpass.getuser()}: side=BUY -note" in output
+    assert "put back" not in replay("handled", "--limit", "1").output
+
+
+def test_what_nobody_has_done_is_said(redis: redis_py.Redis) -> None:
+    assert redis.dbsize() == 0
+    assert replay("handled").output == "no dead letter was put back or dropped so far\n"
+    assert replay().output == "0 dead letters in executions:dead\n"
+    assert redis.dbsize() == 0
 
 
 def test_a_dry_run_writes_nothing(redis: redis_py.Redis) -> None:
@@ -209,7 +261,11 @@ def test_all_letters_of_one_reason_can_be_repaired_at_once(redis: redis_py.Redis
         (["drop"], "expected dead letters' ids or a --reason"),
         (["show", "5-0"], "expected a dead letter, found none"),
         (["drop", "--reason", "sied"], "expected a field that dead letters are about (none)"),
+        (["drop", "--reason", "side", "5-0"], "expected dead letters' ids or a --reason, not both"),
+        (["drop", "5-0x"], "expected an id such as 1700000000000-0, found '5-0x'"),
+        (["drop", "elsewhere/5-0"], "expected one of executions:dead, found 'elsewhere'"),
         (["put-back", "5-0", "--set", "side"], "expected FIELD=VALUE, found 'side'"),
+        (["put-back", "5-0", "--set", "=BUY"], "expected FIELD=VALUE, found '=BUY'"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -218,6 +274,43 @@ def test_what_cannot_be_done_is_said(
     result = replay(*arguments)
     assert result.exit_code in (1, 2)
     assert said in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_reason_is_the_whole_field(redis: redis_py.Redis) -> None:
+    add_letter(redis, GOOD)
+    result = replay("drop", "--reason", "sid")
+    assert result.exit_code == 1
+    assert "expected a field that dead letters are about (side), found 'sid'" in result.output
+    assert redis.xlen(DEAD) == 1
+
+
+def test_a_dropped_letter_is_dropped_once_and_put_back_no_more(redis: redis_py.Redis) -> None:
+    letter = add_letter(redis, GOOD)
+    assert replay("drop", letter).output == f"{letter}: dropped\n"
+    again = replay("drop", letter)
+    assert (again.exit_code, f"{letter}: was dropped by" in again.output) == (0, True)
+    back = replay("put-back", letter)
+    assert (back.exit_code, f"{letter}: was dropped by" in back.output) == (1, True)
+    assert not redis.exists("executions")
+
+
+def test_another_number_of_partitions_is_refused_before_anything_is_done(
+    redis: redis_py.Redis,
+) -> None:
+    letter = add_letter(redis, GOOD)
+    redis.set("executions:partitions", 4)
+    result = replay("put-back", letter)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, PartitionsError)
+    assert redis.xlen(DEAD) == 1
+
+
+def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError(1)
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    assert user() == str(os.getuid())
 
 
 def test_an_absent_redis_is_said_in_one_line() -> None:
@@ -247,6 +340,7 @@ def test_with_partitions_a_letter_goes_where_its_repaired_key_lives(
             redis, {**GOOD, "symbol": f"n{part}"}, letter_id="7-0",
             dead=f"executions:dead:{part}", source=f"executions:{part}",
         )  # fmt: skip
+    assert "  executions:dead:1/7-0  n1" in replay().output
     ambiguous = replay("put-back", "7-0", "--set", f"symbol={symbol}")
     assert ambiguous.exit_code == 1
     assert "executions:dead:0/7-0, executions:dead:1/7-0" in ambiguous.output
@@ -293,12 +387,13 @@ def test_an_execution_that_gets_another_symbol_takes_its_reports_along(
     redis.xadd("executions", REPORT)
     redis.xadd("executions", {**REPORT, "exec_id": "e2"})
     redis.xadd("executions", {**REPORT, "account": "U2"})
+    redis.xadd("executions", SHOP)  # of the same name, and no report
     letter = add_letter(redis, SHOP, "currency: expected 'USD', found 'CAD'")
     dead_report = add_letter(redis, {**REPORT, "commission": "x"}, "commission: found 'x'")
     result = replay("put-back", letter, "--set", "symbol=SHOP@TSE")
     assert result.exit_code == 1, result.output  # the report that is still wrong
     assert f"{dead_report}: not put back" in result.output
-    report, execution = entries(redis, "executions")[3:]
+    report, execution = entries(redis, "executions")[4:]
     assert report == {**REPORT, "symbol": "SHOP@TSE", "replayed_from": letter}
     assert execution == {**SHOP, "symbol": "SHOP@TSE", "replayed_from": letter}
 
@@ -313,7 +408,66 @@ def test_a_report_that_is_a_dead_letter_too_goes_with_its_execution(redis: redis
 
 def test_reports_stay_where_they_are_if_the_key_does(redis: redis_py.Redis) -> None:
     redis.xadd("executions", {**REPORT, "symbol": "AAPL"})
+    add_letter(redis, {**REPORT, "symbol": "AAPL"}, "commission: expected")
     letter = add_letter(redis, {**GOOD, "account": "U1", "side": "B"})
     replay("put-back", letter, "--set", "side=BUY", "--dry-run")
     assert replay("put-back", letter, "--set", "side=BUY").exit_code == 0
     assert redis.xlen("executions") == 2
+    assert redis.xlen(DEAD) == 1
+
+
+def test_another_account_moves_reports_too_whatever_revision_they_name(
+    redis: redis_py.Redis,
+) -> None:
+    ibkr = "0000e0d5.6596b0d2.01.0"
+    redis.xadd("executions", {**REPORT, "exec_id": f"{ibkr}1"})
+    letter = add_letter(redis, {**SHOP, "exec_id": f"{ibkr}2", "type": "execution", "side": "X"})
+    change = ("--set", "account=U9", "--set", "side=BUY")
+    dry = replay("put-back", letter, *change, "--dry-run")
+    assert f"{letter}: its commission report would be published on executions" in dry.output
+    assert redis.xlen("executions") == 1
+    assert replay("put-back", letter, *change).exit_code == 0
+    assert [each["account"] for each in entries(redis, "executions")] == ["U1", "U9", "U9"]
+
+
+def test_only_an_execution_brings_reports_along_and_only_reports_of_its_own(
+    redis: redis_py.Redis,
+) -> None:
+    redis.xadd("executions", REPORT)
+    redis.xadd("executions", {**REPORT, "commission": "x"})  # of no use there either
+    report = add_letter(redis, {**REPORT, "commission": "2"}, "commission: expected")
+    assert replay("put-back", report, "--set", "symbol=SHOP@TSE").exit_code == 0
+    assert redis.xlen("executions") == 3
+    other = add_letter(redis, {**REPORT, "exec_id": "e2"}, "commission: expected")
+    same_id = add_letter(redis, {**SHOP, "side": "Y"})
+    letter = add_letter(redis, SHOP)
+    assert replay("put-back", letter, "--set", "symbol=SHOP@TSE").exit_code == 0
+    assert [each.get("commission") for each in entries(redis, "executions")[3:]] == ["1.5", None]
+    assert {entry_id for entry_id, _ in read_stream(redis, DEAD)} == {other, same_id}
+
+
+def test_a_report_that_is_named_with_its_execution_goes_once(redis: redis_py.Redis) -> None:
+    letters = add_letter(redis, SHOP), add_letter(redis, REPORT)
+    result = replay("put-back", *letters, "--set", "symbol=SHOP@TSE")
+    assert result.exit_code == 0
+    assert "was put back" not in result.output
+    assert redis.xlen("executions") == 2
+
+
+def test_bytes_in_an_executions_id_are_no_reason_to_fail(redis: redis_py.Redis) -> None:
+    redis.xadd("executions", {**REPORT, b"exec_id": b"\xff"})
+    letter = add_letter(redis, SHOP)
+    assert replay("put-back", letter, "--set", "symbol=SHOP@TSE").exit_code == 0
+
+
+def test_with_partitions_reports_go_where_the_execution_goes(
+    redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAM_PARTITIONS", "4")
+    redis.xadd("executions:1", REPORT)
+    letter = add_letter(redis, SHOP, dead="executions:dead:1", source="executions:1")
+    away = {partition_of("SHOP", 4), 1}
+    account = next(f"U{n}" for n in range(2, 99) if partition_of(f"U{n}:SHOP", 4) not in away)
+    assert replay("put-back", letter, "--set", f"account={account}").exit_code == 0
+    moved = entries(redis, f"executions:{partition_of(f'{account}:SHOP', 4)}")
+    assert [each.get("type") for each in moved] == ["commission", None]

@@ -11,7 +11,7 @@ import redis as redis_py
 from connectors.columns.replies import Replies
 from connectors.kept import unseal_values
 from connectors.redis import source as redis_stream
-from connectors.redis.link import RedisLink, send
+from connectors.redis.link import RedisLink, RedisRefusedError, send
 from connectors.redis.source import GapError, ResumeState
 from tests.connectors.redis.test_source import STREAM, Reader
 from tests.support.flow_process import read_stream
@@ -275,6 +275,24 @@ def test_a_user_without_echo_reads_all(url: str, stop: Event, redis: redis_py.Re
     send(redis, "ACL", "DELUSER", "mute")
     assert taken.entries == read_stream(redis, STREAM)
     assert taken.reader.part._reader._bulk is None
+
+
+@pytest.mark.parametrize("command", ["xread", "xrange"])
+def test_a_permission_that_is_taken_away_meanwhile_is_named(
+    url: str, stop: Event, redis: redis_py.Redis, command: str
+) -> None:
+    fill(redis, {})
+    send(redis, "ACL", "SETUSER", "some", "on", ">word", "~*", "&*", "+@all")
+    link = RedisLink(url.replace("redis://", "redis://some:word@"), stop)
+    with closing(link.client):
+        taken = Taken(reader_of(link))
+        assert taken.read()
+        send(redis, "ACL", "SETUSER", "some", f"-{command}")
+        with pytest.raises(RedisRefusedError, match=rf"lacks a permission: .*{command}"):
+            taken.read_all()
+    send(redis, "ACL", "DELUSER", "some")
+    assert taken.entries == read_stream(redis, STREAM)[: len(taken.entries)]
+    assert len(taken.entries) < LENGTH  # what cannot be checked is not taken
 
 
 # --- gaps -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -71,15 +71,44 @@ def test_what_was_deleted_is_there_again_in_order_without_anything_new(
     assert ids(redis) == ["2-0", "3-0", "4-0"]
 
 
-def test_about_as_many_are_kept_as_is_told_and_none_if_0(
+def test_what_is_offered_again_does_not_hide_that_newer_changes_are_lost(
     link: RedisLink, redis: redis_py.Redis
 ) -> None:
-    none = ChangesStream(link, STREAM, 0)
-    none.write([shown("A", "1-0")])
-    none.check()
-    assert not redis.exists(STREAM)
+    stream = ChangesStream(link, STREAM, 1000)
+    stream.write([shown("A", "5-0")])
+    stream.write([shown("B", "3-0")])
+    redis.delete(STREAM)
+    redis.xadd(STREAM, {"key": "B"}, id="4-0")
+    stream.check()
+    assert ids(redis) == ["4-0", "5-0"]
+
+
+def test_a_look_while_another_writes_waits_for_nothing_and_does_nothing(
+    link: RedisLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that writes may itself wait for an outage's end, and then tell the other."""
+    stream, call, calls = ChangesStream(link, STREAM, 1000), link.call, []
+
+    def call_and_look(command: Any) -> Any:
+        calls.append(command)
+        if len(calls) == 1:
+            looking = Thread(target=stream.check, daemon=True)
+            looking.start()
+            looking.join(5)
+            assert not looking.is_alive()
+        return call(command)
+
+    monkeypatch.setattr(link, "call", call_and_look)
+    stream.write([shown("A", "1-0")])
+    assert len(calls) == 1
+    stream.check()
+    assert len(calls) == 2
+
+
+def test_about_as_many_are_kept_as_is_told(link: RedisLink, redis: redis_py.Redis) -> None:
     ChangesStream(link, STREAM, 100).write([shown("A", f"{n}-0") for n in range(1, 2001)])
     assert 100 <= redis.xlen(STREAM) <= 300
+    assert ids(redis)[-1] == "2000-0"
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,7 +8,9 @@ from threading import Event
 
 import pytest
 import redis as redis_py
+from prometheus_client import REGISTRY
 
+from connectors.redis import dead_letter_sink
 from connectors.redis.dead_letter_sink import DeadLetterSink
 from connectors.redis.link import RedisLink
 from state.records import Entry, Rejected
@@ -27,6 +29,11 @@ def link(redis_url: str) -> Iterator[RedisLink]:
 
 def rejected(entry: str, *fields: bytes, reason: str = "side: expected BUY") -> Rejected:
     return Rejected("executions", Entry(entry, list(fields)), reason)
+
+
+def counted() -> float:
+    """Return how many dead letters about a side the metrics have counted."""
+    return REGISTRY.get_sample_value("lotstream_dead_letters_total", {"reason": "side"}) or 0
 
 
 def ping(client: redis_py.Redis) -> bool:
@@ -57,16 +64,21 @@ def test_a_letter_is_written_and_logged_once_however_often_it_is_replayed(
     link: RedisLink, redis: redis_py.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, logger="lotstream.dead_letters")
+    before = counted()
     write(link, [rejected("9-1")], [rejected("10-1")])
     write(link, [rejected("9-1"), rejected("10-1"), rejected("10-2")])
     assert [entry for entry, _ in read_stream(redis, DEAD)] == ["9-1", "10-1", "10-2"]
     assert len(caplog.messages) == 3
+    assert counted() == before + 3
 
 
 def test_letters_that_arrive_out_of_order_in_an_epoch_are_all_written(
     link: RedisLink, redis: redis_py.Redis
 ) -> None:
-    write(link, [rejected("10-1"), rejected("9-2"), rejected("9-10")])
+    part = DeadLetterSink(link, {"executions": DEAD}).build_part("step", "executions", None)
+    part.write_batch([rejected("10-1"), rejected("9-2")])
+    part.write_batch([rejected("9-10")])
+    part.snapshot()
     assert [entry for entry, _ in read_stream(redis, DEAD)] == ["9-2", "9-10", "10-1"]
 
 
@@ -125,6 +137,38 @@ def test_the_last_letters_before_a_restart_are_written_again_if_a_server_lost_th
             act()
     assert read_stream(redis, DEAD)[:2] == letters
     assert redis.xlen(DEAD) == 2 + more
+
+
+def test_only_the_last_letters_are_kept_for_a_restart_and_those_of_long_ago_are_not(
+    link: RedisLink, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a server cannot have lost, a person may have removed, stream and all."""
+    sink = DeadLetterSink(link, {"executions": DEAD})
+    part = sink.build_part("step", "executions", None)
+    part.write_batch([rejected(f"{n}-1") for n in range(1, 602)])
+    kept = [entry for entry, *_ in part.snapshot()[:-1]]
+    assert kept == [f"{n}-1" for n in range(102, 602)]
+    monkeypatch.setattr(dead_letter_sink, "_LOST_S", 0.0)
+    state = part.snapshot()
+    redis.delete(DEAD)
+    link.while_alive.clear()
+    sink.build_part("step", "executions", state)
+    for act in link.while_alive:
+        act()
+    assert not redis.exists(DEAD)
+
+
+def test_after_an_outage_the_last_letters_are_written_once_and_not_with_each_new_one(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    part = DeadLetterSink(link, {"executions": DEAD}).build_part("step", "executions", None)
+    for entry in ("5-1", "6-1", "7-1"):
+        part.write_batch([rejected(entry)])
+        part.snapshot()
+        link.retries += entry == "5-1"
+        if entry == "6-1":
+            redis.delete(DEAD)  # by a person
+    assert [entry for entry, _ in read_stream(redis, DEAD)] == ["7-1"]
 
 
 def test_a_reason_that_is_no_text_for_redis_is_written_all_the_same(

@@ -2,15 +2,23 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import redis as redis_py
 
+from connectors.redis import hash_sink
+from connectors.redis.dead_letter_sink import DeadLetterSink
+from connectors.redis.hash_sink import PositionHashSink, to_json
+from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
+from state.book import Book
+from state.records import Changes
 from tests.conftest import OwnServer
-from tests.support.flow_process import FlowProcess, add, read_hash
-from tests.support.servers import RedisServer
+from tests.support.flow_process import FlowProcess, add, read_hash, read_stream
+from tests.support.servers import RedisServer, free_port
 
 EXECUTION = {
     "side": "BUY",
@@ -28,11 +36,13 @@ def value(stream_id: str, **members: object) -> str:
 # What a key's field holds when the flow comes to write an entry of 10-10 to 10-99.
 STAYS = {
     "newer": value("11-0"), "newer in the same millisecond": value("10-100"),
-    "much newer": value("100-1"), "newest": value("18446744073709551614-18446744073709551615"),
+    "newer, written without spaces": '{"stream_id":"11-0"}', "much newer": value("100-1"),
+    "newest": value("18446744073709551614-18446744073709551615"),
 }  # fmt: skip
 IS_REPLACED = {
     "older": value("9-99"), "older in the same millisecond": value("10-9"),
-    "no JSON": "something else", "without id": "{}",
+    "no JSON": "something else", "an id that is not at the end": 'x "stream_id": "99-9" y',
+    "without id": "{}",
     "an id in a text": value("1-1", last_exec_id='"stream_id": "99-9"}'),
 }  # fmt: skip
 
@@ -118,3 +128,154 @@ def test_a_server_that_may_evict_is_warned_of_at_the_start(
     server = own_server(maxmemory_policy="allkeys-lru")
     with FlowProcess(tmp_path, server.url) as flow:
         flow.until(lambda: "maxmemory-policy allkeys-lru" in flow.log, "the warning")
+
+
+# --- the sink by itself ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def link(redis_url: str) -> Iterator[RedisLink]:
+    link = RedisLink(redis_url, Event())
+    with closing(link.client):
+        yield link
+
+
+def part_of(link: RedisLink, kept: int = 1000) -> Any:
+    changes = {"executions": "positions:changes"}
+    sink = PositionHashSink(link, ["executions"], "positions", changes=changes, changes_kept=kept)
+    return sink.build_part("hash", "executions", None)
+
+
+def change(key: str, stream_id: str, *, live: bool = True) -> Changes:
+    return Changes("executions", key, stream_id, Book(key).snapshot(), [], live)
+
+
+def there(redis: redis_py.Redis) -> dict[str, str]:
+    """Return by which entry each key's position is shown."""
+    return {key: position["stream_id"] for key, position in read_hash(redis).items()}
+
+
+def look(link: RedisLink) -> None:
+    for act in link.while_alive:
+        act()
+
+
+def test_while_it_catches_up_positions_are_shown_now_and_then_and_once_live_each_at_once(
+    link: RedisLink, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = part_of(link)
+    monkeypatch.setattr(hash_sink, "WRITE_EVERY_S", 1e9)
+    part.write_batch([change("A", "1-0", live=False)])
+    part.write_batch([change("A", "2-0", live=False), change("B", "3-0", live=False)])
+    assert there(redis) == {"A": "1-0"}
+    part.write_batch([change("C", "4-0"), change("C", "5-0")])
+    assert there(redis) == {"A": "2-0", "B": "3-0", "C": "5-0"}
+    part.write_batch([change("A", "6-0", live=False)])
+    assert there(redis)["A"] == "2-0"
+    part.snapshot()
+    assert there(redis)["A"] == "6-0"
+    assert read_stream(redis, "positions:changes")[-1][0] == "6-0"
+    monkeypatch.setattr(hash_sink, "WRITE_EVERY_S", 0.0)
+    part.write_batch([change("A", "7-0")])
+    part.write_batch([change("A", "8-0", live=False)])
+    assert there(redis)["A"] == "8-0"
+
+
+def test_a_deletion_is_told_by_the_key_that_has_not_changed_for_longest(
+    link: RedisLink, redis: redis_py.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    part = part_of(link)
+    part.write_batch([change("A", "1-0"), change("B", "2-0")])
+    redis.delete("positions")
+    part.write_batch([change("A", "3-0")])
+    assert there(redis) == {"A": "3-0"}
+    look(link)
+    assert there(redis) == {"A": "3-0", "B": "2-0"}
+    assert [line for line in caplog.messages if "deleted or evicted" in line]
+
+
+def test_what_is_not_written_yet_was_not_deleted(
+    link: RedisLink, redis: redis_py.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    part = part_of(link)
+    part.write_batch([change("A", "1-0", live=False)])
+    redis.delete("positions")
+    part.write_batch([change("A", "2-0", live=False)])
+    look(link)
+    assert (there(redis), caplog.messages) == ({}, [])
+
+
+def test_changes_that_were_deleted_are_written_again_without_anything_new(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    part = part_of(link)
+    part.write_batch([change("A", "1-0")])
+    redis.delete("positions:changes")
+    look(link)
+    assert [entry_id for entry_id, _ in read_stream(redis, "positions:changes")] == ["1-0"]
+
+
+def test_where_no_changes_are_kept_there_is_no_stream_of_them(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    part = part_of(link, kept=0)
+    part.write_batch([change("A", "1-0")])
+    part.snapshot()
+    look(link)
+    assert there(redis) == {"A": "1-0"}
+    assert not redis.exists("positions:changes")
+
+
+def test_a_stop_while_redis_is_away_fails_nowhere() -> None:
+    impatient = Event()
+    impatient.set()
+    link = RedisLink(f"redis://127.0.0.1:{free_port()}/0", impatient)
+    part = part_of(link)
+    part.write_batch([change("A", "1-0")])
+    part._untold = {"A": ("A", "1-0", "{}")}
+    part.snapshot()
+    for act in link.after_outage:
+        act()
+
+
+def test_what_is_not_in_the_hash_does_not_get_among_the_changes(
+    link: RedisLink, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, call, calls = part_of(link), link.call, []
+
+    def fail_once(command: Any) -> Any:
+        calls.append(command)
+        if len(calls) == 1:
+            raise StoppedError
+        return call(command)
+
+    monkeypatch.setattr(link, "call", fail_once)
+    part.write_batch([change("A", "1-0")])
+    part.snapshot()
+    assert not redis.exists("positions", "positions:changes")
+
+
+def test_a_hash_that_is_none_is_refused(link: RedisLink, redis: redis_py.Redis) -> None:
+    redis.set("positions", "a text")
+    with pytest.raises(RedisRefusedError, match="WRONGTYPE"):
+        part_of(link).write_batch([change("A", "1-0")])
+
+
+def test_parts_are_numbered_as_the_engine_sorts_them(link: RedisLink) -> None:
+    streams = [f"executions:{number}" for number in range(12)]
+    for sink in (
+        PositionHashSink(link, streams, "positions"),
+        DeadLetterSink(link, {stream: f"{stream}:dead" for stream in streams}),
+    ):
+        assert sink.list_parts() == sorted(streams)
+        assert [sink.list_parts()[sink.part_fn(stream)] for stream in streams] == streams
+
+
+def test_a_position_of_which_nothing_is_known_has_all_members() -> None:
+    assert json.loads(to_json(Book("A").snapshot(), "1-0")) == {
+        "account": None, "symbol": "A", "currency": "USD", "multiplier": 1, "sec_type": None,
+        "con_id": None, "qty": 0, "avg_price": None, "cost_basis": 0, "realized_pnl": 0,
+        "commission": 0, "other_commissions": None, "basis_adjustment": 0, "net_realized_pnl": 0,
+        "open_lots": 0, "executions": 0, "last_exec_id": None, "last_price": None,
+        "timestamp": None, "stream_id": "1-0",
+    }  # fmt: skip

@@ -1,5 +1,7 @@
 """Dead letters of the flow and of others on one stream: none is lost, none comes twice."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from threading import Event
 from typing import Any
 
@@ -7,17 +9,22 @@ import pytest
 import redis as redis_py
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.crc import key_slot
 
 from connectors.redis.letters import OtherLetters, add_of_flow, keys_beside
 from connectors.redis.link import RedisLink
 
 DEAD = "executions:dead"
 WORDS = [b"symbol", b"A"]
+WIDE = [b"%d" % (n // 2) for n in range(20_000)]
+"""More words than a script hands on."""
 
 
 @pytest.fixture
-def others(redis_url: str) -> OtherLetters:
-    return OtherLetters(RedisLink(redis_url, Event()), {"executions": DEAD})
+def others(redis_url: str) -> Iterator[OtherLetters]:
+    link = RedisLink(redis_url, Event())
+    with closing(link.client):
+        yield OtherLetters(link, {"executions": DEAD})
 
 
 def ids(redis: redis_py.Redis) -> list[str]:
@@ -42,15 +49,16 @@ def test_a_letter_from_elsewhere_comes_once_behind_the_newest(
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("words", [WORDS, WIDE], ids=["few words", "many words"])
 def test_a_letter_of_the_flow_whose_id_is_taken_is_written_all_the_same(
-    redis: redis_py.Redis, others: OtherLetters
+    redis: redis_py.Redis, others: OtherLetters, words: list[bytes]
 ) -> None:
     add_of_flow(redis, DEAD, [("5-3", WORDS)])
     for number in range(2):
         others.add_once(str(number), "executions", {"symbol": "A"}, "no")
-    assert add_of_flow(redis, DEAD, [("5-4", WORDS), ("5-5", WORDS), ("6-0", WORDS)]) == [True] * 3
+    assert add_of_flow(redis, DEAD, [("5-4", words), ("5-5", WORDS), ("6-0", words)]) == [True] * 3
     assert ids(redis) == ["5-3", "5-4", "5-5", "5-6", "5-7", "6-0"]
-    assert add_of_flow(redis, DEAD, [("5-4", WORDS), ("5-5", WORDS), ("6-0", WORDS)]) == [False] * 3
+    assert add_of_flow(redis, DEAD, [("5-4", words), ("5-5", WORDS), ("6-0", words)]) == [False] * 3
 
 
 def test_without_others_a_letter_has_its_entry_s_id_and_nothing_stands_beside(
@@ -109,8 +117,7 @@ def _order(entry_id: str) -> tuple[int, ...]:
 def test_a_letter_of_more_words_than_a_script_hands_on_is_written_like_any_other(
     redis: redis_py.Redis, others: OtherLetters
 ) -> None:
-    wide = [str(n // 2).encode() for n in range(20_000)]
-    letters = [("5-3", WORDS), ("5-4", wide), ("5-5", WORDS), ("6-0", wide)]
+    letters = [("5-3", WORDS), ("5-4", WIDE), ("5-5", WIDE[:8000]), ("6-0", WIDE)]
     assert add_of_flow(redis, DEAD, letters[:2]) == [True, True]
     assert others.add_once("1", "executions", {"symbol": "A"}, "no")
     assert add_of_flow(redis, DEAD, letters) == [False, False, True, True]
@@ -119,3 +126,28 @@ def test_a_letter_of_more_words_than_a_script_hands_on_is_written_like_any_other
     assert [redis.get(key) for key in keys_beside(DEAD)[:1]] == [b"6-0"]
     found: Any = redis.xrange(DEAD)
     assert len(found[-1][1]) == 10_000
+
+
+@pytest.mark.parametrize("words", [WORDS, WIDE], ids=["few words", "many words"])
+def test_what_the_server_refuses_is_raised_and_no_letter_taken_for_written(
+    redis: redis_py.Redis, words: list[bytes]
+) -> None:
+    redis.set(DEAD, "no stream")
+    with pytest.raises(redis_py.ResponseError, match="WRONGTYPE"):
+        add_of_flow(redis, DEAD, [("5-3", words)])
+
+
+def test_letters_are_added_in_one_step(redis: redis_py.Redis) -> None:
+    """Else some of them were there, and counted nowhere, after an error at a later one."""
+    add_of_flow(redis, DEAD, [("5-3", WORDS)])
+    with redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+        add_of_flow(redis, DEAD, [("5-4", WORDS), ("5-5", WORDS)])
+        seen: list[str] = []
+        while "XADD" not in seen:
+            seen.append(monitor.next_command()["command"].split(" ", 1)[0])
+    assert "MULTI" in seen
+
+
+@pytest.mark.parametrize("stream", ["executions:dead", "{executions}:dead:0"])
+def test_what_stands_beside_the_letters_is_in_their_slot_of_redis_cluster(stream: str) -> None:
+    assert {key_slot(key.encode()) for key in keys_beside(stream)} == {key_slot(stream.encode())}

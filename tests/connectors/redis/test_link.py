@@ -10,15 +10,23 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import redis
+from prometheus_client import REGISTRY
 from tenacity import RetryCallState, Retrying
 
 from connectors.backoff import BACKOFF
-from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
+from connectors.redis.link import (
+    RedisLink,
+    RedisRefusedError,
+    StoppedError,
+    send_all,
+    warn_of_eviction,
+)
 from tests.conftest import OwnServer
 from tests.support.servers import RedisServer
 
@@ -117,6 +125,7 @@ def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_is_over(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = own_server(appendonly=True, requirepass="hush")
+    counted = _counted()
     with linked(server.url, stop) as link:
         link.call(set_key)
         for _ in range(2):
@@ -130,6 +139,11 @@ def test_an_outage_is_logged_once_when_it_begins_and_once_when_it_is_over(
             assert levels(caplog) == ["WARNING", "INFO"]
             assert caplog.messages[1] == f"Redis is back after {link.retries - before} retries"
             assert "hush" not in caplog.text
+        assert _counted() - counted == link.retries
+
+
+def _counted() -> float:
+    return REGISTRY.get_sample_value("lotstream_redis_retries_total") or 0
 
 
 def test_a_connection_that_was_lost_between_two_calls_is_renewed_without_a_word(
@@ -171,6 +185,19 @@ def test_a_stop_ends_the_waiting_at_once(
         with pytest.raises(StoppedError, match="told to stop while Redis is away"):
             answer.result(DEADLINE_S)
     assert time.monotonic() - began < 1
+
+
+def test_the_client_itself_waits_for_seconds_at_most_and_tries_nothing_again(
+    redis_url: str, stop: threading.Event
+) -> None:
+    """So that the link alone decides how long is waited, and a stop ends it."""
+    with linked(redis_url, stop) as link:
+        link.call(ping)
+        connection = link.client.connection_pool.get_connection()
+        assert connection.socket_timeout == 10
+        assert connection.socket_connect_timeout == 5
+        assert connection.retry.get_retries() == 0
+        link.client.connection_pool.release(connection)
 
 
 # --- refusals that pass
@@ -218,6 +245,46 @@ def test_a_write_to_a_replica_waits_for_its_promotion_and_connects_anew(
         assert operator.get("key") == b"value"
         assert link.call(lambda client: client.client_id()) != first_connection
     assert levels(caplog) == ["WARNING", "INFO"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "LOADING Redis is loading the dataset in memory",
+        "READONLY You can't write against a read only replica.",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "MISCONF Redis is configured to save RDB snapshots, but it's unable to persist to disk.",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "NOREPLICAS Not enough good replicas to write.",
+        "CLUSTERDOWN The cluster is down",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "BUSY Redis is busy running a script.",
+        "UNBLOCKED force unblock from blocking operation, instance state changed",
+        "ERR Error running script (call to f_1): @user_script:1: OOM command not allowed",
+    ],
+)
+def test_what_a_server_refuses_for_the_time_being_is_tried_again(
+    redis_url: str, stop: threading.Event, refusal: str
+) -> None:
+    with linked(redis_url, stop) as link:
+        assert link.call(partial(refuse_twice, refusal)) == b"taken"
+        assert link.retries == 1
+
+
+def refuse_twice(refusal: str, client: redis.Redis) -> object:
+    script = "if redis.call('INCR', KEYS[1]) > 2 then return 'taken' end "
+    return client.eval(f"{script}return redis.error_reply(ARGV[1])", 1, "tries", refusal)
+
+
+def test_an_answer_that_another_part_waits_for_is_not_lost_to_a_refusal(
+    redis_url: str, stop: threading.Event
+) -> None:
+    with linked(redis_url, stop) as link:
+        other = link.client.connection_pool.get_connection()
+        other.send_command("PING")  # type: ignore[no-untyped-call]
+        assert link.call(partial(refuse_twice, "OOM")) == b"taken"
+        assert other.read_response() == b"PONG"
+        link.client.connection_pool.release(other)
 
 
 def test_a_call_waits_for_a_server_that_a_long_script_holds_up(
@@ -274,7 +341,10 @@ def test_a_missing_permission_is_named(own_server: OwnServer, stop: threading.Ev
 def test_a_command_that_cannot_work_is_refused_whatever_it_quotes(
     redis_url: str, stop: threading.Event, value: str
 ) -> None:
+    tries = []
+
     def push(client: redis.Redis) -> object:
+        tries.append(client)
         with client.pipeline() as pipeline:
             pipeline.set("key", value)
             pipeline.lpush("key", value)
@@ -282,6 +352,42 @@ def test_a_command_that_cannot_work_is_refused_whatever_it_quotes(
 
     with linked(redis_url, stop) as link, pytest.raises(RedisRefusedError, match="WRONGTYPE"):
         link.call(push)
+    assert len(tries) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal", ["BUSYKEY Target key name already exists.", "ERR unknown command 'BLOOM'"]
+)
+def test_a_word_that_only_holds_the_code_of_what_passes_is_refused(
+    redis_url: str, stop: threading.Event, refusal: str
+) -> None:
+    stop.set()  # else it would wait for ever
+    with linked(redis_url, stop) as link, pytest.raises(RedisRefusedError, match=refusal[-8:]):
+        link.call(partial(refuse_twice, refusal))
+
+
+def test_a_server_that_does_not_answer_in_time_is_tried_again(
+    redis_url: str, stop: threading.Event
+) -> None:
+    with (
+        redis.Redis.from_url(redis_url) as operator,
+        linked(f"{redis_url}?socket_timeout=0.05", stop) as link,
+    ):
+        link.call(ping)
+        operator.client_pause(500)
+        assert link.call(ping)
+        assert link.retries > 0
+
+
+def test_an_error_of_the_command_itself_is_passed_on_also_when_it_is_tried_again(
+    redis_url: str, stop: threading.Event
+) -> None:
+    def refuse_then_fail(client: redis.Redis) -> NoReturn:
+        refuse_twice("OOM", client)
+        raise ZeroDivisionError
+
+    with linked(redis_url, stop) as link, pytest.raises(ZeroDivisionError):
+        link.call(refuse_then_fail)
 
 
 def test_an_error_of_the_command_itself_is_passed_on(redis_url: str, stop: threading.Event) -> None:
@@ -290,6 +396,48 @@ def test_an_error_of_the_command_itself_is_passed_on(redis_url: str, stop: threa
 
     with linked(redis_url, stop) as link, pytest.raises(ZeroDivisionError):
         link.call(fail)
+
+
+# --- commands in one go
+
+
+def test_commands_in_one_go_have_their_answers_in_order_and_an_error_is_one(
+    redis_url: str, stop: threading.Event
+) -> None:
+    commands = ("SET", "key", "value"), ("LPUSH", "key", "x"), ("GET", "key")
+    with linked(redis_url, stop) as link:
+        done, error, value = link.call(lambda client: send_all(client, *commands))
+        assert (done, value) == (b"OK", b"value")
+        assert isinstance(error, redis.ResponseError)
+        ids = [link.call(lambda client: send_all(client, ("CLIENT", "ID"))) for _ in range(3)]
+        assert ids[0] == ids[1] == ids[2]
+
+
+# --- a server that may evict
+
+
+@pytest.mark.parametrize(
+    ("policy", "warned"),
+    [("noeviction", False), ("volatile-lru", False), ("allkeys-lru", True)],
+)
+def test_a_server_that_may_throw_anything_away_is_warned_of(
+    own_server: OwnServer, stop: threading.Event, caplog: pytest.LogCaptureFixture,
+    policy: str, warned: bool,
+) -> None:  # fmt: skip
+    with linked(own_server(maxmemory_policy=policy).url, stop) as link:
+        warn_of_eviction(link)
+    assert [policy in message for message in caplog.messages] == [True] * warned
+
+
+def test_who_may_not_ask_whether_it_may_evict_is_not_warned(
+    own_server: OwnServer, stop: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = own_server(maxmemory_policy="allkeys-lru")
+    with server.client() as operator:
+        operator.acl_setuser("reader", enabled=True, passwords=["+pw"], commands=["+ping"])
+    with linked(f"redis://reader:pw@127.0.0.1:{server.port}", stop) as link:
+        warn_of_eviction(link)
+    assert caplog.messages == []
 
 
 # --- the other kinds of address

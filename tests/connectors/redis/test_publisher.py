@@ -14,6 +14,7 @@ import redis as redis_py
 from redis.crc import key_slot
 
 from connectors.redis.link import RedisLink, RedisRefusedError
+from connectors.redis.partitions import PartitionsError
 from connectors.redis.publisher import BATCH, REMEMBERED_MS, Once, Publisher
 from state.keys import partition_of
 from tests.conftest import OwnServer
@@ -148,11 +149,11 @@ def test_ids_are_remembered_for_eight_days(publisher: Publisher, redis: redis_py
 def test_an_id_that_is_offered_now_and_then_is_never_forgotten(
     publisher: Publisher, redis: redis_py.Redis
 ) -> None:
-    for _ in range(3):
-        publisher.publish_once(Once("1", message(1)))
+    for number in range(3):
+        publisher.publish_once(Once(f"new-{number}", message(number)), Once("1", message(9)))
         age(redis, 6 * DAY_MS)
-    publisher.publish_once(Once("2", message(2)), Once("1", message(1)))
-    assert entries(redis) == [message(1), message(2)]
+    publisher.publish_once(Once("2", message(2)), Once("1", message(9)))
+    assert entries(redis).count(message(9)) == 1
 
 
 def test_being_offered_again_within_a_day_writes_nothing(
@@ -201,6 +202,28 @@ def test_a_key_of_another_type_is_refused_in_words(redis: redis_py.Redis, redis_
     redis.set("executions", "no stream")
     with publishing(redis_url) as publisher, pytest.raises(RedisRefusedError, match="WRONGTYPE"):
         publisher.publish_once(Once("1", message(1)))
+
+
+def test_another_number_of_partitions_is_refused_each_time(
+    redis: redis_py.Redis, redis_url: str
+) -> None:
+    redis.set("executions:partitions", 4)
+    with publishing(redis_url) as publisher:
+        for _ in range(2):
+            with pytest.raises(PartitionsError, match="expected 4"):
+                publisher.publish_once(Once("1", message(1)))
+            with pytest.raises(PartitionsError, match="expected 4"):
+                publisher.publish(message(1))
+    assert redis.keys() == [b"executions:partitions"]
+
+
+def test_an_id_whose_time_was_lost_is_remembered_all_the_same(
+    publisher: Publisher, redis: redis_py.Redis
+) -> None:
+    publisher.publish_once(Once("1", message(1)))
+    redis.delete(TIMES)
+    assert publisher.publish_once(Once("1", message(1))) == [False]
+    assert redis.zcard(TIMES) == 1
 
 
 def test_all_keys_of_a_stream_share_a_slot_of_redis_cluster(

@@ -1,19 +1,27 @@
 """The source against a real server: where it reads on, and what it refuses to read past."""
 
+import socket
+import socketserver
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from threading import Event
 from typing import Any
 
 import pytest
 import redis as redis_py
+from prometheus_client import REGISTRY
 
+from connectors.clock import ClockError
 from connectors.kept import seal_values
-from connectors.redis.link import RedisLink, send
+from connectors.redis.link import RedisLink, RedisRefusedError, send
 from connectors.redis.source import GapError, Read, RedisStreamSource, ResumeState
 from tests.conftest import OwnServer
 from tests.support.flow_process import group, groups, read_stream, until
+from tests.support.servers import RedisServer
 
 STREAM = "executions"
 
@@ -136,6 +144,34 @@ def test_a_stop_ends_the_input_also_while_redis_is_away(own_server: OwnServer, s
         reader.ids()
 
 
+def test_a_stop_ends_the_input_although_there_is_more_to_read(
+    link: RedisLink, redis: redis_py.Redis, stop: Event
+) -> None:
+    add(redis, "1-1", "1-2")
+    reader = Reader(link, stop=stop, count=1)
+    assert reader.ids() == ["1-1"]
+    stop.set()
+    with pytest.raises(StopIteration):
+        reader.ids()
+
+
+def test_the_engine_is_told_to_ask_again_at_once_whatever_the_clock_says(link: RedisLink) -> None:
+    assert Reader(link).part.next_awake() == datetime.fromtimestamp(0, UTC)
+
+
+def test_a_clock_that_is_set_back_in_an_epoch_stops_the_source_and_the_next_epoch_forgets_it(
+    link: RedisLink, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(redis, "1-1")
+    reader, time_now = Reader(link), time.time
+    assert reader.ids() == ["1-1"]
+    monkeypatch.setattr(time, "time", lambda: time_now() - 3600)
+    with pytest.raises(ClockError):
+        reader.ids()
+    reader.part.snapshot()
+    assert reader.ids() == []
+
+
 # --- progress -------------------------------------------------------------------------------
 
 
@@ -177,6 +213,7 @@ def test_a_start_shows_what_is_committed_before_anything_new_comes(
     reader.ids()
     reader.ids()
     assert group(redis) == "1-2"
+    assert groups(redis)[0]["lag"] == 0
 
 
 def test_a_rebuild_takes_the_group_back_with_it(link: RedisLink, redis: redis_py.Redis) -> None:
@@ -198,15 +235,56 @@ def test_a_group_that_someone_deleted_is_made_again(link: RedisLink, redis: redi
     assert group(redis) == "1-2"
 
 
-def test_trimming_stops_at_the_committed_entry(link: RedisLink, redis: redis_py.Redis) -> None:
+def test_after_an_outage_the_group_is_put_where_it_was(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    """The server may have come back without its last writes."""
     add(redis, "1-1", "1-2")
+    reader = Reader(link)
+    reader.epoch()
+    redis.xgroup_setid(STREAM, "positions", "1-1")
+    for act in link.after_outage:
+        act()
+    reader.ids()
+    assert group(redis) == "1-2"
+
+
+def test_while_nothing_comes_the_groups_consumer_shows_that_the_flow_is_there(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1")
+    acted: list[bool] = []
+    link.while_alive.append(lambda: acted.append(True))
+    reader = Reader(link)
+    reader.epoch()
+    [consumer] = redis.xinfo_consumers(STREAM, "positions")
+    assert (consumer["name"], consumer["pending"]) == (b"flow", 0)
+    assert acted
+    assert group(redis) == "1-1"
+
+
+def test_the_end_of_an_epoch_is_measured_once(link: RedisLink) -> None:
+    def measured() -> float:
+        return REGISTRY.get_sample_value("lotstream_epoch_close_seconds_count") or 0
+
+    reader, before = Reader(link), measured()
+    reader.epoch()
+    reader.ids()
+    assert measured() == before + 1
+
+
+@pytest.mark.parametrize("ms", [1, 9])
+def test_trimming_stops_at_the_committed_entry(
+    link: RedisLink, redis: redis_py.Redis, ms: int
+) -> None:
+    add(redis, f"{ms}-1", f"{ms}-2")
     first = Reader(link)
     first.ids()
-    add(redis, "1-3", "1-4")
+    add(redis, f"{ms}-3", f"{ms}-4")
     reader = Reader(link, first.part.snapshot(), retention_ms=1)
-    assert reader.ids() == ["1-3", "1-4"]
+    assert reader.ids() == [f"{ms}-3", f"{ms}-4"]
     reader.ids()
-    assert [entry for entry, _ in read_stream(redis, STREAM)] == ["1-2", "1-3", "1-4"]
+    assert [entry for entry, _ in read_stream(redis, STREAM)] == [f"{ms}-{n}" for n in (2, 3, 4)]
 
 
 def test_trimming_keeps_what_is_young(link: RedisLink, redis: redis_py.Redis) -> None:
@@ -217,7 +295,9 @@ def test_trimming_keeps_what_is_young(link: RedisLink, redis: redis_py.Redis) ->
     add(redis, newest)
     first = Reader(link)
     first.epoch()
-    Reader(link, first.part.snapshot(), retention_ms=3_600_000).epoch()
+    for retention_ms in (10**15, 3_600_000):  # the first reaches back to before 1970
+        assert redis.xlen(STREAM) > 1
+        Reader(link, first.part.snapshot(), retention_ms=retention_ms).epoch()
     assert [entry for entry, _ in read_stream(redis, STREAM)] == [young, newest]
 
 
@@ -233,6 +313,88 @@ def test_what_the_flow_trimmed_itself_is_no_gap(link: RedisLink, redis: redis_py
     assert reader.epoch() == ["2-1"]
     resumed = Reader(link, reader.part.snapshot(), written=lambda _: ("1-1", "1-1"))
     assert resumed.ids() == []
+
+
+@contextmanager
+def as_redis_6(port: int) -> Iterator[int]:
+    """Stand before a server and answer as Redis 6.2 does, which counts no entries added or read."""
+
+    class Front(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", port)) as server:
+                while asked := self.request.recv(1 << 16):
+                    answer = b"-ERR wrong number of arguments for 'xgroup|setid' command\r\n"
+                    if b"ENTRIESREAD" not in asked:
+                        server.sendall(asked)
+                        answer = server.recv(1 << 16).replace(b"entries-added", b"entries-other")
+                    self.request.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Front) as front:
+        front.daemon_threads = True
+        threading.Thread(target=front.serve_forever, args=(0.05,)).start()
+        yield front.server_address[1]
+        front.shutdown()
+
+
+def test_a_server_that_counts_no_entries_is_read_and_shown_progress(
+    redis_server: RedisServer, stop: Event, redis: redis_py.Redis
+) -> None:
+    add(redis, "1-1", "1-2")
+    with as_redis_6(redis_server.port) as port:
+        link = RedisLink(f"redis://127.0.0.1:{port}/0", stop)
+        with closing(link.client):
+            source = RedisStreamSource(link, [STREAM], stop)
+            part = source.build_part("step", STREAM, None)
+            [read] = part.next_batch()
+            part.snapshot()
+            assert part.next_batch() == []
+            assert source.to_go() is None
+    assert [entry for entry, _ in read.entries] == [b"1-1", b"1-2"]
+    assert group(redis) == "1-2"
+
+
+def test_a_read_of_many_streams_waits_a_moment_and_not_for_ever(
+    link: RedisLink, stop: Event
+) -> None:
+    streams = [f"executions:{n}" for n in range(4)]
+    source = RedisStreamSource(link, streams, stop, block_ms=1)
+    part = source.build_part("step", streams[0], None)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(part.next_batch)
+        try:
+            assert read.result(8) == []
+        finally:
+            stop.set()
+
+
+@pytest.mark.parametrize("command", ["xgroup", "xinfo"])
+def test_a_permission_that_lacks_is_named_and_not_taken_for_a_stream_that_is_not_there(
+    redis_url: str, redis: redis_py.Redis, stop: Event, command: str
+) -> None:
+    add(redis, "1-1")
+    send(redis, "ACL", "SETUSER", "some", "on", ">word", "~*", "&*", "+@all", f"-{command}")
+    link = RedisLink(redis_url.replace("redis://", "redis://some:word@"), stop)
+    with closing(link.client):
+        reader = Reader(link)
+        with pytest.raises(RedisRefusedError, match=f"lacks a permission: .*{command}"):
+            reader.epoch()
+    send(redis, "ACL", "DELUSER", "some")
+
+
+def test_what_is_still_to_be_read_is_counted_over_all_streams(
+    link: RedisLink, redis: redis_py.Redis, stop: Event
+) -> None:
+    add(redis, "1-1", "1-2", "1-3")
+    redis.xadd("executions:1", {"a": "b"})
+    source = RedisStreamSource(link, [STREAM, "executions:1"], stop, count=2)
+    part = source.build_part("step", STREAM, None)
+    source.build_part("step", "executions:1", None)
+    assert source.to_go() == 4
+    assert len(part.next_batch()[0].entries) == 2
+    assert source.to_go() == 2
+    redis.delete(STREAM)  # a server that lost some counts them no more
+    add(redis, "1-4")
+    assert source.to_go() == 1
 
 
 # --- gaps -----------------------------------------------------------------------------------
@@ -378,6 +540,64 @@ def test_a_rebuild_from_what_is_left_can_be_accepted(
     trimmed(redis)
     reader = Reader(link, accept_gap="0-0", written=lambda _: ("1-1", "5-1"))
     assert reader.epoch() == ["7-1", "8-1"]
+    assert groups(redis)[0]["lag"] == 0
+
+
+def test_a_gap_that_is_accepted_stays_so_while_nothing_or_only_a_part_is_read(
+    link: RedisLink, redis: redis_py.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(redis, "1-1", "2-1", "3-1", "5-1")
+    last_entry_deleted(redis)
+    reader = Reader(link, ("1-1", 1), accept_gap="1-1", written=lambda _: ("1-1", "5-1"), count=1)
+    assert reader.epoch() == ["2-1", "3-1"]
+    redis.delete(STREAM)
+    send(redis, "XGROUP", "CREATE", STREAM, "positions", "$", "MKSTREAM")
+    send(redis, "XSETID", STREAM, "5-1")
+    caplog.clear()
+    reader = Reader(link, ("3-1", 3), accept_gap="3-1")
+    assert reader.ids() == reader.ids() == []
+    assert [message for message in caplog.messages if "ACCEPT_GAP" in message] == [
+        "going on after 3-1 as ACCEPT_GAP says, although entry 3-1, which was read before, is gone"
+    ]
+
+
+def test_entries_are_told_apart_by_their_numbers_and_not_as_texts(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    add(redis, "9-1", "10-1", "11-1")
+    assert Reader(link, ("9-1", 1), written=lambda _: ("9-1", "10-1")).ids() == ["10-1", "11-1"]
+    redis.xdel(STREAM, "10-1")
+    with pytest.raises(GapError, match=r"read up to 10-1"):
+        Reader(link, ("9-1", 1), written=lambda _: ("9-1", "10-1")).ids()
+    redis.delete(STREAM)
+    add(redis, "9-1")
+    with pytest.raises(GapError, match=r"newest id 9-1.*XSETID to 10-1"):
+        Reader(link, ("10-1", 2), accept_gap="10-1").ids()
+
+
+@pytest.mark.parametrize(
+    ("lose", "told"),
+    [
+        (deleted, r"make it anew .*raise its newest id .*set ACCEPT_GAP=5-1"),
+        (trimmed, r"on without them, set ACCEPT_GAP=5-1\. See"),
+    ],
+)
+def test_a_gap_is_told_with_what_to_do_and_no_more(
+    link: RedisLink, redis: redis_py.Redis, lose: Callable[[redis_py.Redis], None], told: str
+) -> None:
+    add(redis, "1-1", "5-1")
+    lose(redis)
+    with pytest.raises(GapError, match=told):
+        Reader(link, ("5-1", 2)).ids()
+
+
+@pytest.mark.parametrize("state", [None, ("1-1", 1)])
+def test_what_is_no_stream_is_refused(
+    link: RedisLink, redis: redis_py.Redis, state: ResumeState | None
+) -> None:
+    redis.set(STREAM, "a text")
+    with pytest.raises(RedisRefusedError, match="WRONGTYPE"):
+        Reader(link, state).ids()
 
 
 def test_ids_that_went_back_are_accepted_only_above_the_last_one_read(

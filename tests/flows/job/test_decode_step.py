@@ -89,6 +89,16 @@ def test_an_unusual_entry_changes_nothing_for_the_others(fields: dict[str, str])
             check_same(entries, size)
 
 
+def test_an_entry_that_cannot_be_used_leaves_with_its_reason_and_is_counted() -> None:
+    entries = [entry(1), entry(2, side="BOT"), entry(3)]
+    for read in (Read("executions", entries, live=False), read_of(entries, 3)):
+        by_key, [rejected], counted = decoded(read)
+        assert len(by_key) == 2
+        assert (rejected.stream, rejected.entry) == ("executions", Entry.of(entries[1]))
+        assert rejected.reason.startswith("side: expected BUY or SELL")
+        assert counted == (3, 1)
+
+
 def test_only_an_unusual_entry_is_taken_alone() -> None:
     entries = [entry(number) for number in range(1, 13)]
     entries[5] = entry(6, type="split", ratio="2:1")
