@@ -133,12 +133,15 @@ class _ValuationHashPartition(StatefulSinkPartition[Valued, None]):
     def __init__(self, link: RedisLink, name: str) -> None:
         self._link, self._name = link, name
         self._latest: dict[str, str] = {}
+        """By key, the one that has not changed for longest first."""
         self._look_at = 0.0
         link.after_outage.append(lambda: self._write(dict(self._latest)))
         link.while_alive.append(self._write_what_was_deleted)
 
     def write_batch(self, values: list[Valued]) -> None:
         texts = {valued.key: to_json(valued.valuation) for valued in values}
+        for key in texts:
+            self._latest.pop(key, None)
         self._latest.update(texts)
         self._write(texts)
 
@@ -159,10 +162,12 @@ class _ValuationHashPartition(StatefulSinkPartition[Valued, None]):
                 return  # the next start writes them
 
     def _write_what_was_deleted(self) -> None:
-        if time.monotonic() < self._look_at or not self._latest:
+        # What has changed since was written since; the one that has not for longest tells.
+        key = next(iter(self._latest), None)
+        if key is None or time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + LOOK_EVERY_S
-        with suppress(RuntimeError, StoppedError):  # it changes at this moment: next time
-            if not self._link.call(lambda client: client.exists(self._name)):
+        with suppress(StoppedError):
+            if not self._link.call(lambda client: client.hexists(self._name, key)):
                 log.warning("the hash %s was deleted or evicted: written again", self._name)
                 self._write(dict(self._latest))
