@@ -58,6 +58,7 @@ def test_each_look_of_the_flow_renews_its_term_and_without_it_goes(
     key: TotalsKey, redis: redis_py.Redis
 ) -> None:
     key.show(TOTALS)
+    assert 0 < int(redis.ttl(KEY)) <= TERM_S
     redis.expire(KEY, 1000)
     key.show(TOTALS)
     assert 0 < int(redis.ttl(KEY)) <= TERM_S

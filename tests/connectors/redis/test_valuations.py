@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 import redis as redis_py
@@ -93,10 +94,8 @@ def sink(redis_url: str) -> Iterator[Sink]:
 
 
 def read(client: redis_py.Redis) -> dict[str, int]:
-    return {
-        key.decode(): read_valuation(text).realized_pnl
-        for key, text in client.hgetall("valuations").items()
-    }
+    found: Any = client.hgetall("valuations")
+    return {key.decode(): read_valuation(text).realized_pnl for key, text in found.items()}
 
 
 def test_the_last_valuation_of_each_key_is_shown(sink: Sink, redis: redis_py.Redis) -> None:
