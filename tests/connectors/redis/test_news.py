@@ -7,15 +7,16 @@ from typing import Any, TypeVar
 import pytest
 import redis as redis_py
 
-from connectors.clock import now_ms
+from connectors.clock import ClockError, now_ms
 from connectors.metrics import MARKS_READ, MARKS_REFUSED
 from connectors.redis.link import RedisLink, RedisRefusedError
 from connectors.redis.news import News, NewsSource, Passing, read_mark
+from connectors.redis.valuations import read_holding, read_valuation
 from state.exact import ONE
 from state.valuation import Calendar, Mark
 from tests.conftest import OwnServer
 from tests.support.flow_process import until
-from tests.support.hash_values import position, put, valuation
+from tests.support.hash_values import NOT_KNOWN, position, put, valuation
 
 T = TypeVar("T")
 
@@ -41,6 +42,19 @@ def test_a_mark_may_be_a_minute_ahead_or_long_ago() -> None:
     assert read(timestamp=b"31536000000")[1].timestamp == 31_536_000_000
 
 
+def test_a_symbol_may_have_64_characters() -> None:
+    assert read(symbol=b"x" * 64)[0] == "x" * 64
+
+
+def test_the_id_of_an_entry_that_tells_no_time_is_no_measure() -> None:
+    fields = [word for pair in GOOD.items() for word in pair]
+    assert read_mark(b"5-0", fields)[1].timestamp == ARRIVED
+    with pytest.raises(ValueError, match=r"^timestamp: expected"):
+        read_mark(b"31536000000-0", fields)
+    with pytest.raises(ValueError, match=r"^timestamp: expected"):
+        read_mark(b"5-0", [*fields[:-1], b"1" * 16])
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -48,7 +62,7 @@ def test_a_mark_may_be_a_minute_ahead_or_long_ago() -> None:
         ("price", None), ("price", b"NaN"), ("price", b"inf"), ("price", b"1e9"),
         ("price", b"1_0"), ("price", b"0.00000000001"), ("price", b"\xff"),
         ("timestamp", None), ("timestamp", b"soon"), ("timestamp", b"-5"),
-        ("timestamp", b"1764000000"), ("timestamp", b"9" * 30),
+        ("timestamp", b"1764000000"), ("timestamp", b"31535999999"), ("timestamp", b"9" * 30),
         ("timestamp", b"%d" % (ARRIVED + 60_001)),
     ],
 )  # fmt: skip
@@ -72,6 +86,25 @@ def test_a_mark_that_becomes_stale_is_news_once() -> None:
     passing.take({"A": marked(ARRIVED + 62_000)})
     assert passing.due(ARRIVED + 70_000) == ["B"]
     assert passing.due(ARRIVED + 130_000) == ["A"]
+
+
+def test_a_new_day_is_news_of_what_is_held_also_where_no_mark_is() -> None:
+    passing = Passing(Calendar("UTC"), 60_000)
+    midnight = (ARRIVED // 86_400_000 + 1) * 86_400_000
+    held = read_holding(position("A").encode())
+    passing.take({"A": News(None, {"A": held}, {}, begins=True), "B": marked(midnight - 2000)})
+    assert passing.due(midnight - 1000) == [], "the day of the start is none that begins"
+    assert passing.due(midnight) == ["A"]
+    assert passing.due(midnight + 1000) == []
+
+
+def test_the_mark_of_a_valuation_that_a_start_finds_becomes_stale_too() -> None:
+    passing = Passing(Calendar("UTC"), 60_000)
+    kept = read_valuation(valuation("A", mark_timestamp=ARRIVED).encode())
+    without = read_valuation(valuation("A", **NOT_KNOWN, state="no mark").encode())
+    passing.take({"A": News(None, {}, {"A": kept, "U1:A": without}, begins=True)})
+    assert passing.due(ARRIVED + 60_000) == []
+    assert passing.due(ARRIVED + 61_000) == ["A"]
 
 
 # --- what is read of a real server ---------------------------------------------------------
@@ -125,15 +158,23 @@ def test_a_start_finds_positions_their_valuations_and_all_marks_that_are_kept(
     put(redis, position("A"), position("A", account="U1"), position("C"))
     put(redis, valuation("A"), name="valuations")
     redis.hset("valuations", mapping={"B": "none", "C": "[]", "D": '{"symbol": "D"}'})
+    redis.hset(
+        "valuations", mapping={"E": valuation("E").replace('"E"', '["E"]'), b"\xff": valuation("F")}
+    )
+    at = now_ms()
+    mark(redis, "two pages", 1, at)
     with redis.pipeline(transaction=False) as pipe:
         for number in range(5001):  # one more than a page has
             pipe.xadd("marks", {"symbol": f"M{number}", "price": 1, "timestamp": now_ms()})
         pipe.execute()
+    mark(redis, "two pages", 2, at - 1)
     follower = Follower(redis_url)
     found = follower.read()
     assert set(found["A"].holdings) == {"A", "U1:A"}
     assert found["A"].kept["A"].mark_price == 151 * ONE
-    assert (found["C"].kept, "B" in found, "D" in found) == ({}, False, False)
+    assert found["C"].kept == {}
+    assert not {"B", "D", "E", "F"} & set(found)
+    assert found["two pages"].mark == Mark(ONE, at)
     assert found["M0"].mark is not None
     assert found["M5000"].mark is not None
     assert all(news.begins for news in found.values())
@@ -190,12 +231,13 @@ def test_a_position_that_cannot_be_read_is_said_and_the_others_are_valued(
     change(redis, "5-0", "A")
     redis.hset("positions", mapping={"B": "x", "C": "[]", "D": '{"symbol": "D"}'})
     redis.hset("positions", "E", position("E", qty="1.00000000001"))
-    redis.hset("positions", "F", position("F", qty="[1]"))
+    redis.hset("positions", "F", position("F").replace('"F"', '["F"]'))
+    redis.hset("positions", b"\xff", position("G"))
     follower = Follower(redis_url)
     assert set(follower.read()) == {"A"}
     said = [line for line in caplog.messages if "cannot be read, so it is not valued" in line]
-    assert len(said) == 5
-    assert "expected qty with at most 10 places, found 1.00000000001" in said[3]
+    assert len(said) == 6
+    assert any("expected qty with at most 10 places, found 1.00000000001" in each for each in said)
 
 
 def test_what_is_no_mark_is_counted_said_and_left_behind(
@@ -255,15 +297,33 @@ def test_it_does_what_is_due_while_the_flow_lives_and_ends_when_told_to(
         follower.read()
 
 
+@pytest.mark.parametrize(
+    ("key", "reads"), [("positions:changes", 1), ("marks", 1), ("marks", 0), ("valuations", 0)]
+)
 def test_what_redis_never_will_stops_it_and_is_said(
-    redis: redis_py.Redis, redis_url: str, caplog: pytest.LogCaptureFixture
+    redis: redis_py.Redis, redis_url: str, caplog: pytest.LogCaptureFixture, key: str, reads: int
 ) -> None:
     follower = Follower(redis_url)
-    follower.read()
-    redis.set("positions:changes", "no stream")
+    for _ in range(reads):
+        follower.read()
+    redis.set(key, "something else")
     with pytest.raises(RedisRefusedError):
         follower.read()
     assert caplog.messages[-1].startswith("stopped: Redis refuses a command: WRONGTYPE")
+
+
+def test_a_clock_that_was_set_back_stops_it_and_is_said(
+    redis: redis_py.Redis,
+    redis_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    follower = Follower(redis_url)
+    follower.read()
+    monkeypatch.setattr("connectors.clock._ahead", lambda: 0.0)
+    with pytest.raises(ClockError):
+        follower.read()
+    assert caplog.messages[-1].startswith("stopped: the system's clock was set back by ")
 
 
 def test_told_to_end_while_redis_is_away_it_ends(own_server: OwnServer) -> None:
@@ -271,6 +331,6 @@ def test_told_to_end_while_redis_is_away_it_ends(own_server: OwnServer) -> None:
     follower = Follower(server.url)
     follower.read()
     server.kill()
-    follower.stop.set()
+    follower.link.acts[follower.link.calls + 1] = follower.stop.set
     with pytest.raises(StopIteration):
         follower.read()

@@ -52,10 +52,14 @@ def test_a_value_is_written_as_the_contract_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "7", "{}", position("A", qty="0.00000000001"), position("A", qty="1e3")]
-)
+    "text",
+    ["", "[]", "7", "{}", position("A", qty="0.00000000001"), position("A", qty="1e3"),
+     position("A", qty="[1]"), position("A", qty=None), position("A", cost_basis=None),
+     position("A").replace('"A"', '["A"]'), position("A", currency=None),
+     position("A", stream_id="soon")],
+)  # fmt: skip
 def test_what_is_no_position_is_refused(text: str) -> None:
-    with pytest.raises((ValueError, KeyError)):
+    with pytest.raises((ValueError, KeyError, TypeError)):
         read_holding(text.encode())
 
 

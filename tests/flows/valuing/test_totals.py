@@ -109,9 +109,11 @@ def test_a_key_whose_currency_changed_counts_in_the_new_one_alone() -> None:
     totals = Totals({}, "USD", STALE_MS)
     totals.take("key", held("B", net=5))
     totals.take("key", held("A", net=7))
+    totals.take("another", held("D", net=0))
     found = totals.in_base(NOW)
     assert found is not None
-    assert [(each.currency, each.positions) for each in found.currencies] == [("USD", 1)]
+    told = [(each.currency, each.positions) for each in found.currencies]
+    assert told == [("CHF", 1), ("USD", 1)], "in order of their names"
     assert found.total_pnl == 7
     assert found.no_rate == {}
 
@@ -125,6 +127,18 @@ def test_a_flat_position_makes_no_unknown_sum_a_0() -> None:
     of.take("open", without_mark)
     assert of.sums()["USD"].figure("unrealized_pnl") is None
     assert of.sums()["USD"].figure("total_pnl") == 0
+
+
+def test_what_is_unknown_in_a_currency_that_is_left_out_is_not_told_of_the_rest() -> None:
+    totals = Totals({}, "USD", STALE_MS)
+    totals.take("A", held("A", net=1))
+    totals.take("B", held("B", net=1))
+    totals.take("B2", held("B", net=1, marked=False))
+    found = totals.in_base(NOW)
+    assert found is not None
+    assert found.no_rate == {"EUR.USD": 2}
+    assert (found.unvalued, found.day_unknown) == (0, 0)
+    assert found.total_pnl == 1
 
 
 # --- where they go -------------------------------------------------------------------------
@@ -197,7 +211,8 @@ def test_the_metrics_tell_of_each_currency_and_over_all_if_no_rate_is_missing(
 ) -> None:
     started = Started(redis_url, base_currency="USD")
     for key, valuation in {
-        "A": held("A", net=1), "A2": held("A", net=2, at=0), "flat": held("A", net=4, qty=0),
+        "A": held("A", net=1), "A2": held("A", net=2, at=0),
+        "flat": held("A", net=4, qty=0, marked=False),
         "B": held("B", net=8), "B2": held("B", net=0, marked=False),
     }.items():  # fmt: skip
         started.totals.take(key, valuation)
