@@ -101,6 +101,38 @@ def keys(view: View) -> list[str]:
     return [key for key, _ in view.positions()]
 
 
+def test_what_is_wrong_stands_above_the_last_figures_and_ends_the_rate(
+    view: View, redis: redis_py.Redis, redis_url: str
+) -> None:
+    reader = OverviewReader(
+        redis_url, streams=["executions"], letters=["executions:dead"], positions_hash="positions"
+    )
+    time.sleep(0.01)
+    view.look(reader)
+    assert view.rate.per_second == 0
+    redis.set("positions", "no hash")
+    view.look(reader)
+    text = text_of(view)
+    assert text[0].startswith("Redis is away: Redis refuses a command: WRONGTYPE")
+    assert any(line.startswith("AAPL ") for line in text)
+    assert view.rate.per_second is None
+    redis.delete("positions")
+    redis.hset("positions", "A", "none")
+    view.look(reader)
+    assert view.problem.startswith("position 'A': expected a JSON object")
+    redis.delete("positions")
+    view.look(reader)
+    assert view.problem == ""
+    reader.close()
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_long_problem_leaves_the_page_in_its_height(view: View, width: int) -> None:
+    view.problem = "word " * 60
+    view.show = Show.ALL
+    assert len(text_of(view, 24, width)) <= 24
+
+
 def test_positions_are_sorted_by_key_pnl_or_latest_change(view: View) -> None:
     assert keys(view) == ["AAPL", "SAP", "U1:MSFT"]
     view.sort = Sort.PNL
@@ -197,6 +229,14 @@ def test_words_of_account_symbol_and_currency_filter(view: View) -> None:
     assert len(keys(view)) == 3
     view.search = "eur"
     assert keys(view) == ["SAP"]
+    for key in "/us":
+        view.press(key)
+    assert len(keys(view)) == 2, "what was typed before is gone"
+    for key in ("\x1b[A", "\x07"):
+        view.press(key)
+    assert view.search == "us", "keys that are no letters are no words"
+    view.press("\x1b")
+    assert (view.typing, view.search) == (False, "")
 
 
 def test_where_there_is_little_room_figures_give_way_and_more_come_where_there_is_more(

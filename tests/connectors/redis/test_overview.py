@@ -136,6 +136,19 @@ def test_a_value_that_is_no_position_is_named(
     )
 
 
+def test_what_came_and_went_while_a_value_was_no_position_is_not_shown(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    put(redis, position("A"), position("B"))
+    reader.read()
+    redis.hdel("positions", "A")
+    redis.hset("positions", mapping={"C": position("C"), "Z": "none"})
+    with pytest.raises(NotOursError):
+        reader.read()
+    redis.hdel("positions", "C", "Z")
+    assert list(reader.read().positions) == ["B"]
+
+
 def test_a_key_that_is_no_text_is_shown_so_that_it_can_be_told(
     reader: OverviewReader, redis: redis_py.Redis
 ) -> None:

@@ -98,6 +98,17 @@ def test_a_mark_and_a_day_end_to_the_millisecond_in_the_days_zone() -> None:
     assert at(midnight) == ("live", True)
 
 
+def test_what_came_and_went_while_a_value_was_no_valuation_is_not_shown() -> None:
+    known = Valuations("valuations", STALE_MS, "UTC")
+    one = valuation("A").encode()
+    known.take({b"A": one, b"B": one})
+    with pytest.raises(ValueError, match="valuation 'Z'"):
+        known.take({b"B": one, b"C": one, b"Z": b"none"})
+    known.take({b"B": one})
+    worth = known.worth(dict.fromkeys("ABC", ("1700000000500-0", 0)), now_ms())
+    assert [key for key, each in worth.items() if each != UNKNOWN] == ["B"]
+
+
 def test_a_key_that_is_no_text_is_shown_so_that_it_can_be_told(
     reader: OverviewReader, redis: redis_py.Redis
 ) -> None:

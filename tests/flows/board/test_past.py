@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from connectors.parquet.tables import POSITIONS_SCHEMA
 from connectors.redis.overview import Overview, Position, _position
@@ -39,9 +40,10 @@ def rows(*told: tuple[str, str, int, float, float]) -> pl.DataFrame:
 def test_a_point_is_the_sum_at_the_latest_execution_of_its_currency() -> None:
     past = Past()
     a, b = held("A", 5, timestamp=2000), held("B", 7, currency="EUR", timestamp=100)
-    assert past.note(overview(a, b), ["A", "B"]) == {"USD": (2000, 5.0), "EUR": (100, 7.0)}
-    late = held("C", 1, timestamp=1500)
-    assert past.note(overview(a, b, late), ["C"])["USD"] == (2000, 6.0)
+    late, later_still = held("C", 1, timestamp=1500), held("E", 0, timestamp=1700)
+    points = past.note(overview(a, b, late), ["A", "B", "C"])
+    assert points == {"USD": (2000, 6.0), "EUR": (100, 7.0)}
+    assert past.note(overview(a, b, late, later_still), ["E"])["USD"] == (2000, 6.0)
     assert past.curves["USD"] == [(2000, 6.0)], "of one time the last"
     opened = held("D", 0, timestamp=None, stream_id="3000-7")
     past.note(overview(a, b, late, opened), ["D"])
@@ -57,7 +59,10 @@ def test_a_curve_never_goes_back_in_time_behind_what_was_read() -> None:
 
 def test_a_small_curve_has_a_point_for_each_figure_that_differs() -> None:
     past = Past()
-    for pnl in (1, 1, 2, *range(3, 100)):
+    for pnl in (1, 1, 2):
+        past.note(overview(held("A", pnl)), ["A"])
+    assert list(past.sparks["A"]) == [1, 2]
+    for pnl in range(3, 100):
         past.note(overview(held("A", pnl)), ["A"])
     assert list(past.sparks["A"]) == list(range(100 - SPARK_POINTS, 100))
 
@@ -91,7 +96,9 @@ def test_the_past_ends_where_the_positions_are_and_takes_the_unmoved_in() -> Non
     assert past.note(overview(*now.values()), [])["USD"] == (4000, 110)
 
 
-def test_of_the_files_those_of_the_last_days_are_read_in_order_of_entries(tmp_path: Path) -> None:
+def test_of_the_files_the_latest_are_read_in_order_of_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for day in range(1, PAST_DAYS + 2):
         directory = tmp_path / "positions" / f"date=2024-01-0{day}"
         directory.mkdir(parents=True)
@@ -100,6 +107,8 @@ def test_of_the_files_those_of_the_last_days_are_read_in_order_of_entries(tmp_pa
             row = {"symbol": "A", "stream_id": entry, "message_timestamp": moment}
             path = directory / f"{number}.parquet"
             pq.write_table(pa.Table.from_pylist([row], POSITIONS_SCHEMA), path)
-            os.utime(path, (day, day))
+            os.utime(path, (10 * day + number,) * 2)
     found = read_past(tmp_path)
     assert found.select("ms", "seq").rows() == [(2, 9), (2, 10), (3, 9), (3, 10)]
+    monkeypatch.setattr("flows.board.past.PAST_FILES", 3)
+    assert read_past(tmp_path).select("ms", "seq").rows() == [(2, 9), (3, 9), (3, 10)]
