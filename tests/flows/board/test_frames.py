@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from connectors.redis.overview import OverviewReader
 from connectors.redis.worth import Valuations
 from flows.board import frames
 from flows.board.frames import Board
+from flows.board.server import build_app
 from tests.support.hash_values import base_totals, position, put, valuation
 from tests.support.servers import free_port
 
@@ -166,6 +169,28 @@ def test_a_page_that_does_not_take_its_frames_is_ended_and_others_are_not(
         return left, len(board._pages)
 
     assert asyncio.run(follow()) == (2, 1)
+
+
+def test_a_board_that_can_look_no_more_ends_the_program(
+    board: Board, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(board, "_look", None)
+    app = build_app(board, lambda: False)
+
+    async def live() -> None:
+        async with app.router.lifespan_context(app):
+            for _ in range(100):
+                await asyncio.sleep(0 if ended.is_set() else 0.01)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    try:
+        with pytest.raises(TypeError):
+            asyncio.run(live())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.is_set()
+    assert caplog.messages[0].startswith("stopped: TypeError")
 
 
 def test_when_it_is_over_all_pages_end(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
