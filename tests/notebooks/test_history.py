@@ -185,6 +185,7 @@ def test_the_latest_row_is_that_of_the_highest_entry_id_as_a_number(tmp_path: Pa
     [
         ("2000-5", ["2000-5"]),
         ("2000-4", ["1000-0"]),
+        ("2000", ["1000-0"]),
         ("999-9", []),
         (datetime.fromtimestamp(2, UTC), ["2000-6"]),
         (datetime.fromtimestamp(1.999, UTC), ["1000-0"]),
@@ -224,16 +225,40 @@ def test_an_execution_is_what_its_last_revision_says(tmp_path: Path) -> None:
                  commission="1.5"),
             told("3-0", exec_id=f"{IBKR}02", fill="BUY 8 @ 101", qty="8", cost="808",
                  commission="1.5"),
+            told("4-0", "2024-01-02 16:00", type="commission", exec_id=f"{IBKR}02", qty="8",
+                 cost="808", commission="1.25"),
         ],
     )  # fmt: skip
-    columns = ("exec_id", "fill_qty", "revisions", "qty_change", "paid", "commission")
+    columns = ("exec_id", "fill_qty", "revisions", "qty_change", "paid", "commission", "time")
     assert rows_of(history.executions(rows), *columns) == [
-        (f"{IBKR}02", 8, 2, 8, 808, Decimal("1.5"))
+        (f"{IBKR}02", 8, 2, 8, 808, Decimal("1.25"), at("2024-01-02 15:00"))
     ]
 
 
-def test_ids_of_another_shape_have_no_revisions(tmp_path: Path) -> None:
-    fills = [told(f"{n}-0", exec_id=f"mine.0{n}", fill="BUY 1 @ 1") for n in (1, 2)]
+def test_what_was_busted_is_no_execution_and_an_average_is_by_a_points_value(
+    tmp_path: Path,
+) -> None:
+    rows = history_of(
+        tmp_path,
+        [
+            told("1-0", type="opening", qty="2", cost="200", multiplier=Decimal(100)),
+            told("2-0", exec_id=f"{IBKR}01", fill="BUY 2 @ 3", qty="4", cost="800",
+                 multiplier=Decimal(100)),
+            told("3-0", exec_id=f"{IBKR}02", fill="BUY 0 @ 3", qty="2", cost="200",
+                 multiplier=Decimal(100)),
+            told("4-0", exec_id="of another shape", fill="BUY 2 @ 2", qty="4", cost="600",
+                 multiplier=Decimal(100)),
+        ],
+    )  # fmt: skip
+    booked = history.as_booked(rows, at("2024-01-02 15:00"))
+    assert rows_of(booked, "qty", "executions", "avg_price") == [(4, 1, Decimal("1.5"))]
+
+
+@pytest.mark.parametrize(
+    "form", ["mine.0{n}", IBKR + "01.0{n}", "x" + IBKR + "0{n}", IBKR + "0{n}x"]
+)
+def test_ids_of_another_shape_have_no_revisions(tmp_path: Path, form: str) -> None:
+    fills = [told(f"{n}-0", exec_id=form.format(n=n), fill="BUY 1 @ 1") for n in (1, 2)]
     assert len(history.executions(history_of(tmp_path, fills)).collect()) == 2
 
 
@@ -792,6 +817,7 @@ def test_equity_has_realized_and_unrealized_apart_and_goes_on_where_nothing_chan
     assert curve(history.equity(rows)) == expected
     gross = history.equity(rows).select("realized_pnl").collect().to_series().to_list()
     assert gross == [6, 5, 5, 7, 19]
+    assert curve(history.equity(rows.reverse())) == expected, "however they lie in the files"
     for minutes in range(6):
         moment = at("2024-01-02 15:00") + timedelta(minutes=minutes)
         by_then = [row for row in expected if row[1] <= f"{moment:%H:%M}"]
