@@ -546,6 +546,7 @@ def test_pnl_by_strategy_is_by_who_opened_and_by_who_closed(tmp_path: Path) -> N
             told("4-0", exec_id="own", fill="SELL 2 @ 12", commission="3", order_ref="a"),
             told("5-0", exec_id="gift", type="opening", symbol="F", commission="0"),
             told("6-0", exec_id="sell", fill="SELL 1 @ 5", symbol="F", commission="0"),
+            told("7-0", exec_id="more", fill="SELL 1 @ 6", symbol="F", order_ref="a"),
         ],
         [
             matched("2-0", "1", bought, first, "1"),
@@ -554,13 +555,15 @@ def test_pnl_by_strategy_is_by_who_opened_and_by_who_closed(tmp_path: Path) -> N
             matched("4-0", "2", bought, "own 2024-01-02T17:00 @ 12", "4"),
             matched("6-0", "1", "gift 2024-01-02T15:00 @ 2", "sell 2024-01-02T18:00 @ 5", "3",
                     symbol="F"),
+            matched("7-0", "1", "gift 2024-01-02T15:00 @ 2", "more 2024-01-02T19:00 @ 6", "4",
+                    symbol="F"),
         ],
     )  # fmt: skip
     figures = ("side", "strategy", "lots", "gross", "commission", "net", "of_others",
                "net_of_others")  # fmt: skip
     assert rows_of(history.by_strategy(rows), *figures) == [
-        ("opened", "a", 2, 6, 3, 3, 1, 1), ("opened", None, 1, 3, 0, 3, 0, 0),
-        ("closed", "a", 1, 4, 2, 2, 0, 0), ("closed", "b", 1, 2, 1, 1, 1, 1),
+        ("opened", "a", 2, 6, 3, 3, 1, 1), ("opened", None, 2, 7, 0, 7, 1, 4),
+        ("closed", "a", 2, 8, 2, 6, 1, 4), ("closed", "b", 1, 2, 1, 1, 1, 1),
         ("closed", None, 1, 3, 0, 3, 0, 0),
     ]  # fmt: skip
 
