@@ -321,6 +321,24 @@ def test_what_came_late_counts_from_when_it_happened(tmp_path: Path) -> None:
     ]
 
 
+def test_late_is_what_comes_after_later_ones_of_its_own_key(tmp_path: Path) -> None:
+    rows = history_of(
+        tmp_path,
+        [
+            told("1-0", "2024-01-02 15:10", exec_id=f"{IBKR}01", fill="BUY 1 @ 1", qty="1"),
+            told("2-0", "2024-01-02 15:00", exec_id="other", fill="BUY 1 @ 1", symbol="T"),
+            told("3-0", "2024-01-02 15:08", exec_id="late", fill="BUY 1 @ 1", qty="2"),
+            told("4-0", "2024-01-02 15:01", exec_id=f"{IBKR}02", fill="BUY 1 @ 2", qty="2"),
+        ],
+    )
+    assert rows_of(history.late(rows), "exec_id", "corrects") == [
+        (f"{IBKR}02", True), ("late", False),
+    ]  # fmt: skip
+    assert history.telling_moment(rows) == at("2024-01-02 15:08"), "a correction tells less"
+    known = history.two_clocks(rows, "AAPL").filter(pl.col("clock") == "known")
+    assert rows_of(known, "qty") == [(1,), (2,)], "what changed nothing is no step"
+
+
 # --- closed lots ------------------------------------------------------------------------
 
 OPENED, CLOSED = "o 2024-01-02T15:00 @ 100", "c 2024-01-02T16:00 @ 110"
@@ -511,6 +529,13 @@ def test_the_tax_report_puts_commissions_into_cost_and_proceeds(
     figures = ("proceeds", "cost", "gain", "acquired", "disposed")
     day = date(2024, 1, 2)
     assert rows_of(history.tax_lots(lots, "UTC"), *figures) == [(proceeds, cost, pnl - 4, day, day)]
+
+
+def test_a_short_sale_is_acquired_when_it_is_bought_back(tmp_path: Path) -> None:
+    lot = matched("2-0", "1", OPENED, "c 2024-02-03T16:00 @ 1", "0", direction="SHORT")
+    lots = history.closed_lots(history_of(tmp_path, matches=[lot]))
+    bought, sold = date(2024, 2, 3), date(2024, 1, 2)
+    assert rows_of(history.tax_lots(lots, "UTC"), "acquired", "disposed") == [(bought, sold)]
 
 
 def test_an_adjustment_is_in_the_net_like_a_commission(tmp_path: Path) -> None:
