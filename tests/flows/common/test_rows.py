@@ -38,8 +38,8 @@ def write_under(data_dir: Path, entries: Sequence[str], *lines: str) -> None:
     pq.write_table(rows.rows[::-1], directory / "part.parquet")
 
 
-def quantities(data_dir: Path, **moments: datetime) -> list[int]:
-    lots = list(open_lots(data_dir, now=NOW, **moments))
+def quantities(data_dir: Path, known_at: datetime | None = None) -> list[int]:
+    lots = list(open_lots(data_dir, now=NOW, known_at=known_at))
     return [int(each.qty) for each in lots if isinstance(each, Shown)]
 
 
