@@ -306,7 +306,8 @@ def test_the_changes_of_a_read_with_many_entries_are_summed_up(lines: Lines) -> 
     now = 106.0
     assert booked(2000)[0].startswith("Processed 4,003 executions (errors: 3), ")
     booked(2000, live=False)
-    assert booked(3)[0].startswith("Processed 2,003 executions (errors: 2), ")
+    [summed_up] = booked(3)  # one line, as it still was behind
+    assert summed_up.startswith("Processed 2,003 executions (errors: 2), ")
     assert booked(3) == [changed]
 
 
