@@ -75,9 +75,9 @@ def test_a_line_break_cannot_forge_a_line(lines: Lines) -> None:
 
 def test_text_that_needs_no_escape_is_left_readable(lines: Lines) -> None:
     set_up()
-    log.info("Zürich = %s", 1, extra={"empty": "", "a": "b=c", "d": 'e"f', "g": "é"})
+    log.info("Zürich = %s", 1, extra={"empty": "", "a": "b=c", "d": 'e"f', "g": "é", "h": "i\nj"})
     assert lines()[0].endswith(
-        r'message="Zürich = 1" empty="" a="b=c" d="e\"f" g=é'
+        r'message="Zürich = 1" empty="" a="b=c" d="e\"f" g=é h="i\nj"'
     )  # fmt: skip
 
 
