@@ -189,10 +189,10 @@ class _Reader:
         kept: Any = self._link.call(lambda client: client.hgetall(self._valuations))
         for key, text in kept.items():
             try:
-                valuation = read_valuation(text)
-            except (ValueError, KeyError, TypeError, AttributeError):
+                name, valuation = key.decode(), read_valuation(text)
+            except (ValueError, KeyError, TypeError):
                 continue  # what is no valuation is written anew
-            _of(news, valuation.symbol, begins=True).kept[key.decode()] = valuation
+            _of(news, valuation.symbol, begins=True).kept[name] = valuation
         while entries := self._link.call(self._page_of_marks):
             self._take_marks(entries, news, begins=True)
         return news
@@ -283,11 +283,11 @@ def read_mark(entry_id: bytes, fields: list[bytes]) -> tuple[str, Mark]:
 
 def _take_holding(key: bytes, text: bytes, news: dict[str, News], *, begins: bool) -> None:
     try:
-        holding = read_holding(text)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        name, holding = key.decode(), read_holding(text)
+    except (ValueError, KeyError, TypeError) as error:
         log.warning("the position %.90r cannot be read, so it is not valued: %.300s", key, error)
         return
-    _of(news, holding.symbol, begins=begins).holdings[key.decode()] = holding
+    _of(news, holding.symbol, begins=begins).holdings[name] = holding
 
 
 def _of(news: dict[str, News], symbol: str, *, begins: bool) -> News:

@@ -271,13 +271,14 @@ class OverviewReader:
         return [entries[0][0].decode() if entries else None for entries in pipe.execute()]
 
     def _take(self, values: dict[bytes, bytes]) -> None:
+        # In step at any moment: a value may be no position.
         for key in self._raw.keys() - values.keys():
-            del self._positions[key.decode(errors="backslashreplace")]
+            del self._raw[key], self._positions[key.decode(errors="backslashreplace")]
         for key, value in values.items():
             if self._raw.get(key) != value:
                 name = key.decode(errors="backslashreplace")
                 self._positions[name] = _position(name, value)
-        self._raw = values
+                self._raw[key] = value
 
 
 class _Info(NamedTuple):

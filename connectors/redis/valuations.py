@@ -17,6 +17,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.redis.link import RedisLink, StoppedError, send
 from state.exact import MONEY_PLACES, PLACES, to_text
+from state.records import id_order
 from state.valuation import Holding, Valuation
 
 log = logging.getLogger("lotstream.valuation")
@@ -33,6 +34,10 @@ _PLACES: Mapping[str, int] = {
     "mark_timestamp": 0,
 }  # fmt: skip
 """The members that are numbers, and how many places their unit has."""
+_MAY_BE_NULL = {
+    "account", "mark_price", "mark_timestamp", "market_value", "unrealized_pnl", "total_pnl",
+    "day_pnl",
+}  # fmt: skip
 
 
 class Valued(NamedTuple):
@@ -78,15 +83,17 @@ def _instrument_json(says: tuple[str | None, str, str, int]) -> str:
 
 
 def read_valuation(text: bytes) -> Valuation:
-    """Read what `to_json` wrote. Raises ValueError or KeyError for anything else."""
+    """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
     members = _numbers_as_text(text)
     return Valuation(*(_unit(name, members[name]) for name in Valuation._fields))
 
 
 def read_holding(text: bytes) -> Holding:
-    """Read a value of the hash `positions`. Raises ValueError or KeyError for anything else."""
+    """Read a value of the hash `positions`; raises as `read_valuation`."""
     members = _numbers_as_text(text)
-    return Holding(*(_unit(name, members[name]) for name in Holding._fields))
+    holding = Holding(*(_unit(name, members[name]) for name in Holding._fields))
+    id_order(holding.stream_id)
+    return holding
 
 
 def _numbers_as_text(text: bytes) -> dict[str, Any]:
@@ -97,8 +104,12 @@ def _numbers_as_text(text: bytes) -> dict[str, Any]:
 
 
 def _unit(name: str, member: Any) -> Any:
+    if member is None and name in _MAY_BE_NULL:
+        return None
+    if not isinstance(member, str):
+        raise TypeError(f"expected {name} to be a text or a number, found {member!r:.50}")
     places = _PLACES.get(name)
-    if places is None or member is None:
+    if places is None:
         return member
     whole, _, fraction = member.partition(".")
     if len(fraction) > places:
@@ -133,12 +144,15 @@ class _ValuationHashPartition(StatefulSinkPartition[Valued, None]):
     def __init__(self, link: RedisLink, name: str) -> None:
         self._link, self._name = link, name
         self._latest: dict[str, str] = {}
+        """By key, the one that has not changed for longest first."""
         self._look_at = 0.0
         link.after_outage.append(lambda: self._write(dict(self._latest)))
         link.while_alive.append(self._write_what_was_deleted)
 
     def write_batch(self, values: list[Valued]) -> None:
         texts = {valued.key: to_json(valued.valuation) for valued in values}
+        for key in texts:
+            self._latest.pop(key, None)
         self._latest.update(texts)
         self._write(texts)
 
@@ -159,10 +173,12 @@ class _ValuationHashPartition(StatefulSinkPartition[Valued, None]):
                 return  # the next start writes them
 
     def _write_what_was_deleted(self) -> None:
-        if time.monotonic() < self._look_at or not self._latest:
+        # What has changed since was written since; the one that has not for longest tells.
+        key = next(iter(self._latest), None)
+        if key is None or time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + LOOK_EVERY_S
-        with suppress(RuntimeError, StoppedError):  # it changes at this moment: next time
-            if not self._link.call(lambda client: client.exists(self._name)):
+        with suppress(StoppedError):
+            if not self._link.call(lambda client: client.hexists(self._name, key)):
                 log.warning("the hash %s was deleted or evicted: written again", self._name)
                 self._write(dict(self._latest))

@@ -59,13 +59,14 @@ class Valuations:
 
     def take(self, values: dict[bytes, bytes]) -> None:
         """Take the hash's values in. Raises ValueError, naming the key, if one is none."""
+        # In step at any moment: a value may be no valuation.
         for key in self._raw.keys() - values.keys():
-            del self._kept[key.decode(errors="backslashreplace")]
+            del self._raw[key], self._kept[key.decode(errors="backslashreplace")]
         for key, value in values.items():
             if self._raw.get(key) != value:
                 name = key.decode(errors="backslashreplace")
                 self._kept[name] = _kept(name, value)
-        self._raw = values
+                self._raw[key] = value
 
     def worth(self, changed: Mapping[str, tuple[str, int]], now_ms: int) -> dict[str, Worth]:
         """Return what each position is worth now; nothing if no position was ever valued.

@@ -31,21 +31,19 @@ _SECRET = ("REDIS_URL", "FLEX_TOKEN")
 class Settings(BaseSettings):
     """What a run is told by its environment; immutable once read."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, hide_input_in_errors=True)
 
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
     """May carry a password, so it is a secret as a whole."""
-    executions_stream: Annotated[str, Field(min_length=1)] = "executions"
+    executions_stream: str = "executions"
     stream_partitions: Annotated[int, Field(ge=1)] = 1
     own_partitions: Annotated[tuple[int, ...], NoDecode] = ()
     """The partitions this process reads; all of them if not set."""
-    positions_hash: Annotated[str, Field(min_length=1)] = "positions"
-    changes_stream: Annotated[str, Field(min_length=1)] = "positions:changes"
+    positions_hash: str = "positions"
+    changes_stream: str = "positions:changes"
     changes_kept: Annotated[int, Field(ge=0)] = 100_000
     """About how many entries stay in each stream of changes; 0: there is none."""
-    dead_letter_stream: Annotated[str, Field(min_length=1)] = "executions:dead"
+    dead_letter_stream: str = "executions:dead"
     data_dir: Path = Path("data")
     stream_retention_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     accept_gap: Annotated[str, Field(pattern=r"^\d+-\d+$")] | None = Field(
@@ -53,7 +51,7 @@ class Settings(BaseSettings):
     )
     """The last read id that a gap error named: go on behind it deliberately."""
 
-    ibkr_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    ibkr_host: str = "127.0.0.1"
     ibkr_port: Port = 7497
     ibkr_client_id: Annotated[int, Field(ge=0)] = 1
     ibkr_timezone: str = "UTC"
@@ -61,13 +59,13 @@ class Settings(BaseSettings):
     """The accounts that the router follows; all but FA masters if not set."""
     ibkr_marks: Literal["off", "live", "delayed"] = "off"
     """Whether the router writes marks of what is held; delayed: where no live data is to be had."""
-    instruments_hash: Annotated[str, Field(min_length=1)] = "instruments"
-    broker_hash: Annotated[str, Field(min_length=1)] = "broker"
+    instruments_hash: str = "instruments"
+    broker_hash: str = "broker"
 
-    marks_stream: Annotated[str, Field(min_length=1)] = "marks"
+    marks_stream: str = "marks"
     marks_kept: Annotated[int, Field(ge=1)] = 100_000
     """About how many of the last marks stay on their stream."""
-    valuations_hash: Annotated[str, Field(min_length=1)] = "valuations"
+    valuations_hash: str = "valuations"
     mark_stale_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60
     """A mark that is older is stale."""
     day_zone: str = "America/New_York"

@@ -1,7 +1,11 @@
 """The metrics as Prometheus sees them, and that dashboard and alerts name no others."""
 
 import json
+import math
 import re
+import socket
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +24,8 @@ from tests.conftest import OwnServer
 from tests.support.hash_values import commit, position, put
 from tests.support.servers import free_port
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
 DASHBOARD, ALERTS = DEPLOY / "grafana-dashboard.json", DEPLOY / "alert-rules.yml"
 # What Python's client adds by itself.
 PROCESS = {"process_resident_memory_bytes"}
@@ -97,19 +102,85 @@ def test_what_can_be_seen_in_redis_is_looked_up(served: Settings, redis: redis_p
     assert seen["lotstream_realized_pnl{currency=EUR}"] == 7
 
 
+def broker_knows(redis: redis_py.Redis, *accounts: str) -> None:
+    seconds, _ = redis.time()
+    redis.hset(
+        "broker", ":state", json.dumps({"accounts": dict.fromkeys(accounts, seconds * 1000)})
+    )
+
+
+def test_breaks_are_counted_while_the_brokers_side_is_known(
+    served: Settings, redis: redis_py.Redis
+) -> None:
+    seen = scrape(served)
+    assert math.isnan(seen["lotstream_broker_known"])
+    assert math.isnan(seen["lotstream_breaks"])
+    redis.hset("broker:breaks", "A", "{}")
+    broker_knows(redis, "U1")
+    seen = scrape(served)
+    assert (seen["lotstream_broker_known"], seen["lotstream_breaks"]) == (1, 1)
+    broker_knows(redis)
+    seen = scrape(served)
+    assert seen["lotstream_broker_known"] == 0
+    assert math.isnan(seen["lotstream_breaks"])
+
+
+def test_what_is_gone_or_cannot_be_told_has_no_figure(
+    served: Settings, redis: redis_py.Redis
+) -> None:
+    put(redis, position("A", currency="EUR"))
+    ids = [redis.xadd("executions", {"a": "1"}) for _ in range(4)]
+    assert scrape(served)["lotstream_realized_pnl{currency=EUR}"] == 0
+    redis.delete("positions")
+    redis.xdel("executions", ids[2])  # so the server cannot tell the lag
+    redis.xgroup_create("executions", "positions", ids[1])
+    seen = scrape(served)
+    assert "lotstream_realized_pnl{currency=EUR}" not in seen
+    assert "lotstream_stream_lag_entries{stream=executions}" not in seen
+    assert "lotstream_stream_lag_seconds{stream=executions}" in seen
+
+
+def test_a_hash_that_holds_something_else_shows_as_an_absent_redis(
+    served: Settings, redis: redis_py.Redis
+) -> None:
+    redis.hset("positions", "A", "no position")
+    assert scrape(served)["lotstream_redis_up"] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is no address of ours")
+def test_it_is_served_on_one_loopback_address_only(served: Settings) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", served.metrics_port or 0)).close()
+
+
+def test_a_process_that_has_not_counted_says_0_and_one_that_does_not_know_nothing() -> None:
+    code = ("import prometheus_client, connectors.metrics; "
+            "print(prometheus_client.generate_latest().decode())")  # fmt: skip
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for data_set in ("positions", "closed_lots", "valuations"):
+        for what in ("rows", "files"):
+            assert f'lotstream_parquet_{what}_total{{data_set="{data_set}"}} 0.0\n' in told
+    for name in ("base_total_pnl", "base_unrealized_pnl", "rates_missing"):
+        assert f"lotstream_{name} NaN\n" in told
+
+
 def test_an_absent_redis_shows_as_such_and_no_old_figure_stays(own_server: OwnServer) -> None:
     server = own_server()
     settings = Settings(redis_url=server.url, metrics_port=free_port())  # type: ignore[arg-type]
     with server.client() as client:
         put(client, position("A"))
         client.xadd("executions", {"a": "1"})
+        broker_knows(client, "U1")
     stop = exporter.start(settings)
     assert scrape(settings)["lotstream_stream_lag_entries{stream=executions}"] == 1
     server.kill()
     seen = scrape(settings)
     assert seen["lotstream_redis_up"] == 0
     assert not [name for name in seen if name.startswith(("lotstream_stream", "lotstream_real"))]
-    assert seen["lotstream_positions_open"] != seen["lotstream_positions_open"]  # NaN
+    for name in ("positions_open", "dead_letters_waiting", "broker_known", "breaks"):
+        assert math.isnan(seen[f"lotstream_{name}"]), name
     server.start()
     assert scrape(settings)["lotstream_redis_up"] == 1
     stop()

@@ -1,6 +1,7 @@
 """The second flow beside the first: killed, left without marks, and given wrong ones."""
 
 import math
+import os
 import random
 import re
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import redis as redis_py
 
+from connectors.parquet.minutes import MinuteFiles
 from connectors.redis.exact_json import from_json
 from tests.support.flow_process import FlowProcess, Row, add, read_hash, until
 from tests.support.servers import free_port
@@ -249,3 +251,19 @@ def test_what_stops_it_is_said_once(redis: redis_py.Redis, redis_url: str, tmp_p
         assert valuation.wait() == 1
     [told] = valuation.messages("critical")
     assert told.startswith("stopped: Redis refuses a command: WRONGTYPE")
+
+
+def test_what_it_cannot_start_with_is_said_in_one_line(
+    redis: redis_py.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    redis.set("executions:partitions", 1)
+    with valuing(tmp_path, redis_url, STREAM_PARTITIONS="3") as valuation:
+        assert valuation.wait() == 1
+    assert "STREAM_PARTITIONS: expected 1, as stream 'executions' has had so far" in valuation.log
+    files = MinuteFiles(tmp_path / "data")
+    files.lock()
+    with valuing(tmp_path, redis_url) as valuation:
+        assert valuation.wait() == 1
+    files.close()
+    assert valuation.log.startswith("lotstream: valuations: ")
+    assert valuation.log.endswith(f"valuations.lock is held by process {os.getpid()}\n")

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from connectors.redis.overview import Overview, OverviewReader, StreamState
 from connectors.redis.worth import Valuations
-from flows.watch import Show, Sort, View, figure, moment, page, progress
+from flows.watch import Show, Sort, View, as_json, figure, moment, money, page, progress
 from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess
 from tests.support.hash_values import (
@@ -99,6 +99,42 @@ def valued(view: View, redis: redis_py.Redis, redis_url: str) -> View:
 
 def keys(view: View) -> list[str]:
     return [key for key, _ in view.positions()]
+
+
+def test_what_is_wrong_stands_above_the_last_figures_and_ends_the_rate(
+    view: View, redis: redis_py.Redis, redis_url: str
+) -> None:
+    reader = OverviewReader(
+        redis_url, streams=["executions"], letters=["executions:dead"], positions_hash="positions"
+    )
+    time.sleep(0.01)
+    view.look(reader)
+    assert view.rate.per_second == 0
+    redis.set("positions", "no hash")
+    view.look(reader)
+    text = text_of(view)
+    assert text[0].startswith("Redis is away: Redis refuses a command: WRONGTYPE")
+    assert any(line.startswith("AAPL ") for line in text)
+    assert as_json(view) == json.dumps({"problem": view.problem})
+    assert view.rate.per_second is None
+    redis.delete("positions")
+    redis.hset("positions", "A", "none")
+    view.look(reader)
+    assert view.problem.startswith("position 'A': expected a JSON object")
+    redis.delete("positions")
+    view.look(reader)
+    assert view.problem == ""
+    reader.close()
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_long_problem_leaves_the_page_in_its_height(view: View, width: int) -> None:
+    assert view.overview is not None
+    one = view.overview.positions["AAPL"]
+    view.overview = view.overview._replace(positions={f"A{n}": one for n in range(50)})
+    view.problem = "word" * 70
+    assert len(text_of(view, 24, width)) == 24
+    assert any(line.startswith("A0 ") for line in text_of(view, 3, width)), "one at least"
 
 
 def test_positions_are_sorted_by_key_pnl_or_latest_change(view: View) -> None:
@@ -197,6 +233,14 @@ def test_words_of_account_symbol_and_currency_filter(view: View) -> None:
     assert len(keys(view)) == 3
     view.search = "eur"
     assert keys(view) == ["SAP"]
+    for key in "/us":
+        view.press(key)
+    assert len(keys(view)) == 2, "what was typed before is gone"
+    for key in ("\x1b[A", "\x07"):
+        view.press(key)
+    assert view.search == "us", "keys that are no letters are no words"
+    view.press("\x1b")
+    assert (view.typing, view.search) == (False, "")
 
 
 def test_where_there_is_little_room_figures_give_way_and_more_come_where_there_is_more(
@@ -237,6 +281,22 @@ def test_what_positions_are_worth_is_shown_and_what_is_unknown_is_said(valued: V
     assert "all in" not in text
     assert "\nEUR: 1 without a mark left out\n" in text
     assert "\nUSD: 1 without a mark left out, 1 more in no day's P&L, 1 at a stale mark\n" in text
+
+
+def test_a_flat_position_needs_no_mark_so_none_of_it_is_stale(
+    valued: View, redis: redis_py.Redis, redis_url: str
+) -> None:
+    old = valuation("FLAT", qty=0, unrealized_pnl=0, mark_timestamp=1, stream_id="1700000003000-0")
+    put(redis, old, name="valuations")
+    reader = OverviewReader(
+        redis_url, streams=[], letters=[], positions_hash="positions",
+        valuations=Valuations("valuations", 60_000, "UTC"),
+    )  # fmt: skip
+    valued.look(reader)
+    reader.close()
+    valued.show = Show.FLAT
+    [line] = [line for line in text_of(valued, width=200) if line.startswith("FLAT ")]
+    assert "stale" not in line
 
 
 def test_totals_over_all_currencies_stand_below_and_say_what_they_leave_out(
@@ -316,6 +376,13 @@ def test_figures_keep_their_width() -> None:
     assert figure(Decimal("1234567890.5"), 10) == "1.23e+9"
     assert moment(1700000000000, 1700000005000) == "22:13:20"
     assert moment(1700000000000, 1800000000000) == "20231114"
+    hour = 3_600_000
+    assert moment(1700000000000, 1700000000000 + 20 * hour - 1) == "22:13:20"
+    assert moment(1700000000000, 1700000000000 + 20 * hour) == "20231114"
+
+
+def test_only_a_loss_is_red_and_only_a_gain_green() -> None:
+    assert [money(Decimal(n)).style for n in (-1, 0, 1)] == ["red", "", "green"]
 
 
 # --- the command --------------------------------------------------------------------------

@@ -185,6 +185,7 @@ def test_the_latest_row_is_that_of_the_highest_entry_id_as_a_number(tmp_path: Pa
     [
         ("2000-5", ["2000-5"]),
         ("2000-4", ["1000-0"]),
+        ("2000", ["1000-0"]),
         ("999-9", []),
         (datetime.fromtimestamp(2, UTC), ["2000-6"]),
         (datetime.fromtimestamp(1.999, UTC), ["1000-0"]),
@@ -224,16 +225,40 @@ def test_an_execution_is_what_its_last_revision_says(tmp_path: Path) -> None:
                  commission="1.5"),
             told("3-0", exec_id=f"{IBKR}02", fill="BUY 8 @ 101", qty="8", cost="808",
                  commission="1.5"),
+            told("4-0", "2024-01-02 16:00", type="commission", exec_id=f"{IBKR}02", qty="8",
+                 cost="808", commission="1.25"),
         ],
     )  # fmt: skip
-    columns = ("exec_id", "fill_qty", "revisions", "qty_change", "paid", "commission")
+    columns = ("exec_id", "fill_qty", "revisions", "qty_change", "paid", "commission", "time")
     assert rows_of(history.executions(rows), *columns) == [
-        (f"{IBKR}02", 8, 2, 8, 808, Decimal("1.5"))
+        (f"{IBKR}02", 8, 2, 8, 808, Decimal("1.25"), at("2024-01-02 15:00"))
     ]
 
 
-def test_ids_of_another_shape_have_no_revisions(tmp_path: Path) -> None:
-    fills = [told(f"{n}-0", exec_id=f"mine.0{n}", fill="BUY 1 @ 1") for n in (1, 2)]
+def test_what_was_busted_is_no_execution_and_an_average_is_by_a_points_value(
+    tmp_path: Path,
+) -> None:
+    rows = history_of(
+        tmp_path,
+        [
+            told("1-0", type="opening", qty="2", cost="200", multiplier=Decimal(100)),
+            told("2-0", exec_id=f"{IBKR}01", fill="BUY 2 @ 3", qty="4", cost="800",
+                 multiplier=Decimal(100)),
+            told("3-0", exec_id=f"{IBKR}02", fill="BUY 0 @ 3", qty="2", cost="200",
+                 multiplier=Decimal(100)),
+            told("4-0", exec_id="of another shape", fill="BUY 2 @ 2", qty="4", cost="600",
+                 multiplier=Decimal(100)),
+        ],
+    )  # fmt: skip
+    booked = history.as_booked(rows, at("2024-01-02 15:00"))
+    assert rows_of(booked, "qty", "executions", "avg_price") == [(4, 1, Decimal("1.5"))]
+
+
+@pytest.mark.parametrize(
+    "form", ["mine.0{n}", IBKR + "01.0{n}", "x" + IBKR + "0{n}", IBKR + "0{n}x"]
+)
+def test_ids_of_another_shape_have_no_revisions(tmp_path: Path, form: str) -> None:
+    fills = [told(f"{n}-0", exec_id=form.format(n=n), fill="BUY 1 @ 1") for n in (1, 2)]
     assert len(history.executions(history_of(tmp_path, fills)).collect()) == 2
 
 
@@ -294,6 +319,24 @@ def test_what_came_late_counts_from_when_it_happened(tmp_path: Path) -> None:
         (at("2024-01-02 15:10"), -10, "known"),
         (at("2024-01-02 15:10"), 0, "known"),
     ]
+
+
+def test_late_is_what_comes_after_later_ones_of_its_own_key(tmp_path: Path) -> None:
+    rows = history_of(
+        tmp_path,
+        [
+            told("1-0", "2024-01-02 15:10", exec_id=f"{IBKR}01", fill="BUY 1 @ 1", qty="1"),
+            told("2-0", "2024-01-02 15:00", exec_id="other", fill="BUY 1 @ 1", symbol="T"),
+            told("3-0", "2024-01-02 15:08", exec_id="late", fill="BUY 1 @ 1", qty="2"),
+            told("4-0", "2024-01-02 15:01", exec_id=f"{IBKR}02", fill="BUY 1 @ 2", qty="2"),
+        ],
+    )
+    assert rows_of(history.late(rows), "exec_id", "corrects") == [
+        (f"{IBKR}02", True), ("late", False),
+    ]  # fmt: skip
+    assert history.telling_moment(rows) == at("2024-01-02 15:08"), "a correction tells less"
+    known = history.two_clocks(rows, "AAPL").filter(pl.col("clock") == "known")
+    assert rows_of(known, "qty") == [(1,), (2,)], "what changed nothing is no step"
 
 
 # --- closed lots ------------------------------------------------------------------------
@@ -488,6 +531,13 @@ def test_the_tax_report_puts_commissions_into_cost_and_proceeds(
     assert rows_of(history.tax_lots(lots, "UTC"), *figures) == [(proceeds, cost, pnl - 4, day, day)]
 
 
+def test_a_short_sale_is_acquired_when_it_is_bought_back(tmp_path: Path) -> None:
+    lot = matched("2-0", "1", OPENED, "c 2024-02-03T16:00 @ 1", "0", direction="SHORT")
+    lots = history.closed_lots(history_of(tmp_path, matches=[lot]))
+    bought, sold = date(2024, 2, 3), date(2024, 1, 2)
+    assert rows_of(history.tax_lots(lots, "UTC"), "acquired", "disposed") == [(bought, sold)]
+
+
 def test_an_adjustment_is_in_the_net_like_a_commission(tmp_path: Path) -> None:
     messages = [
         told("1-0", exec_id="o", fill="BUY 10 @ 100"),
@@ -521,6 +571,7 @@ def test_pnl_by_strategy_is_by_who_opened_and_by_who_closed(tmp_path: Path) -> N
             told("4-0", exec_id="own", fill="SELL 2 @ 12", commission="3", order_ref="a"),
             told("5-0", exec_id="gift", type="opening", symbol="F", commission="0"),
             told("6-0", exec_id="sell", fill="SELL 1 @ 5", symbol="F", commission="0"),
+            told("7-0", exec_id="more", fill="SELL 1 @ 6", symbol="F", order_ref="a"),
         ],
         [
             matched("2-0", "1", bought, first, "1"),
@@ -529,13 +580,15 @@ def test_pnl_by_strategy_is_by_who_opened_and_by_who_closed(tmp_path: Path) -> N
             matched("4-0", "2", bought, "own 2024-01-02T17:00 @ 12", "4"),
             matched("6-0", "1", "gift 2024-01-02T15:00 @ 2", "sell 2024-01-02T18:00 @ 5", "3",
                     symbol="F"),
+            matched("7-0", "1", "gift 2024-01-02T15:00 @ 2", "more 2024-01-02T19:00 @ 6", "4",
+                    symbol="F"),
         ],
     )  # fmt: skip
     figures = ("side", "strategy", "lots", "gross", "commission", "net", "of_others",
                "net_of_others")  # fmt: skip
     assert rows_of(history.by_strategy(rows), *figures) == [
-        ("opened", "a", 2, 6, 3, 3, 1, 1), ("opened", None, 1, 3, 0, 3, 0, 0),
-        ("closed", "a", 1, 4, 2, 2, 0, 0), ("closed", "b", 1, 2, 1, 1, 1, 1),
+        ("opened", "a", 2, 6, 3, 3, 1, 1), ("opened", None, 2, 7, 0, 7, 1, 4),
+        ("closed", "a", 2, 8, 2, 6, 1, 4), ("closed", "b", 1, 2, 1, 1, 1, 1),
         ("closed", None, 1, 3, 0, 3, 0, 0),
     ]  # fmt: skip
 
@@ -792,6 +845,7 @@ def test_equity_has_realized_and_unrealized_apart_and_goes_on_where_nothing_chan
     assert curve(history.equity(rows)) == expected
     gross = history.equity(rows).select("realized_pnl").collect().to_series().to_list()
     assert gross == [6, 5, 5, 7, 19]
+    assert curve(history.equity(rows.reverse())) == expected, "however they lie in the files"
     for minutes in range(6):
         moment = at("2024-01-02 15:00") + timedelta(minutes=minutes)
         by_then = [row for row in expected if row[1] <= f"{moment:%H:%M}"]

@@ -37,7 +37,9 @@ def stored(client: redis_py.Redis) -> bytes:
 
 def test_what_is_written_is_read_back_exactly(key: TotalsKey, redis: redis_py.Redis) -> None:
     key.show(TOTALS)
-    assert read_totals(stored(redis), 1700000000000, 60_000) == TOTALS
+    found = read_totals(stored(redis), 1700000000000, 60_000)
+    assert found == TOTALS
+    assert type(found.as_of) is type(found.currencies[0].rate_timestamp) is int
 
 
 def test_it_is_written_only_when_it_has_changed_or_is_gone(
@@ -58,6 +60,7 @@ def test_each_look_of_the_flow_renews_its_term_and_without_it_goes(
     key: TotalsKey, redis: redis_py.Redis
 ) -> None:
     key.show(TOTALS)
+    assert 0 < int(redis.ttl(KEY)) <= TERM_S
     redis.expire(KEY, 1000)
     key.show(TOTALS)
     assert 0 < int(redis.ttl(KEY)) <= TERM_S
@@ -76,7 +79,7 @@ def test_a_rate_that_became_old_since_is_stale_also_if_nobody_says_so() -> None:
 @pytest.mark.parametrize(
     "value",
     ["", "[]", "{}", base_totals(no_rate="3"), base_totals(total_pnl='"much"'),
-     base_totals(currencies="[7]")],
+     base_totals(currencies="[7]"), base_totals(no_rate='{"EUR.USD": Infinity}'), "x" * 999],
 )  # fmt: skip
 def test_what_is_no_totals_is_named(redis: redis_py.Redis, redis_url: str, value: str) -> None:
     put(redis, position("A"))
@@ -86,6 +89,7 @@ def test_what_is_no_totals_is_named(redis: redis_py.Redis, redis_url: str, value
         redis_url, streams=["executions"], letters=[], positions_hash="positions",
         valuations=Valuations("valuations", 60_000, "UTC"),
     )  # fmt: skip
-    with pytest.raises(NotOursError, match="totals of the valuations: expected a JSON object"):
+    with pytest.raises(NotOursError, match="totals of the valuations: expected a JSON obj") as said:
         reader.read()
+    assert len(str(said.value)) < 200
     reader.close()

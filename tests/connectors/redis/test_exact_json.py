@@ -28,3 +28,4 @@ def test_json_keeps_figures_exact() -> None:
     assert to_json([Decimal("1.00000000000000000001"), "a", True, 1.5]) == (
         '[1.00000000000000000001, "a", true, 1.5]'
     )
+    assert to_json((Decimal("1E+2"), Decimal("1E-10"))) == "[100, 0.0000000001]"

@@ -1,6 +1,7 @@
 """What a look finds on a real server, and what it says when there is nothing to find."""
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from decimal import Decimal, localcontext
@@ -8,12 +9,14 @@ from decimal import Decimal, localcontext
 import pytest
 import redis as redis_py
 
+from connectors.redis.link import NotOursError
 from connectors.redis.overview import (
     SILENT_S,
     WAITING_S,
     OverviewReader,
     RedisAwayError,
     StreamState,
+    lags,
 )
 from tests.conftest import OwnServer
 from tests.support.hash_values import be_heard, commit, position, put
@@ -120,12 +123,39 @@ def test_a_position_that_has_not_changed_is_the_same_object(
     assert first.keys() == {"A", "B", "C"}
 
 
+@pytest.mark.parametrize("value", ['{"qty": 1}', "no JSON", "[]", position("A", qty='"much"')[:90]])
 def test_a_value_that_is_no_position_is_named(
+    reader: OverviewReader, redis: redis_py.Redis, value: str
+) -> None:
+    redis.hset("positions", "AAPL", value)
+    with pytest.raises(NotOursError) as wrong:
+        reader.read()
+    assert str(wrong.value) == (
+        "position 'AAPL': expected a JSON object with the members of a position, "
+        f"found {value[:80].encode()!r}"
+    )
+
+
+def test_what_came_and_went_while_a_value_was_no_position_is_not_shown(
     reader: OverviewReader, redis: redis_py.Redis
 ) -> None:
-    redis.hset("positions", "AAPL", '{"qty": 1}')
-    with pytest.raises(ValueError, match=r"position 'AAPL': expected .* found b'{\"qty\": 1}'"):
+    put(redis, position("A"), position("B"))
+    reader.read()
+    redis.hdel("positions", "A")
+    redis.hset("positions", mapping={"C": position("C"), "Z": "none"})
+    with pytest.raises(NotOursError):
         reader.read()
+    redis.hdel("positions", "C", "Z")
+    assert list(reader.read().positions) == ["B"]
+
+
+def test_a_key_that_is_no_text_is_shown_so_that_it_can_be_told(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    redis.hset("positions", b"\xff", position("A"))
+    assert list(reader.read().positions) == [r"\xff"]
+    redis.hdel("positions", b"\xff")
+    assert reader.read().positions == {}
 
 
 def test_lag_is_what_is_behind_the_committed_entry(
@@ -168,8 +198,54 @@ def test_a_flow_that_is_heard_of_runs_and_one_that_is_silent_is_away(
     heard = state(reader)
     assert heard.flow == "running"
     assert heard.flow_silent_s is not None
-    assert 0.1 <= heard.flow_silent_s < SILENT_S
+    [about] = redis.xinfo_consumers("executions", "positions")
+    assert 0.1 <= heard.flow_silent_s <= about["idle"] / 1000
     assert heard._replace(flow_silent_s=SILENT_S + 1).flow == "away"
+
+
+def test_what_others_read_of_a_stream_says_nothing_of_the_flow(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    first, last = add(redis), add(redis)
+    redis.xgroup_create("executions", "another", last)
+    redis.xgroup_create("executions", "positions", first, entries_read=1)
+    redis.xreadgroup("positions", "by hand", {"executions": "0"}, count=1)
+    seen = state(reader)
+    assert (seen.committed_id, seen.lag, seen.flow_silent_s) == (first, 1, None)
+
+
+def test_an_entry_from_the_future_has_not_waited(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    add(redis, f"{time.time_ns() // 10**6 + 600_000}-0")
+    assert (state(reader).lag, state(reader).lag_s) == (1, 0.0)
+
+
+def test_nothing_lags_where_all_that_was_behind_is_deleted(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    first, *rest = (add(redis) for _ in range(3))
+    commit(redis, first, read=1)
+    redis.xdel("executions", *rest)
+    assert (state(reader).lag, state(reader).lag_s) == (0, 0.0)
+
+
+@pytest.mark.parametrize(("has", "found"), [(4, 1), (1, 4)])
+def test_another_number_of_partitions_than_redis_has_is_said(
+    redis: redis_py.Redis, redis_url: str, has: int, found: int
+) -> None:
+    reader = OverviewReader(
+        redis_url, streams=[], letters=[], positions_hash="positions",
+        partitions=("executions", found),
+    )  # fmt: skip
+    assert reader.read().streams == [], "not known yet"
+    redis.set("executions:partitions", has)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"expected {has}, .* found {found}"):
+            reader.read()
+    redis.set("executions:partitions", found)
+    reader.read()
+    reader.close()
 
 
 def test_a_flow_that_was_never_heard_of_is_away_when_an_entry_waits_long(
@@ -196,8 +272,11 @@ def test_a_server_that_cannot_tell_the_lag_is_believed_at_the_end_only(
     redis.xdel("executions", ids[2])
     redis.xgroup_create("executions", "positions", ids[1])
     assert state(reader).lag is None
+    redis.set_response_callback("XINFO STREAM", lambda reply, **_: reply)  # as all who ask so
+    assert lags(redis, ["executions", "none"]) == [None, 0]
     redis.xgroup_setid("executions", "positions", ids[3])
     assert state(reader).lag == 0
+    assert lags(redis, ["executions"]) == [0]
 
 
 def test_dead_letters_of_all_partitions_count(redis: redis_py.Redis, redis_url: str) -> None:
@@ -240,6 +319,18 @@ def test_an_absent_server_is_said_at_once_and_a_look_works_when_it_is_back(
     server.start()
     assert reader.read().positions == {}
     reader.close()
+
+
+def test_a_server_that_never_answers_is_asked_once_and_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        reader = reader_of(f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(RedisAwayError, match="Timeout"):
+            reader.read()
+        reader.close()
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_a_refused_login_says_what_to_check(own_server: OwnServer) -> None:

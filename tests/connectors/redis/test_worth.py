@@ -50,6 +50,7 @@ def test_a_valuation_is_shown_exactly(reader: OverviewReader, redis: redis_py.Re
     value(redis, valuation("A", account="U1", unrealized_pnl=exact, mark_timestamp=now_ms()))
     [(key, worth)] = reader.read().worth.items()
     assert (key, worth.state, worth.unrealized_pnl) == ("U1:A", "live", Decimal(exact))
+    assert type(worth.mark_timestamp) is int
     [total] = reader.read().totals
     assert total.unrealized_pnl == Decimal(exact)
 
@@ -58,11 +59,14 @@ def test_a_mark_that_became_old_since_is_stale_also_if_nobody_says_so(
     reader: OverviewReader, redis: redis_py.Redis
 ) -> None:
     put(redis, position("A"))
-    value(redis, valuation("A", mark_timestamp=now_ms() - STALE_MS - 5000))
+    put(redis, position("flat", qty=0))
+    old = {"mark_timestamp": now_ms() - STALE_MS - 5000}
+    value(redis, valuation("A", **old), valuation("flat", qty=0, **old))
     overview = reader.read()
     assert overview.worth["A"].state == "stale"
     assert overview.worth["A"].unrealized_pnl == Decimal("7.5")
-    assert overview.totals[0].stale == 1
+    assert overview.worth["flat"].state == "stale"
+    assert overview.totals[0].stale == 1, "a flat position needs no mark"
 
 
 def test_the_pnl_of_yesterday_is_not_shown_as_that_of_today(
@@ -75,6 +79,44 @@ def test_the_pnl_of_yesterday_is_not_shown_as_that_of_today(
     assert overview.worth["A"].total_pnl == Decimal("6.5")
     [total] = overview.totals
     assert (total.day_pnl, total.day_unknown, total.unvalued) == (None, 1, 0)
+
+
+def test_a_mark_and_a_day_end_to_the_millisecond_in_the_days_zone() -> None:
+    known = Valuations("valuations", STALE_MS, "Asia/Tokyo")
+    midnight = round(datetime(2026, 11, 27, 15, tzinfo=UTC).timestamp() * 1000)
+
+    def at(now: int) -> tuple[str, bool]:
+        worth = known.worth({"A": ("1700000000500-0", 0)}, now)["A"]
+        return worth.state, worth.day_pnl is not None
+
+    last = valuation("A", day="2026-11-27", mark_timestamp=midnight - STALE_MS)
+    known.take({b"A": last.encode()})
+    assert [at(midnight + ms) for ms in (-1, 0, 1)] == [
+        ("live", True), ("live", False), ("stale", False),
+    ]  # fmt: skip
+    known.take({b"A": last.replace("2026-11-27", "2026-11-28").encode()})
+    assert at(midnight) == ("live", True)
+
+
+def test_what_came_and_went_while_a_value_was_no_valuation_is_not_shown() -> None:
+    known = Valuations("valuations", STALE_MS, "UTC")
+    one = valuation("A").encode()
+    known.take({b"A": one, b"B": one})
+    with pytest.raises(ValueError, match="valuation 'Z'"):
+        known.take({b"B": one, b"C": one, b"Z": b"none"})
+    known.take({b"B": one})
+    worth = known.worth(dict.fromkeys("ABC", ("1700000000500-0", 0)), now_ms())
+    assert [key for key, each in worth.items() if each != UNKNOWN] == ["B"]
+
+
+def test_a_key_that_is_no_text_is_shown_so_that_it_can_be_told(
+    reader: OverviewReader, redis: redis_py.Redis
+) -> None:
+    redis.hset("positions", b"\xff", position("A"))
+    redis.hset("valuations", b"\xff", valuation("A"))
+    assert reader.read().worth[r"\xff"].state == "live"
+    redis.delete("valuations")
+    assert reader.read().worth == {}
 
 
 def test_a_valuation_of_what_the_position_was_long_ago_is_none(

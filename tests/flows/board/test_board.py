@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -302,7 +303,13 @@ def test_it_answers_to_no_other_name_and_fetches_nothing_elsewhere(board: str) -
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urlopen(request)
     with urlopen(board) as answer:
-        assert answer.headers["Content-Security-Policy"].startswith("default-src 'self';")
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy == "default-src 'self'; frame-ancestors 'none'"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-cache", "an upgrade brings a new page"
+    if sys.platform == "linux":  # elsewhere that is no address of this machine
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", int(board.rpartition(":")[2]))).close()
     for path in (ROOT / "flows" / "board" / "page").iterdir():
         text = path.read_text().replace("http://www.w3.org/2000/svg", "")
         assert "//cdn" not in text

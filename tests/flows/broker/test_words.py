@@ -10,7 +10,7 @@ from rich.console import Console
 from connectors.redis.broker_state import NO_BROKER, BrokerView
 from connectors.redis.overview import OverviewReader
 from flows.common.overview import break_words, broker_words
-from flows.watch import View, as_json, page
+from flows.watch import MOST_BREAKS, View, as_json, page
 from tests.support.flow_process import ROOT
 
 BREAK = '{"kind": "quantity", "ours": 2, "broker": 3.5, "detail": "", "since": 9}'
@@ -61,6 +61,27 @@ def test_breaks_are_shown_and_counted(redis: redis_py.Redis, redis_url: str) -> 
     assert "break: U1:AAPL: ours 2, broker's 3.5 (quantity)" in text_of(view)
     assert json.loads(as_json(view))["broker"]["breaks"]["U1:AAPL"]["broker"] == 3.5
     assert "at the broker" not in text_of(view)
+
+
+def test_of_many_breaks_some_are_shown_and_the_others_counted(
+    redis: redis_py.Redis, redis_url: str
+) -> None:
+    leave(redis)
+    redis.hset("broker:breaks", mapping={f"U2:{n}": BREAK for n in range(MOST_BREAKS + 1)})
+    text = text_of(look(redis_url))
+    assert text.count("break: ") == MOST_BREAKS
+    assert "and 2 breaks more" in text
+
+
+def test_what_the_broker_has_not_told_of_an_account_is_said(
+    redis: redis_py.Redis, redis_url: str
+) -> None:
+    assert "told nothing of an account yet" in text_of(look(redis_url, account=True))
+    redis.hset("broker", ":state", '{"accounts": {}}')
+    redis.hset("broker:account", "U1", json.dumps({**FIGURES, "open_orders": None}))
+    text = text_of(look(redis_url, account=True))
+    assert "open orders: not known" in text
+    assert "told nothing" not in text
 
 
 def test_a_router_that_died_leaves_nothing_that_is_known(

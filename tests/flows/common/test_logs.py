@@ -2,8 +2,11 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 
 import bytewax.operators as op
 import pytest
@@ -11,11 +14,13 @@ from bytewax.dataflow import Dataflow
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax.testing import TestingSource, run_main
 
+from connectors.redis.link import RedisRefusedError
 from flows.common.logs import Progress, log_exceptions, log_exceptions_of_parts, set_up_logging
 from flows.common.settings import Settings
 from state.exact import ONE
 
 log = logging.getLogger("lotstream.test")
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -70,18 +75,21 @@ def test_a_line_break_cannot_forge_a_line(lines: Lines) -> None:
 
 def test_text_that_needs_no_escape_is_left_readable(lines: Lines) -> None:
     set_up()
-    log.info("Zürich = %s", 1, extra={"empty": ""})
-    assert lines()[0].endswith('message="Zürich = 1" empty=""')
+    log.info("Zürich = %s", 1, extra={"empty": "", "a": "b=c", "d": 'e"f', "g": "é", "h": "i\nj"})
+    assert lines()[0].endswith(
+        r'message="Zürich = 1" empty="" a="b=c" d="e\"f" g=é h="i\nj"'
+    )  # fmt: skip
 
 
 def test_a_json_line_holds_the_same(lines: Lines) -> None:
     set_up("json")
-    log.error("gone: %s", "x", extra={"tries": 3})
+    log.error("gone: %s", "x", extra={"tries": 3, "path": Path("here")})
     [line] = lines()
     members = json.loads(line)
     assert datetime.fromisoformat(members.pop("time")).tzinfo is not None
     assert members == {
         "level": "error", "logger": "lotstream.test", "message": "gone: x", "tries": 3,
+        "path": "here",
     }  # fmt: skip
 
 
@@ -171,16 +179,90 @@ def test_what_a_part_has_told_itself_is_not_logged_again(lines: Lines) -> None:
     assert lines() == []
 
 
+class _Endpoint:
+    """A source or sink whose every call fails, or the making of its part."""
+
+    def __init__(self, *, builds: bool) -> None:
+        self._builds = builds
+
+    def build_part(self, *_: object) -> "_Endpoint":
+        if not self._builds:
+            raise KeyError("none")
+        return self
+
+    def next_batch(self) -> None:
+        raise KeyError("none")
+
+    write_batch = snapshot = next_batch
+
+
+@pytest.mark.parametrize("call", ["build_part", "next_batch", "write_batch", "snapshot"])
+def test_whatever_fails_of_a_source_or_sink_is_logged(lines: Lines, call: str) -> None:
+    set_up("json")
+    for told in ((), (KeyError,)):
+        endpoint = log_exceptions_of_parts(_Endpoint(builds=call != "build_part"), *told)
+        part = endpoint if call == "build_part" else endpoint.build_part()
+        with pytest.raises(KeyError):
+            getattr(part, call)()
+        assert lines.messages() == ([] if told else ["stopped: 'none'"])
+
+
+def test_what_explains_itself_comes_without_a_traceback(lines: Lines) -> None:
+    def refused() -> None:
+        raise RedisRefusedError("Redis refuses a command: why")
+
+    set_up("json")
+    with pytest.raises(RedisRefusedError):
+        log_exceptions(refused)()
+    [line] = map(json.loads, lines())
+    assert line["message"] == "stopped: Redis refuses a command: why"
+    assert "exception" not in line
+
+
+LAST_WORD = """
+import logging, os, sys
+from flows.common.logs import set_up_logging
+from flows.common.settings import Settings
+set_up_logging(Settings(log_level=sys.argv[1]), last_word=sys.argv[2] == "last word")
+log = logging.getLogger()
+log.error("first")
+try:
+    raise KeyError
+except KeyError:
+    log.critical("why", exc_info=sys.argv[3] == "traceback")
+log.error("second")
+os.write(2, b"the engine's own\\n")
+log.critical("third")
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "last", "why", "others_are_silent"),
+    [("INFO", "last word", "", True), ("INFO", "last word", "traceback", False),
+     ("DEBUG", "last word", "", False), ("INFO", "not", "", False)],
+)  # fmt: skip
+def test_a_line_that_says_why_it_ends_is_the_last_that_a_person_sees(
+    level: str, last: str, why: str, *, others_are_silent: bool
+) -> None:
+    code = [sys.executable, "-c", LAST_WORD, level, last, why]
+    told = subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=True).stderr
+    words = ("first", "why", "second", "the engine's own", "third")
+    seen = [word for word in words if word in told]
+    assert seen == (["first", "why", "third"] if others_are_silent else [*words])
+
+
 def test_each_change_of_a_position_is_one_line(lines: Lines) -> None:
     set_up("json")
     progress = Progress()
     progress.position_changed("AAPL", 10 * ONE, 150 * ONE + ONE // 4, 10 * ONE)
     progress.position_changed("U1:ES", -ONE // 2, ONE, -3 * ONE)
     progress.position_changed("AAPL", 0, None, -10 * ONE)
+    progress.position_changed("x" * 201, 0, None, ONE)
     assert lines.messages() == [
         "Position updated: AAPL = 10 @ 150.25 (change: +10)",
         "Position updated: U1:ES = -0.5 @ 1 (change: -3)",
         "Position updated: AAPL = 0 (change: -10)",
+        f"Position updated: {'x' * 200} = 0 (change: +1)",
     ]
 
 
@@ -224,7 +306,8 @@ def test_the_changes_of_a_read_with_many_entries_are_summed_up(lines: Lines) -> 
     now = 106.0
     assert booked(2000)[0].startswith("Processed 4,003 executions (errors: 3), ")
     booked(2000, live=False)
-    assert booked(3)[0].startswith("Processed 2,003 executions (errors: 2), ")
+    [summed_up] = booked(3)  # one line, as it still was behind
+    assert summed_up.startswith("Processed 2,003 executions (errors: 2), ")
     assert booked(3) == [changed]
 
 

@@ -9,7 +9,7 @@ import redis as redis_py
 from rich.console import Console
 
 from flows.common import progress
-from flows.common.progress import Work
+from flows.common.progress import Work, how_far
 from tests.support.commands import run
 from tests.support.flow_process import ROOT, FlowProcess, add
 
@@ -29,6 +29,11 @@ def test_a_quick_run_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
             clock.now += 1.5
             work.advance()
     assert tuple(capsys.readouterr()) == ("", "")
+
+
+def test_how_far_is_said_also_before_the_first_and_after_the_last() -> None:
+    assert how_far(0, 10, "files", 0.0) == "0 of 10 files, 0/s"
+    assert how_far(12, 10, "files", 1.0) == "12 of 10 files, 12/s, about 0 s left"
 
 
 def test_without_a_terminal_a_line_comes_every_few_seconds(

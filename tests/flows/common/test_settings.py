@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from flows.common.settings import Settings, load_settings
 
@@ -158,20 +159,30 @@ def test_an_address_may_be_any_that_redis_py_takes(
         ("STREAM_RETENTION_HOURS", "nan", "a number that is not infinite"),
         ("STREAM_RETENTION_HOURS", "inf", "a number that is not infinite"),
         ("ACCEPT_GAP", "yes", "an entry's id such as"),
+        ("ACCEPT_GAP", "17-0 or so", "an entry's id such as"),
+        ("ACCEPT_GAP", "from 17-0", "an entry's id such as"),
+        ("DATA_DIR", __file__, "a directory, which is made if there is none"),
         ("IBKR_PORT", "tws", "a whole number"),
         ("IBKR_PORT", "70000", "65535 or less"),
         ("IBKR_CLIENT_ID", "-1", "0 or more"),
         ("IBKR_TIMEZONE", "Mars/Olympus", "a time zone's name"),
         ("IBKR_TIMEZONE", "../UTC", "a time zone's name"),
+        ("IBKR_TIMEZONE", "America", "a time zone's name"),  # a directory
         ("IBKR_MARKS", "on", "'off', 'live' or 'delayed'"),
         ("CHANGES_KEPT", "-1", "0 or more"),
         ("MARK_STALE_S", "0", "more than 0"),
+        ("MARK_STALE_S", "inf", "a number that is not infinite"),
         ("DAY_ZONE", "Nowhere", "a time zone's name"),
-        ("BASE_CURRENCY", "euro", "a currency such as EUR"),
+        ("BASE_CURRENCY", "eur", "a currency such as EUR"),
+        ("BASE_CURRENCY", "EURO", "a currency such as EUR"),
+        ("BASE_CURRENCY", "REUR", "a currency such as EUR"),
+        ("BASE_CURRENCY", "€EUR", "a currency such as EUR"),
         ("MARKS_KEPT", "0", "1 or more"),
         ("IBKR_ACCOUNTS", "U1,,U2", "account numbers such as"),
         ("IBKR_ACCOUNTS", "U1:AAPL", "account numbers such as"),
         ("FLEX_QUERY_ID", "mine", "a number such as"),
+        ("FLEX_QUERY_ID", "7 of mine", "a number such as"),
+        ("FLEX_QUERY_ID", "my 7", "a number such as"),
         ("METRICS_PORT", "0", "1 or more"),
         ("LOG_LEVEL", "loud", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
         ("LOG_FORMAT", "xml", "text or json"),
@@ -229,7 +240,40 @@ def test_of_several_wrong_values_one_line_names_one(monkeypatch: pytest.MonkeyPa
 def test_a_variable_that_is_nearly_a_setting_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    load(monkeypatch, EXECUTIONS_STREM="fills", log_level="INFO", REDIS_HOST="x", LOG_DIR="y")
-    assert capsys.readouterr().err == (
-        "lotstream: EXECUTIONS_STREM is no setting; EXECUTIONS_STREAM is one, was it meant?\n"
-    )
+    near = {"EXECUTIONS_STREM": "EXECUTIONS_STREAM", "LOGLEVEL": "LOG_LEVEL",
+            "LOTSTREAM_METRICS_PORT": "METRICS_PORT"}  # fmt: skip
+    others = ("REDIS_HOST", "LOG_DIR", "METRICS_HOST", "log_level")
+    load(monkeypatch, **dict.fromkeys((*near, *others), "INFO"))
+    said = [f"lotstream: {found} is no setting; {meant} is one, was it meant?"
+            for found, meant in near.items()]  # fmt: skip
+    assert capsys.readouterr().err.splitlines() == said
+
+
+def test_what_is_nearly_a_setting_is_said_also_where_a_wrong_value_ends_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IBKR_PRT", "4002")
+    load_settings(warn=False)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    with pytest.raises(SystemExit, match="LOG_LEVEL"):
+        load_settings(warn=False)
+    assert capsys.readouterr().err.count("IBKR_PRT is no setting") == 1
+
+
+def test_settings_that_were_read_stay_as_they_are() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_settings().stream_partitions = 2
+
+
+def test_no_error_of_the_settings_shows_what_was_given() -> None:
+    with pytest.raises(ValidationError) as wrong:
+        Settings(redis_url="redis://:hush@h:port")  # type: ignore[arg-type]
+    assert "hush" not in f"{wrong.value} {wrong.value.__cause__}"
+
+
+def test_a_directory_that_may_not_be_looked_at_is_not_said_to_be_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    too_long = "x" * 5000  # as a look into it fails, also for root
+    assert load(monkeypatch, DATA_DIR=too_long).data_dir == Path(too_long)

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import polars as pl
 import pytest
 import redis as redis_py
 
-from flows.demo.balance import paid_in
+from flows.demo.balance import balances, before_last_day, paid_in
 from flows.demo.market import INSTRUMENTS, LAST_DAY
 from flows.demo.sample import history
 from flows.demo.statements import Comparison, compare, load_statements
@@ -151,6 +152,36 @@ def test_what_was_paid_in_is_told_by_the_messages_alone() -> None:
         {**sold, "symbol": "C", "exec_id": "c.01.02", "fill_qty": "0"},
     ]
     assert paid_in(messages) == {"U1:A": 18, "U1:B": -1100, "U1:C": 0}
+
+
+def test_a_balance_holds_to_the_last_digit_or_not() -> None:
+    before = {
+        "U1:A": {"currency": "USD", "realized_pnl": 1, "unrealized_pnl": 2, "market_value": 8}
+    }
+    after = {
+        "U1:A": {"currency": "USD", "realized_pnl": 4, "unrealized_pnl": 0, "market_value": 3},
+        "U1:B": {"currency": "EUR", "realized_pnl": 0, "unrealized_pnl": 5, "market_value": 25},
+    }  # fmt: skip
+    day = {"account": "U1", "symbol": "A", "side": "SELL", "fill_qty": "1", "fill_price": "6"}
+    earlier = {
+        **day,
+        "side": "BUY",
+        "fill_price": "5",
+        "exec_id": "a.01.01",
+        "timestamp": "86399999",
+    }
+    later = [
+        {**day, "exec_id": "b.01.01", "timestamp": "86400000"},
+        {**day, "symbol": "B", "side": "BUY", "fill_qty": "4", "fill_price": "5",
+         "exec_id": "c.01.01", "timestamp": "86400001"},
+    ]  # fmt: skip
+    assert before_last_day([earlier, *later]) == 1
+    both = balances(before, after, [earlier], later)
+    assert [(each.key, each.currency, int(each.paid), each.holds) for each in both] == [
+        ("U1:A", "USD", -6, True), ("U1:B", "EUR", 20, True),
+    ]  # fmt: skip
+    after["U1:B"]["unrealized_pnl"] = Fraction(5) + Fraction(1, 10**20)
+    assert [each.holds for each in balances(before, after, [earlier], later)] == [True, False]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")

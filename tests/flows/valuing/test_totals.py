@@ -1,13 +1,25 @@
 """The totals that are kept as valuations change, against sums over the latest of each key."""
 
+import math
+import urllib.request
 from decimal import Decimal
+from threading import Event
+from typing import Any
 
+import pytest
+import redis as redis_py
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
-from flows.valuing.totals import Totals
+from connectors.redis.exact_json import from_json
+from connectors.redis.link import RedisLink
+from flows.common.settings import Settings
+from flows.valuing.totals import Totals, start_totals
 from state.exact import MONEY, ONE
 from state.valuation import Day, Holding, Mark, Valuation, value
+from tests.conftest import OwnServer
+from tests.support.servers import free_port
 
 NOW, STALE_MS = 10_000, 1_000
 CURRENCIES = {"A": "USD", "B": "EUR", "C": "EUR", "D": "CHF"}
@@ -85,3 +97,163 @@ def test_a_currency_without_a_rate_is_named_and_left_out_unless_it_is_all_0(
 
 def test_without_a_base_currency_there_are_none() -> None:
     assert Totals(RATES, None, STALE_MS).in_base(NOW) is None
+
+
+def held(symbol: str, net: int, qty: int = 1, *, marked: bool = True, at: int = NOW) -> Valuation:
+    """Return a valuation that makes 0 but what was realized."""
+    holding = Holding(None, symbol, CURRENCIES[symbol], ONE, qty * ONE, 0, 0, net * MONEY, "1-0")
+    return value(holding, Mark(0, at) if marked else None, Day("", 0), NOW, STALE_MS)
+
+
+def test_a_key_whose_currency_changed_counts_in_the_new_one_alone() -> None:
+    totals = Totals({}, "USD", STALE_MS)
+    totals.take("key", held("B", net=5))
+    totals.take("key", held("A", net=7))
+    totals.take("another", held("D", net=0))
+    found = totals.in_base(NOW)
+    assert found is not None
+    told = [(each.currency, each.positions) for each in found.currencies]
+    assert told == [("CHF", 1), ("USD", 1)], "in order of their names"
+    assert found.total_pnl == 7
+    assert found.no_rate == {}
+
+
+def test_a_flat_position_makes_no_unknown_sum_a_0() -> None:
+    flat = held("A", net=0, qty=0, marked=False)
+    without_mark = held("A", net=0, marked=False)
+    of = Totals({}, "USD", STALE_MS)
+    of.take("flat", flat)
+    assert of.sums()["USD"].figure("unrealized_pnl") == 0, "all is flat"
+    of.take("open", without_mark)
+    assert of.sums()["USD"].figure("unrealized_pnl") is None
+    assert of.sums()["USD"].figure("total_pnl") == 0
+
+
+def test_what_is_unknown_in_a_currency_that_is_left_out_is_not_told_of_the_rest() -> None:
+    totals = Totals({}, "USD", STALE_MS)
+    totals.take("A", held("A", net=1))
+    totals.take("B", held("B", net=1))
+    totals.take("B2", held("B", net=1, marked=False))
+    found = totals.in_base(NOW)
+    assert found is not None
+    assert found.no_rate == {"EUR.USD": 2}
+    assert (found.unvalued, found.day_unknown) == (0, 0)
+    assert found.total_pnl == 1
+
+
+# --- where they go -------------------------------------------------------------------------
+
+
+class Started:
+    """Totals that are shown, and what they are shown by."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self.stop = Event()
+        self.link = RedisLink(url, self.stop)
+        self.rates: dict[str, Mark] = {}
+        self.port = free_port()
+        given = Settings(redis_url=url, metrics_port=self.port, **settings)  # type: ignore[arg-type]
+        self.totals = start_totals(given, self.link, self.rates)
+
+    def let_live(self) -> None:
+        for act in self.link.while_alive:
+            act()
+
+    def scrape(self) -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+            return {
+                "".join((sample.name.removeprefix("lotstream_"), *sample.labels.values())):
+                sample.value for family in families for sample in family.samples
+            }  # fmt: skip
+
+
+def shown(client: redis_py.Redis) -> Any:
+    text = client.get("valuations:totals")
+    return from_json(text) if isinstance(text, bytes) else {}
+
+
+def test_the_first_are_shown_a_look_after_something_was_found(
+    redis: redis_py.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.valuing.totals.SHOW_EVERY_S", 0.0)
+    started = Started(redis_url, base_currency="USD")
+    started.let_live()
+    started.totals.take("A", held("A", net=1))
+    started.let_live()
+    assert shown(redis) == {}, "more of the start may be to come"
+    started.totals.take("A", held("A", net=2))
+    started.let_live()
+    assert shown(redis)["total_pnl"] == 2
+
+
+def test_told_to_end_while_redis_is_away_they_are_left_as_they_are(
+    own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.valuing.totals.SHOW_EVERY_S", 0.0)
+    server = own_server()
+    started = Started(server.url, base_currency="USD")
+    started.totals.take("A", held("A", net=1))
+    started.let_live()
+    server.kill()
+    started.stop.set()
+    started.let_live()
+
+
+def test_without_a_base_currency_none_are_shown(redis_url: str) -> None:
+    started = Started(redis_url)
+    assert started.link.while_alive == []
+    assert math.isnan(started.scrape()["rates_missing"])
+
+
+def test_the_metrics_tell_of_each_currency_and_over_all_if_no_rate_is_missing(
+    redis_url: str,
+) -> None:
+    started = Started(redis_url, base_currency="USD")
+    for key, valuation in {
+        "A": held("A", net=1), "A2": held("A", net=2, at=0),
+        "flat": held("A", net=4, qty=0, marked=False),
+        "B": held("B", net=8), "B2": held("B", net=0, marked=False),
+    }.items():  # fmt: skip
+        started.totals.take(key, valuation)
+    seen = started.scrape()
+    assert seen["redis_up"] == 1
+    assert (seen["total_pnlUSD"], seen["total_pnlEUR"]) == (7, 8)
+    assert (seen["unrealized_pnlUSD"], seen["unrealized_pnlEUR"]) == (0, 0)
+    states = {name: seen.get(f"valuation_states{name}") for name in ("live", "stale", "no mark")}
+    assert states == {"live": 2, "stale": 1, "no mark": 1}
+    assert seen["rates_missing"] == 1
+    assert math.isnan(seen["base_total_pnl"])
+    assert math.isnan(seen["base_unrealized_pnl"])
+    started.rates["EUR.USD"] = Mark(5 * ONE // 4, NOW)
+    seen = started.scrape()
+    assert (seen["rates_missing"], seen["base_total_pnl"]) == (0, 17)
+    assert seen["base_unrealized_pnl"] == 0
+
+
+def test_while_redis_is_away_or_refuses_no_figure_looks_like_one_of_now(
+    own_server: OwnServer,
+) -> None:
+    server = own_server()
+    started = Started(server.url, base_currency="USD")
+    started.totals.take("A", held("A", net=1))
+    assert started.scrape()["base_total_pnl"] == 1
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "-exists")
+        assert started.scrape()["redis_up"] == 0
+        client.execute_command("ACL", "SETUSER", "default", "+exists")
+    assert started.scrape()["redis_up"] == 1
+    server.kill()
+    seen = started.scrape()
+    assert seen["redis_up"] == 0
+    assert all(math.isnan(seen[name]) for name in ("base_total_pnl", "rates_missing"))
+    assert not [name for name in seen if name.startswith(("total_pnl", "valuation_states"))]
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(redis_url: str) -> None:
+    started = Started(redis_url)
+    with pytest.raises(SystemExit, match=f"METRICS_PORT: expected a free port, .* {started.port}"):
+        start_totals(
+            Settings(redis_url=redis_url, metrics_port=started.port),  # type: ignore[arg-type]
+            started.link, {},
+        )  # fmt: skip

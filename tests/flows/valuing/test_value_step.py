@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from connectors.metrics import VALUATIONS
 from connectors.redis.news import News, Passing
 from connectors.redis.valuations import Valued, read_valuation, to_json
 from flows.valuing.value_step import ValueLogic
@@ -119,11 +120,25 @@ def test_the_day_is_kept_over_a_restart_and_unknown_after_a_missed_midnight() ->
     assert missed.day_pnl() is None
 
 
+def test_of_the_marks_that_a_start_finds_the_latest_counts() -> None:
+    symbol = Symbol(A=held(), B=held())
+    symbol.mark(5)
+    newer = symbol.shown["A"]
+    older = symbol.shown["B"]._replace(mark_price=4 * ONE, mark_timestamp=NOON - 1)
+    news = News(None, {"A": held(), "B": held()}, {"A": newer, "B": older}, begins=True)
+    again = Symbol()
+    again.tell(news, News(None, {}, {}, begins=False))
+    assert {one.mark_price for one in again.shown.values()} == {5 * ONE}
+    assert set(again.shown) == {"A", "B"}, "all is shown, whatever comes with the start"
+
+
 @pytest.mark.parametrize("price", [5, -5])
 def test_a_start_shows_all_and_says_what_is_no_change(price: int) -> None:
     symbol = Symbol(A=held())
     symbol.mark(price)
     news = News(None, {"A": held()}, dict(symbol.shown), begins=True)
+    counted = VALUATIONS._value.get()
     assert [one.changed for one in Symbol().tell(news)] == [False]
+    assert VALUATIONS._value.get() == counted
     changed = news._replace(holdings={"A": held(net=1, stream_id="2-0")})
     assert [one.changed for one in Symbol().tell(changed)] == [True]
