@@ -181,6 +181,12 @@ def test_a_correction_can_move_an_execution_in_time_both_ways() -> None:
     assert gross(book_of(*lines, "#3.2 SELL 1 @ 30 at 5")) == "20"
 
 
+def test_a_correction_to_a_later_time_takes_back_what_lies_between() -> None:
+    lines = ("#1 BUY 1 @ 5 at 1", "SELL 1 @ 6 at 2", "BUY 1 @ 7 at 3", "#1.2 BUY 1 @ 5 at 9")
+    _, did = played(*lines)
+    assert closed(did[3]) == "LONG -1 @ 5 -> 6 = -1, SHORT 1 @ 6 -> 7 = -1"
+
+
 def test_a_correction_keeps_the_place_of_the_first_arrival_among_equal_times() -> None:
     lines = ("#1 BUY 1 @ 10 at 5", "#2 BUY 1 @ 20 at 5", "#1.2 BUY 1 @ 11 at 5")
     assert lots(book_of(*lines)) == "1 @ 11, 1 @ 20"

@@ -129,7 +129,10 @@ def test_a_message_refused_for_another_reason_says_nothing_of_the_instrument() -
     book = book_of(buy(1))
     with pytest.raises(RejectedError, match="price"):
         book.apply(buy(1, con_id=7)._replace(price=1))
-    assert book.apply(buy(2, con_id=8))
+    # Said again, it is not taken for what was settled already.
+    assert book.apply(buy(2, con_id=7))
+    with pytest.raises(RejectedError, match="con_id: expected 7, as before, found 8"):
+        book.apply(buy(3, con_id=8))
 
 
 # --- contract numbers -----------------------------------------------------------------------
@@ -188,6 +191,12 @@ def test_the_type_and_the_number_shown_are_those_named_last_in_booking_order() -
     ]  # fmt: skip
     for order in permutations(messages):
         assert shown(book_of(*order)) == ("USD", 1, 7, "CFD")
+
+
+def test_what_a_late_execution_says_is_shown_once_a_later_one_says_it_again() -> None:
+    before = [buy(5, con_id=7, sec_type="STK"), buy(1, con_id=7, sec_type="CFD")]
+    assert shown(book_of(*before)) == ("USD", 1, 7, "STK")
+    assert shown(book_of(*before, buy(9, con_id=7, sec_type="CFD"))) == ("USD", 1, 7, "CFD")
 
 
 def test_an_opening_tells_the_type_and_the_number_while_nothing_later_does() -> None:

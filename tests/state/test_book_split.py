@@ -123,6 +123,8 @@ def test_a_late_split_splits_what_was_open_at_its_time() -> None:
 def test_splits_of_one_time_go_by_first_arrival_with_all_else() -> None:
     assert lots(book_of("BUY 1 @ 8 at 5", "SPLIT 2:1 at 5", "#9 BUY 1 @ 6 at 5")) == "2 @ 4, 1 @ 6"
     assert lots(book_of("SPLIT 2:1 at 5", "BUY 1 @ 8 at 5")) == "1 @ 8"
+    corrected = ("#1 BUY 1 @ 8 at 5", "SPLIT 2:1 at 5", "#1.2 BUY 3 @ 8 at 5")
+    assert lots(book_of(*corrected)) == "6 @ 4"
     tenth_first = ("BUY 1 @ 1 at 1", "#1 SPLIT 1:10 to 0 at 5", "#2 SPLIT 10:1 to 0 at 5")
     assert lots(book_of(*tenth_first)) == ""
     assert lots(book_of(*tenth_first[:1], *tenth_first[:0:-1])) == "1 @ 1"
