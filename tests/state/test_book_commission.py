@@ -187,6 +187,12 @@ def test_the_same_execution_that_now_tells_its_commission_is_heard() -> None:
     assert to_text(book.snapshot().commission) == "2"
 
 
+def test_the_same_execution_without_its_commission_changes_nothing() -> None:
+    for fee in ("2", "2 EUR"):
+        book = book_of(f"#1 BUY 10 @ 1 fee {fee} at 1")
+        assert book.apply(message("#1 BUY 10 @ 1 at 1")) is None
+
+
 def test_reports_that_wait_for_an_execution_are_bounded() -> None:
     book = book_of("#1 BUY 10 @ 1 at 1")
     for number in range(2, 2 + 2 * REMEMBERED + 1):

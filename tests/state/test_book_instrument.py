@@ -199,6 +199,12 @@ def test_what_a_late_execution_says_is_shown_once_a_later_one_says_it_again() ->
     assert shown(book_of(*before, buy(9, con_id=7, sec_type="CFD"))) == ("USD", 1, 7, "CFD")
 
 
+@pytest.mark.parametrize("later", [{"con_id": 7}, {"sec_type": "STK"}])
+def test_what_a_later_one_leaves_out_is_looked_for_before_it(later: dict[str, Any]) -> None:
+    before = [buy(1, con_id=7, sec_type="STK"), buy(5, **later)]
+    assert shown(book_of(*before, buy(3))) == ("USD", 1, 7, "STK")
+
+
 def test_an_opening_tells_the_type_and_the_number_while_nothing_later_does() -> None:
     assert shown(book_of(held(con_id=7, sec_type="STK"))) == ("USD", 1, 7, "STK")
     assert shown(book_of(buy(1), held(con_id=7, sec_type="STK"))) == ("USD", 1, 7, "STK")
@@ -210,5 +216,8 @@ def test_what_a_busted_or_corrected_execution_said_is_not_shown() -> None:
     first = buy(1, con_id=7, sec_type="STK")
     bust = execution("#1.2 BUST at 1")._replace(instrument=instrument(sec_type="OPT"))
     assert shown(book_of(first, bust)) == ("USD", 1, None, None)
+    bust = bust._replace(instrument=first.instrument)
+    said_again = buy(2)._replace(instrument=first.instrument)
+    assert shown(book_of(first, bust, said_again)) == ("USD", 1, 7, "STK")
     again = execution("#1.2 BUY 2 @ 3 at 1")._replace(instrument=instrument(sec_type="FUT"))
     assert shown(book_of(first, again)) == ("USD", 1, None, "FUT")

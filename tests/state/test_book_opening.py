@@ -102,6 +102,7 @@ def test_an_opening_again_changes_nothing() -> None:
         "OPENING 10 @ 6 at 1",
         "OPENING 10 @ 5 at 2",
         "OPENING 10 cost 51 at 1",
+        "OPENING 5 @ 10 at 1",  # of the same cost
     ],
 )
 def test_other_figures_under_the_same_id_are_refused_and_leave_no_trace(other: str) -> None:

@@ -352,6 +352,7 @@ def test_a_book_remembers_what_came_in_runs() -> None:
 
 def test_a_run_makes_the_instrument_known() -> None:
     book = Book("XYZ")
+    assert book.snapshot().currency == "USD"
     said = Instrument("EUR", 50 * ONE, 7, "FUT")
     fill = message("BUY 1 @ 5", 1)
     assert isinstance(fill, Execution)
