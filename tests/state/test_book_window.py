@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from state import book as book_module
 from state.book import REMEMBERED, Book
 from state.messages import Instrument, Message, Opening, RejectedError
-from tests.support.notation import average, exec_id, fees, lots, message, net
+from tests.support.notation import average, exec_id, execution, fees, lots, message, net
 from tests.support.oracle import check_agrees, check_step, told
 from tests.support.strategies import SETTINGS, sessions
 
@@ -202,10 +202,10 @@ def test_new_executions_of_one_time_are_taken_however_many_there_are() -> None:
     assert lots(book).startswith("1 @ 1, 1 @ 2, ")
 
 
-@pytest.mark.parametrize("line", ["#7 BUY 1 @ 7 at 5", "#7.2 BUY 1 @ 9 at 5", "#7 REPORT 1 at 90"])
+@pytest.mark.parametrize("line", ["#1 BUY 1 @ 1 at 5", "#7.2 BUY 1 @ 9 at 5", "#7 REPORT 1 at 90"])
 def test_one_that_was_forgotten_of_that_time_is_told_from_a_new_one(line: str) -> None:
     book = Book("XYZ")
-    for n in range(1, MANY + 1):
+    for n in range(1, MANY + 200):  # so some are forgotten twice
         book.apply(message(f"#{n} BUY 1 @ {n} at 5"))
     refuse(book, line)
     refuse(Book.from_state(book.to_state()), line)
@@ -262,6 +262,15 @@ def test_a_report_of_an_execution_that_is_remembered_is_taken_whatever_its_time(
     assert fees(book).endswith(", 0, 1")
 
 
+def test_a_report_of_a_remembered_execution_outlasts_what_is_forgotten_whatever_its_time() -> None:
+    book = filled(MANY)
+    assert book.apply(message(f"#{MANY} REPORT 5 at 0"))
+    for n in range(MANY + 1, MANY + 601):
+        book.apply(message(f"#{n} BUY 1 @ {n} at {n}"))
+    assert book.apply(message(f"#{MANY}.2 BUY 1 @ 1 fee 9 at {MANY}"))
+    assert book.snapshot().commission == 5 * 10**10
+
+
 # --- what a forgetful book takes, it books as one that forgets nothing ---------------------------
 
 
@@ -288,6 +297,17 @@ def test_what_a_book_does_not_refuse_it_books_where_it_belongs(
             check_step(applied, before, after)
             check_agrees(book, heard)
             before = after
+
+
+def test_what_an_execution_names_outlasts_it_but_not_what_a_bust_names() -> None:
+    book = Book("XYZ")
+    for line, kind in (("#1 BUY 1 @ 1 at 1", "STK"), ("#2.2 BUST at 2", "OPT")):
+        said = Instrument(sec_type=kind, con_id=7)
+        assert book.apply(execution(line)._replace(instrument=said))
+    for n in range(3, MANY):
+        book.apply(message(f"#{n} BUY 1 @ 5 at {n}"))
+    assert book.apply(message(f"#{MANY} BUY 1 @ 5 at {MANY - 5}")), "a late one, so all is looked up"
+    assert (book.snapshot().sec_type, book.snapshot().con_id) == ("STK", 7)
 
 
 def test_what_an_opening_names_outlasts_it_also_if_an_action_is_forgotten_first() -> None:
