@@ -257,6 +257,8 @@ def test_an_execution_of_more_than_twenty_places_is_refused_and_leaves_no_trace(
     [
         # The whole quantity at that price has 16 places, the part of the first lot 21.
         ("BUY 0.00001 @ 1 at 1", "BUY 1 @ 1 at 2"),
+        # Each of three parts has, and would be rounded down.
+        ("BUY 0.00003 @ 1 at 1", "BUY 0.00003 @ 1 at 2", "BUY 1 @ 1 at 3"),
         # What is left for the new lot has 21.
         ("BUY 0.00001 @ 1 at 1",),
         # What of it meets the rest of a split has 22.

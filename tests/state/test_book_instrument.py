@@ -170,15 +170,18 @@ def test_a_number_that_is_known_already_is_the_first_one_when_it_is_named_first(
 
 
 def test_a_book_read_back_from_its_state_knows_the_same_numbers() -> None:
-    messages: list[Message] = [buy(1), ContractNumber(1, 8), buy(2, con_id=7), buy(3, con_id=8)]
+    messages: list[Message] = [
+        buy(1), ContractNumber(1, 8), buy(2, con_id=7, sec_type="STK"), buy(3, con_id=8), buy(4),
+    ]  # fmt: skip
     straight, cut = Book("XYZ"), Book("XYZ")
     for each in messages:
         straight.apply(each)
         cut.apply(each)
         cut = Book.from_state(cut.to_state())
     assert straight.to_state() == cut.to_state()
+    assert shown(straight) == shown(cut) == ("USD", 1, 8, "STK")
     with pytest.raises(RejectedError):
-        cut.apply(buy(4, con_id=9))
+        cut.apply(buy(5, con_id=9))
 
 
 # --- what is shown --------------------------------------------------------------------------

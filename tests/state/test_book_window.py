@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from state import book as book_module
 from state.book import REMEMBERED, Book
 from state.messages import Instrument, Message, Opening, RejectedError
-from tests.support.notation import average, exec_id, execution, fees, lots, message, net
+from tests.support.notation import (
+    average,
+    book_of,
+    closed,
+    exec_id,
+    execution,
+    fees,
+    lots,
+    message,
+    net,
+)
 from tests.support.oracle import check_agrees, check_step, told
 from tests.support.strategies import SETTINGS, sessions
 
@@ -142,6 +152,14 @@ def test_what_was_forgotten_goes_on_counting() -> None:
     told = book.snapshot()
     assert (told.executions, told.qty) == (MANY + 1, 0)
     assert told.realized_pnl == sum(1 - n for n in range(1, MANY + 1)) * 10**20
+
+
+def test_what_was_closed_and_forgotten_leaves_the_oldest_open_lot_the_next() -> None:
+    book = book_of("BUY 1 @ 1", "SELL 1 @ 2", "BUY 9 @ 3", "SELL 1 @ 4")
+    for n in range(5, MANY):
+        book.apply(message(f"#{n} BUY 1 @ 5 at {n}"))
+    assert closed(book.apply(message("SELL 1 @ 6", MANY))) == "LONG 1 @ 3 -> 6 = 3"
+    assert book.snapshot().open_lots == len(book.open_lots()) == MANY - 4
 
 
 def test_a_late_execution_within_the_memory_closes_a_lot_of_a_forgotten_one() -> None:
