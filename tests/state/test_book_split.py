@@ -213,9 +213,12 @@ def test_no_quantity_is_refused_for_what_a_split_makes_of_it(
     assert lots(book).replace("1 @ 24, ", "1 @ 8, ") == left
 
 
-def test_a_split_that_would_take_a_price_to_the_limit_is_refused() -> None:
-    book = book_of("BUY 1 @ 900000000")
+@pytest.mark.parametrize("price", ["900000000", "100000000", "-900000000"])
+def test_a_split_that_would_take_a_price_to_the_limit_is_refused(price: str) -> None:
+    book = book_of(f"BUY 1 @ {price}")
     state = book.to_state()
-    with pytest.raises(RejectedError, match=r"expected prices below 1e17 after it, found 9"):
+    with pytest.raises(
+        RejectedError, match=rf"expected prices below 1e17 after it, found {price}0"
+    ):
         book.apply(message("SPLIT 1:1000000000"))
     assert book.to_state() == state

@@ -38,6 +38,13 @@ def filled(number: int, first: int = 1) -> Book:
     return book
 
 
+def in_order(*lines: str) -> Book:
+    book = Book("XYZ")
+    for line in lines:
+        assert book.apply(message(line))
+    return book
+
+
 def refuse(book: Book, line: str, reason: str = FORGOTTEN) -> None:
     """Check that a message is refused with a reason and leaves no trace."""
     state = book.to_state()
@@ -160,6 +167,16 @@ def test_what_was_closed_and_forgotten_leaves_the_oldest_open_lot_the_next() -> 
         book.apply(message(f"#{n} BUY 1 @ 5 at {n}"))
     assert closed(book.apply(message("SELL 1 @ 6", MANY))) == "LONG 1 @ 3 -> 6 = 3"
     assert book.snapshot().open_lots == len(book.open_lots()) == MANY - 4
+    assert Book.from_state(book.to_state()).snapshot() == book.snapshot()
+
+
+def test_the_first_one_behind_what_was_closed_and_forgotten_is_booked_there() -> None:
+    lines = [f"#{n} {'BUY' if n % 2 else 'SELL'} 2 @ {n % 7} at {n}" for n in range(1, MANY)]
+    first = f"#{MANY} SELL 1 @ 9 at 500.5"
+    refuse(in_order(*lines), f"#{MANY} SELL 1 @ 9 at 499.5")
+    late, in_time = in_order(*lines, first), in_order(*lines[:500], first, *lines[500:])
+    assert late.snapshot() == in_time.snapshot()
+    assert late.open_lots() == in_time.open_lots()
 
 
 def test_a_late_execution_within_the_memory_closes_a_lot_of_a_forgotten_one() -> None:

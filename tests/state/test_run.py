@@ -365,6 +365,15 @@ def test_a_run_makes_the_instrument_known() -> None:
     assert book.apply_run(run_of([fill._replace(instrument=Instrument("USD"))])) is None
 
 
+def test_an_update_has_the_lots_that_its_run_closed_and_no_others() -> None:
+    book = Book("XYZ")
+    one_by_one(book, messages("BUY 9 @ 1", "SELL 1 @ 2", "BUY 1 @ 3"))
+    for line, closes in (("#4 BUY 1 @ 4 at 4", []), ("#5 SELL 9 @ 4 at 5", [1, 3])):
+        update = book.apply_run(run_of([message(line)]))
+        assert update is not None
+        assert unpack_texts(update.lot_ids) == list(map(exec_id, closes))
+
+
 def test_reports_alone_make_no_instrument_known() -> None:
     book = Book("XYZ")
     assert book.apply(message("BUY 1 @ 5", 1))
