@@ -173,6 +173,8 @@ def test_the_last_lot_that_comes_to_nothing_leaves_them_to_the_one_before() -> N
         "BUY 9 @ 1 fee 1", "BUY 0.5 @ 6 fee 0.2", "BUY 0.1 @ 10 fee 0.1", "SPLIT 1:4 to 0"
     )
     assert (lots(book), costs(book), fees(book)) == ("2 @ 6.5", "13", "1.3")
+    worthless = book_of("BUY 4 @ 1", "BUY 1 @ 0 fee 0.2", "SPLIT 1:4 to 0")
+    assert (lots(worthless), costs(worthless), fees(worthless)) == ("1 @ 4", "4", "0.2")
 
 
 def test_a_split_that_leaves_nothing_takes_the_position_away_at_its_own_cost() -> None:
