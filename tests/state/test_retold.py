@@ -96,3 +96,16 @@ def test_what_the_rows_lack_is_said() -> None:
     with pytest.raises(ValueError, match=r"K: expected lots of 20 .*, found 0 .*rows are missing"):
         retell(rows[1:], "K")
     assert Decimal(rows[-1].cost_basis) == Decimal(1000)
+    for other in ({"qty": "19"}, {"cost_basis": "999"}, {"open_lots": 2}):
+        with pytest.raises(ValueError, match=r"K: expected lots of .*, found 20 that cost 1000: "):
+            retell([rows[0], rows[1]._replace(**other)], "K")  # type: ignore[arg-type]
+
+
+def test_rows_that_contradict_each_other_are_no_rows_of_a_key() -> None:
+    rows = told(Book("K"), messages("BUY 10 @ 100"))
+    with pytest.raises(ValueError, match=r"K: expected rows that go together, found: exec_id: "):
+        retell([*rows, rows[0]._replace(fill_qty="9")], "K")
+
+
+def test_no_rows_tell_no_lots() -> None:
+    assert retell([], "K") == []
