@@ -12,7 +12,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from connectors import codec
-from connectors.codec import DAY_MS, FIRST_TIMESTAMP, LAST_TIMESTAMP, NEVER_BELOW_ZERO, decode
+from connectors.codec import FIRST_TIMESTAMP, LAST_TIMESTAMP, NEVER_BELOW_ZERO, decode
 from state import exact
 from state.exact import MONEY, ONE
 from state.keys import position_key
@@ -210,7 +210,7 @@ OTHERS: list[Row] = [
     *((SPLIT, "ratio", value, VALUE) for value in (None, "")),
     *((SPLIT, "ratio", value, f"two whole numbers such as 4:1 or 1:10, found '{value}'")
       for value in ("4", "4:", ":1", "0:1", "1:0", "-4:1", "1.5:1", "4:1:1", "4/1", " 4:1", "４:1",
-                    "1000000000:1", "a:b")),
+                    "1000000000:1", "1:1000000000", "a:b")),
     (SPLIT, "ratio", "4:1\n", r"two whole numbers such as 4:1 or 1:10, found '4:1\n'"),
     (SPLIT, "ratio", b"\xff", UTF8),
     *((SPLIT, "places", value, f"a whole number from 0 to 10, found '{value}'")
@@ -339,6 +339,9 @@ def test_a_long_value_is_shown_in_part() -> None:
 
 
 # --- the time in the entry's own id -----------------------------------------------------------
+
+
+DAY_MS = 24 * 60 * 60 * 1000
 
 
 @pytest.mark.parametrize("base", ALL)

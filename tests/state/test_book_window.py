@@ -341,7 +341,7 @@ def test_what_an_execution_names_outlasts_it_but_not_what_a_bust_names() -> None
         assert book.apply(execution(line)._replace(instrument=said))
     for n in range(3, MANY):
         book.apply(message(f"#{n} BUY 1 @ 5 at {n}"))
-    assert book.apply(message(f"#{MANY} BUY 1 @ 5 at {MANY - 5}")), "a late one, so all is looked up"
+    assert book.apply(message(f"#{MANY} BUY 1 @ 5 at {MANY - 5}"))  # late, so all is looked up
     assert (book.snapshot().sec_type, book.snapshot().con_id) == ("STK", 7)
 
 

@@ -98,7 +98,7 @@ def test_what_the_rows_lack_is_said() -> None:
     assert Decimal(rows[-1].cost_basis) == Decimal(1000)
     for other in ({"qty": "19"}, {"cost_basis": "999"}, {"open_lots": 2}):
         with pytest.raises(ValueError, match=r"K: expected lots of .*, found 20 that cost 1000: "):
-            retell([rows[0], rows[1]._replace(**other)], "K")  # type: ignore[arg-type]
+            retell([rows[0], rows[1]._replace(**other)], "K")
 
 
 def test_rows_that_contradict_each_other_are_no_rows_of_a_key() -> None:
