@@ -52,7 +52,7 @@ ODD: list[str | bytes] = [
     "253402300799999", "253402300800000", "1700000000", "0001700000000000", "01700000000000",
     "-1700000000000", "buy", "Sell", "SHORT", "ſell", "A:B", "x" * 64, "x" * 65, "ü" * 49,
     "e\u0000f", "a\rb", "0000e0d5.6596b0d2.01.02", "0000e0d5.6596b0d2.01.00",
-    "0000E0D5.6596B0D2.02.01", "FXSMLCUS.6596b0d2.01.03", "0000e0d5.6596b0d2.01.1", "execution",
+    "0000e0d5.6596b0d2.01.10", "0000E0D5.6596B0D2.02.01", "FXSMLCUS.6596b0d2.01.03", "0000e0d5.6596b0d2.01.1", "execution",
     "commission", "Commission", "OPT", "STK", "EUR", b"\xff\xfe", b"BUY\xff", b"1\xff",
     b"\xed\xa0\x80",
 ]  # fmt: skip
@@ -193,6 +193,14 @@ def test_odd_values_leave_their_neighbours_in_runs(fields: dict[str, str]) -> No
             plain.append(entry(2 * number, fields))
             entries += [plain[-1], entry(2 * number + 1, fields, **{name: value})]
         assert check_columns(entries, 100) >= ids(plain), name
+
+
+@pytest.mark.parametrize("fields", [PLAIN, REPORT])
+def test_an_entry_that_lacks_what_it_needs_is_left_to_codec(fields: dict[str, str]) -> None:
+    for lacks in fields.keys() - {"type", "currency"}:
+        entries = [entry(number, fields) for number in range(3)]
+        entries[1] = entry(1, {name: fields[name] for name in fields if name != lacks})
+        assert check_columns(entries) == ids([entries[0], entries[2]]), lacks
 
 
 def test_an_execution_that_says_more_of_its_cost_is_taken_alone() -> None:
