@@ -242,6 +242,13 @@ def test_a_field_that_is_given_twice_leaves_its_entry_to_codec() -> None:
     assert check_columns(entries) == set()
 
 
+def test_what_is_refused_is_told_in_order_of_arrival() -> None:
+    # The first has a bad value, the second is of no shape.
+    entries = [entry(0, PLAIN, fill_qty="x"), entry(1, PLAIN)]
+    entries[1][1] += [b"symbol", b"MSFT"]
+    assert check_columns(entries) == set()
+
+
 @pytest.mark.parametrize("fields", [PLAIN, REPORT])
 def test_a_message_that_is_in_the_future_of_its_entry_is_refused(fields: dict[str, str]) -> None:
     # The third arrived two days behind the first.
