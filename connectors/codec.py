@@ -93,7 +93,7 @@ def latest(arrived: int) -> int:
 
     Ids that are no times since 1971, which a producer may choose, say nothing of it.
     """
-    return arrived + DAY_MS if arrived >= FIRST_TIMESTAMP else LAST_TIMESTAMP
+    return min(arrived + DAY_MS, LAST_TIMESTAMP) if arrived >= FIRST_TIMESTAMP else LAST_TIMESTAMP
 
 
 def _wrong_time(name: str, timestamp: int) -> RejectedError:

@@ -262,10 +262,13 @@ def test_a_message_that_is_in_the_future_of_its_entry_is_refused(fields: dict[st
         assert len(one_by_one(entries).refused) == (3 if ahead > DAY_MS else 0)
 
 
-@pytest.mark.parametrize("first", [0, FIRST_TIMESTAMP - 2, FIRST_TIMESTAMP, 2**63 - 2, 2**64 - 4])
+@pytest.mark.parametrize(
+    "first",
+    [0, FIRST_TIMESTAMP - 2, FIRST_TIMESTAMP, LAST_TIMESTAMP - DAY_MS, 2**63 - 2, 2**64 - 4],
+)
 def test_ids_may_be_numbers_of_their_own(first: int) -> None:
     for timestamp in (FIRST_TIMESTAMP - 1, FIRST_TIMESTAMP, FIRST_TIMESTAMP + DAY_MS,
-                      FIRST_TIMESTAMP + DAY_MS + 2, TIME, LAST_TIMESTAMP):  # fmt: skip
+                      FIRST_TIMESTAMP + DAY_MS + 2, TIME, LAST_TIMESTAMP, LAST_TIMESTAMP + 1):  # fmt: skip
         check_columns(
             [
                 [b"%d-0" % (first + at), entry(at, PLAIN, timestamp=str(timestamp))[1]]
