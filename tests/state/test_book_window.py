@@ -172,9 +172,13 @@ def test_what_was_closed_and_forgotten_leaves_the_oldest_open_lot_the_next() -> 
 
 def test_the_first_one_behind_what_was_closed_and_forgotten_is_booked_there() -> None:
     lines = [f"#{n} {'BUY' if n % 2 else 'SELL'} 2 @ {n % 7} at {n}" for n in range(1, MANY)]
+    lines[0] = "#1 BUY 3 @ 9 at 1"  # so there is always one open
     first = f"#{MANY} SELL 1 @ 9 at 500.5"
     refuse(in_order(*lines), f"#{MANY} SELL 1 @ 9 at 499.5")
-    late, in_time = in_order(*lines, first), in_order(*lines[:500], first, *lines[500:])
+    late, in_time = in_order(*lines), in_order(*lines[:500], first, *lines[500:])
+    applied = late.apply(message(first))
+    assert applied is not None
+    assert applied.realized_change == sum(lot.realized_pnl for lot in applied.closed)
     assert late.snapshot() == in_time.snapshot()
     assert late.open_lots() == in_time.open_lots()
 

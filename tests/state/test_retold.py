@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from state.book import Book
-from state.exact import MONEY_PLACES, ONE, to_text
+from state.exact import MONEY, MONEY_PLACES, ONE, to_text
 from state.messages import TYPE_NAMES, ContractNumber, Execution, Message, Opening, RejectedError
 from state.retold import Told, retell, terms
 from state.snapshot import OpenLot
@@ -86,6 +86,13 @@ def test_a_cost_lets_the_rest_of_a_lot_s_cost_be_shared_anew() -> None:
     lines = ["OPENING 3 cost 1", "SELL 0.5 @ 5", "COST 0", "SELL 0.5 @ 5"]
     book = Book("K")
     assert retell(told(book, messages(*lines)), "K") == without_charges(book.open_lots())
+
+
+def test_a_short_opening_of_which_the_cost_is_known_is_told_without_its_charge() -> None:
+    book = Book("K")
+    rows = told(book, messages("OPENING -3 cost -1", "COST 2"))
+    assert [(lot.cost, lot.charge) for lot in book.open_lots()] == [(-MONEY, -6 * ONE)]
+    assert retell(rows, "K") == without_charges(book.open_lots())
 
 
 def test_what_the_rows_lack_is_said() -> None:
