@@ -140,6 +140,15 @@ def test_a_revision_of_what_is_known_is_taken_also_then() -> None:
     assert book.apply(message(f"#{MANY - 1}.2 BUST at {MANY}"))
 
 
+@pytest.mark.parametrize("time", [5000, 2000.5])
+def test_the_same_is_forgotten_whether_the_last_one_came_late_or_in_order(time: float) -> None:
+    book = filled(REMEMBERED + 499)
+    assert book.apply(message("#1 BUY 1 @ 1 at 1")) is None
+    assert book.apply(message(f"#5000 BUY 1 @ 1 at {time}"))
+    refuse(book, "#500 BUY 1 @ 500 at 500")
+    assert book.apply(message("#501 BUY 1 @ 501 at 501")) is None
+
+
 def test_the_reason_tells_since_when_messages_are_remembered() -> None:
     with pytest.raises(RejectedError) as refused:
         filled(MANY).apply(message("#1 BUY 1 @ 1 at 1"))
