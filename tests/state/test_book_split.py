@@ -4,6 +4,7 @@ from itertools import permutations
 
 import pytest
 
+from state.book import Book
 from state.messages import RejectedError
 from tests.support.notation import (
     average,
@@ -48,6 +49,11 @@ def test_a_lot_that_was_split_keeps_its_cost_exactly_and_shows_a_rounded_price()
     assert lots(book_of(*lines)) == "3 @ 3.3333333333"
     assert (cost_basis(*lines), average(book_of(*lines))) == ("10", "3.3333333333")
     assert gross(book_of(*lines, "SELL 3 @ 4")) == "2"
+
+
+def test_a_book_read_back_shows_a_lot_that_was_split_at_the_same_price() -> None:
+    book = book_of("BUY 1 @ 8", "SPLIT 2:1")
+    assert lots(Book.from_state(book.to_state())) == lots(book) == "2 @ 4"
 
 
 def test_the_price_that_is_shown_is_that_of_one_point_whatever_the_multiplier() -> None:
