@@ -9,7 +9,7 @@ Unknown fields are ignored, so that producers can carry their own.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from decimal import Context, Decimal, Inexact
+from decimal import Context, Decimal
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -47,7 +47,7 @@ _INTEGER = re.compile(r"([+-]?)0*([0-9]{1,19})", re.ASCII)
 _RATIO = re.compile(r"([1-9][0-9]{0,8}):([1-9][0-9]{0,8})", re.ASCII)
 _SIDES = {b"BUY": "BUY", b"SELL": "SELL"}
 _MONEY = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,2})?", re.ASCII)
-_EXACT = Context(prec=200, traps=[Inexact])
+_EXACT = Context(prec=200)  # more than `_MONEY` lets through
 _LONGEST_SHOWN = 80
 _DIGITS_OF_TIME = len(str(LAST_TIMESTAMP))
 _DIGITS_OF_64_BITS = 18
@@ -93,7 +93,7 @@ def latest(arrived: int) -> int:
 
     Ids that are no times since 1971, which a producer may choose, say nothing of it.
     """
-    return arrived + DAY_MS if arrived >= FIRST_TIMESTAMP else LAST_TIMESTAMP
+    return min(arrived + DAY_MS, LAST_TIMESTAMP) if arrived >= FIRST_TIMESTAMP else LAST_TIMESTAMP
 
 
 def _wrong_time(name: str, timestamp: int) -> RejectedError:
@@ -305,10 +305,7 @@ def _price_or_cost(fields: _Fields, qty: int) -> tuple[int | None, int | None]:
 def _money(fields: _Fields, name: bytes) -> int:
     """Read an amount of money: at most 20 decimal places, magnitude below 1e17."""
     text = _required(fields, name)
-    try:
-        value = Decimal(text).scaleb(MONEY_PLACES, _EXACT) if _MONEY.fullmatch(text) else None
-    except ArithmeticError:
-        value = None
+    value = Decimal(text).scaleb(MONEY_PLACES, _EXACT) if _MONEY.fullmatch(text) else None
     # A Decimal's own arithmetic would round to the thread's precision.
     amount = None if value is None else int(value)
     if amount is None or amount != value or abs(amount) >= LIMIT * MONEY:

@@ -213,7 +213,7 @@ class Book:
             return None
         update = None if anew else self._plan(run, columns)
         if update is None:
-            self.instrument, self._agreed, self._shown = instrument, agreed, None
+            self.instrument, self._agreed = instrument, agreed
             return None
         self._book_run(run, columns, update.targets)
         return update

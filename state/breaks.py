@@ -108,7 +108,7 @@ def price_factor(ours: Decimal | None, broker: Decimal | None) -> str | None:
     >>> price_factor(Decimal("0.5"), Decimal(512))
     '1/1000'
     """
-    if not ours or not broker or (ours > 0) != (broker > 0):
+    if not ours or not broker:
         return None
     with localcontext(prec=28):
         for factor in FACTORS:

@@ -71,18 +71,16 @@ class Run(NamedTuple):
             messages.insert(at, report)
         return messages
 
-    def kept(self, first: int, most: int | None = None) -> "Kept":
+    def kept(self, first: int) -> "Kept":
         """Return the executions as a book keeps them, but for their ids.
 
-        first: the place of the first one. most: how many are wanted, the last ones.
+        first: the place of the first one.
         """
-        start = 0 if most is None else max(0, self.executions - most)
         refs: list[str | None] | None = None
         if self.order_refs:
-            named = unpack_texts(self.order_refs)[start:]
+            named = unpack_texts(self.order_refs)
             refs = list(map({ref: ref or None for ref in named}.get, named))  # one text of each
-        numbers = self.numbers[8 * EXECUTION_WIDTH * start :]
-        return Kept(numbers, refs, self.instrument, first + start)
+        return Kept(self.numbers, refs, self.instrument, first)
 
     def commission_reports(self) -> list[tuple[int, CommissionReport]]:
         """Return the reports, each with its place among all messages."""

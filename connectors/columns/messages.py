@@ -195,7 +195,7 @@ def _in_time(timestamps: _Ints, ids: Texts, bound: int) -> _Bools:
     later = np.flatnonzero(~found)
     if len(later):
         entry_ids = ids.take(later).to_arrow().to_pylist()
-        bounds = [min(latest(_time_of(entry_id)), LAST_TIMESTAMP) for entry_id in entry_ids]
+        bounds = [latest(_time_of(entry_id)) for entry_id in entry_ids]
         found[later] = timestamps[later] <= np.array(bounds)
     return found
 

@@ -88,7 +88,7 @@ class BulkConnection:
         """Wait for the replies to all commands, and return them."""
         sock, end = self._connection._sock, self._end  # noqa: SLF001  # has no other name
         buffer, length = self._buffer, 0
-        while length < len(end) or not buffer.endswith(end, 0, length):
+        while not buffer.endswith(end, 0, length):
             if length == len(buffer):
                 buffer += bytes(length)
             try:

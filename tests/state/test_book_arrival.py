@@ -39,6 +39,12 @@ def test_a_late_execution_that_changes_no_match_takes_nothing_back() -> None:
     assert lots(book) == "5 @ 100, 10 @ 110"
 
 
+def test_after_a_late_execution_the_next_one_closes_what_is_now_the_oldest_lot() -> None:
+    lines = ("BUY 9 @ 1 at 2", "SELL 4 @ 5 at 3", "BUY 2 @ 3 at 1", "SELL 1 @ 5 at 4")
+    _, did = played(*lines)
+    assert closed(did[3]) == "LONG 1 @ 1 -> 5 = 4"
+
+
 def test_a_late_execution_can_turn_the_sides_of_all_that_follows() -> None:
     book, did = played("BUY 10 @ 100 at 10", "SELL 10 @ 90 at 20", "SELL 10 @ 110 at 5")
     assert closed(did[2]) == "LONG -10 @ 100 -> 90 = 100, SHORT 10 @ 110 -> 100 = 100"
@@ -179,6 +185,12 @@ def test_a_correction_can_move_an_execution_in_time_both_ways() -> None:
     assert lots(book_of(*lines, "#1.2 BUY 1 @ 10 at 40")) == "1 @ 10"
     assert gross(book_of(*lines, "#3.2 SELL 1 @ 30 at 15")) == "20"
     assert gross(book_of(*lines, "#3.2 SELL 1 @ 30 at 5")) == "20"
+
+
+def test_a_correction_to_a_later_time_takes_back_what_lies_between() -> None:
+    lines = ("#1 BUY 1 @ 5 at 1", "SELL 1 @ 6 at 2", "BUY 1 @ 7 at 3", "#1.2 BUY 1 @ 5 at 9")
+    _, did = played(*lines)
+    assert closed(did[3]) == "LONG -1 @ 5 -> 6 = -1, SHORT 1 @ 6 -> 7 = -1"
 
 
 def test_a_correction_keeps_the_place_of_the_first_arrival_among_equal_times() -> None:

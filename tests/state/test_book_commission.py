@@ -109,6 +109,12 @@ def test_a_report_for_an_open_lot_waits_in_the_lot() -> None:
     assert (net(book), fees(book), to_text(book.snapshot().commission)) == ("-0.4", "0.6", "1")
 
 
+def test_a_report_for_a_lot_that_is_closed_in_part_falls_due_with_the_rest() -> None:
+    lines = ("#1 BUY 10 @ 1", "SELL 4 @ 1", "#1 REPORT 10")
+    assert net(book_of(*lines)) == "-4"
+    assert net(book_of(*lines, "SELL 6 @ 1")) == "-10"
+
+
 def test_a_report_overrides_what_the_execution_says_itself_in_any_order() -> None:
     lines = ("#1 BUY 10 @ 1 fee 9 at 1", "#1 REPORT 1 at 1", "#2 SELL 10 @ 2 at 2")
     for order in permutations(lines):
@@ -185,6 +191,12 @@ def test_the_same_execution_that_now_tells_its_commission_is_heard() -> None:
     with pytest.raises(RejectedError, match=r"expected commission 2, as .* before, found 3"):
         book.apply(message("#1 BUY 10 @ 1 fee 3 at 1"))
     assert to_text(book.snapshot().commission) == "2"
+
+
+def test_the_same_execution_without_its_commission_changes_nothing() -> None:
+    for fee in ("2", "2 EUR"):
+        book = book_of(f"#1 BUY 10 @ 1 fee {fee} at 1")
+        assert book.apply(message("#1 BUY 10 @ 1 at 1")) is None
 
 
 def test_reports_that_wait_for_an_execution_are_bounded() -> None:

@@ -198,7 +198,13 @@ def test_a_position_just_below_the_limit_is_taken() -> None:
         ("BUY 1 @ 1 x999999999", "BUY 999999999 @ 1 x999999999", "cost_basis"),
         ("BUY 100000000 @ 1 x10", "SELL 100000000 @ 900000000 x10", "realized_pnl"),
         ("SELL 100000000 @ 1 x10", "BUY 100000000 @ 900000000 x10", "realized_pnl"),
+        # To the very limit; the charge takes net below it.
+        ("BUY 200000000 @ 100000000 fee 1", "SELL 200000000 @ 600000000", "realized_pnl"),
+        ("BUY 500000000 @ 1", "COST 200000000", "charges"),
+        ("BUY 500000000 @ 1", "SPLIT 200000000:1", "qty"),
         ("BUY 900000000 @ 1", "SPLIT 999999999:1", "qty"),
+        ("BUY 100000000 @ 900000000", "OPENING 100000000 @ 900000000", "cost_basis"),
+        ("IN 1 @ 1 of 1 at 5", "BUY 1 @ 900000000 x900000000 at 1", "cost_basis"),
     ],
 )
 def test_what_takes_a_figure_to_the_limit_is_refused_and_leaves_no_trace(
@@ -212,12 +218,17 @@ def test_what_takes_a_figure_to_the_limit_is_refused_and_leaves_no_trace(
 
 
 @pytest.mark.parametrize(
-    "line", ["#2 REPORT 999999999", "#2.2 BUY 100000000 @ 999999999 fee 200000000"]
+    ("before", "line"),
+    [
+        ((), "#2 REPORT 999999999"),
+        (("#2 REPORT 1",), "#2 REPORT 999999999 at 9"),
+        ((), "#2.2 BUY 100000000 @ 999999999 fee 200000000"),
+    ],
 )
 def test_a_commission_that_takes_the_net_figure_to_the_limit_is_refused_and_leaves_no_trace(
-    line: str,
+    before: tuple[str, ...], line: str
 ) -> None:
-    book = book_of("SELL 100000000 @ 1", "BUY 100000000 @ 999999999")
+    book = book_of("SELL 100000000 @ 1", "BUY 100000000 @ 999999999", *before)
     state = book.to_state()
     with pytest.raises(RejectedError, match=r"^net_realized_pnl: expected to stay below 1e17"):
         book.apply(message(line, 2))
@@ -232,9 +243,12 @@ TINY = ("BUY 1 @ 1 x0.000001 at 0", "SELL 1 @ 1 x0.000001 at 0")
 def test_an_execution_of_more_than_twenty_places_is_refused_and_leaves_no_trace() -> None:
     book = book_of(*TINY)
     state = book.to_state()
-    with pytest.raises(RejectedError, match=r"^fill_price: expected .* at most 20 decimal places"):
-        book.apply(message("BUY 0.00001 @ 1.0000000001", 10))
-    assert book.to_state() == state
+    for said in ("", " x0.000001"):  # not said again, and as the one before said it
+        with pytest.raises(
+            RejectedError, match=r"^fill_price: expected .* at most 20 decimal places"
+        ):
+            book.apply(message(f"BUY 0.00001 @ 1.0000000001{said}", 10))
+        assert book.to_state() == state
     assert book.apply(message("BUY 0.0001 @ 1.0000000001", 10))
 
 
@@ -243,6 +257,8 @@ def test_an_execution_of_more_than_twenty_places_is_refused_and_leaves_no_trace(
     [
         # The whole quantity at that price has 16 places, the part of the first lot 21.
         ("BUY 0.00001 @ 1 at 1", "BUY 1 @ 1 at 2"),
+        # Each of three parts has, and would be rounded down.
+        ("BUY 0.00003 @ 1 at 1", "BUY 0.00003 @ 1 at 2", "BUY 1 @ 1 at 3"),
         # What is left for the new lot has 21.
         ("BUY 0.00001 @ 1 at 1",),
         # What of it meets the rest of a split has 22.

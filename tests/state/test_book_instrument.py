@@ -129,7 +129,10 @@ def test_a_message_refused_for_another_reason_says_nothing_of_the_instrument() -
     book = book_of(buy(1))
     with pytest.raises(RejectedError, match="price"):
         book.apply(buy(1, con_id=7)._replace(price=1))
-    assert book.apply(buy(2, con_id=8))
+    # Said again, it is not taken for what was settled already.
+    assert book.apply(buy(2, con_id=7))
+    with pytest.raises(RejectedError, match="con_id: expected 7, as before, found 8"):
+        book.apply(buy(3, con_id=8))
 
 
 # --- contract numbers -----------------------------------------------------------------------
@@ -167,15 +170,18 @@ def test_a_number_that_is_known_already_is_the_first_one_when_it_is_named_first(
 
 
 def test_a_book_read_back_from_its_state_knows_the_same_numbers() -> None:
-    messages: list[Message] = [buy(1), ContractNumber(1, 8), buy(2, con_id=7), buy(3, con_id=8)]
+    messages: list[Message] = [
+        buy(1), ContractNumber(1, 8), buy(2, con_id=7, sec_type="STK"), buy(3, con_id=8), buy(4),
+    ]  # fmt: skip
     straight, cut = Book("XYZ"), Book("XYZ")
     for each in messages:
         straight.apply(each)
         cut.apply(each)
         cut = Book.from_state(cut.to_state())
     assert straight.to_state() == cut.to_state()
+    assert shown(straight) == shown(cut) == ("USD", 1, 8, "STK")
     with pytest.raises(RejectedError):
-        cut.apply(buy(4, con_id=9))
+        cut.apply(buy(5, con_id=9))
 
 
 # --- what is shown --------------------------------------------------------------------------
@@ -190,6 +196,18 @@ def test_the_type_and_the_number_shown_are_those_named_last_in_booking_order() -
         assert shown(book_of(*order)) == ("USD", 1, 7, "CFD")
 
 
+def test_what_a_late_execution_says_is_shown_once_a_later_one_says_it_again() -> None:
+    before = [buy(5, con_id=7, sec_type="STK"), buy(1, con_id=7, sec_type="CFD")]
+    assert shown(book_of(*before)) == ("USD", 1, 7, "STK")
+    assert shown(book_of(*before, buy(9, con_id=7, sec_type="CFD"))) == ("USD", 1, 7, "CFD")
+
+
+@pytest.mark.parametrize("later", [{"con_id": 7}, {"sec_type": "STK"}])
+def test_what_a_later_one_leaves_out_is_looked_for_before_it(later: dict[str, Any]) -> None:
+    before = [buy(1, con_id=7, sec_type="STK"), buy(5, **later)]
+    assert shown(book_of(*before, buy(3))) == ("USD", 1, 7, "STK")
+
+
 def test_an_opening_tells_the_type_and_the_number_while_nothing_later_does() -> None:
     assert shown(book_of(held(con_id=7, sec_type="STK"))) == ("USD", 1, 7, "STK")
     assert shown(book_of(buy(1), held(con_id=7, sec_type="STK"))) == ("USD", 1, 7, "STK")
@@ -201,5 +219,8 @@ def test_what_a_busted_or_corrected_execution_said_is_not_shown() -> None:
     first = buy(1, con_id=7, sec_type="STK")
     bust = execution("#1.2 BUST at 1")._replace(instrument=instrument(sec_type="OPT"))
     assert shown(book_of(first, bust)) == ("USD", 1, None, None)
+    bust = bust._replace(instrument=first.instrument)
+    said_again = buy(2)._replace(instrument=first.instrument)
+    assert shown(book_of(first, bust, said_again)) == ("USD", 1, 7, "STK")
     again = execution("#1.2 BUY 2 @ 3 at 1")._replace(instrument=instrument(sec_type="FUT"))
     assert shown(book_of(first, again)) == ("USD", 1, None, "FUT")

@@ -102,6 +102,7 @@ def test_an_opening_again_changes_nothing() -> None:
         "OPENING 10 @ 6 at 1",
         "OPENING 10 @ 5 at 2",
         "OPENING 10 cost 51 at 1",
+        "OPENING 5 @ 10 at 1",  # of the same cost
     ],
 )
 def test_other_figures_under_the_same_id_are_refused_and_leave_no_trace(other: str) -> None:
@@ -150,8 +151,9 @@ def test_a_removed_opening_takes_its_matches_back() -> None:
 
 
 def test_after_a_removal_openings_may_be_of_the_other_side() -> None:
-    lines = ("#7 OPENING 10 @ 5 at 1", "#7 OPENING 0 at 9", "#8 OPENING -3 @ 4 at 1")
-    assert lots(book_of(*lines)) == "-3 @ 4"
+    for was, comes in (("10", "-3"), ("-10", "3")):
+        lines = (f"#7 OPENING {was} @ 5 at 1", "#7 OPENING 0 at 9", f"#8 OPENING {comes} @ 4 at 1")
+        assert lots(book_of(*lines)) == f"{comes} @ 4"
 
 
 def test_a_removed_opening_still_says_what_the_multiplier_is() -> None:

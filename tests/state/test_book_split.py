@@ -4,6 +4,7 @@ from itertools import permutations
 
 import pytest
 
+from state.book import Book
 from state.messages import RejectedError
 from tests.support.notation import (
     average,
@@ -48,6 +49,11 @@ def test_a_lot_that_was_split_keeps_its_cost_exactly_and_shows_a_rounded_price()
     assert lots(book_of(*lines)) == "3 @ 3.3333333333"
     assert (cost_basis(*lines), average(book_of(*lines))) == ("10", "3.3333333333")
     assert gross(book_of(*lines, "SELL 3 @ 4")) == "2"
+
+
+def test_a_book_read_back_shows_a_lot_that_was_split_at_the_same_price() -> None:
+    book = book_of("BUY 1 @ 8", "SPLIT 2:1")
+    assert lots(Book.from_state(book.to_state())) == lots(book) == "2 @ 4"
 
 
 def test_the_price_that_is_shown_is_that_of_one_point_whatever_the_multiplier() -> None:
@@ -123,6 +129,8 @@ def test_a_late_split_splits_what_was_open_at_its_time() -> None:
 def test_splits_of_one_time_go_by_first_arrival_with_all_else() -> None:
     assert lots(book_of("BUY 1 @ 8 at 5", "SPLIT 2:1 at 5", "#9 BUY 1 @ 6 at 5")) == "2 @ 4, 1 @ 6"
     assert lots(book_of("SPLIT 2:1 at 5", "BUY 1 @ 8 at 5")) == "1 @ 8"
+    corrected = ("#1 BUY 1 @ 8 at 5", "SPLIT 2:1 at 5", "#1.2 BUY 3 @ 8 at 5")
+    assert lots(book_of(*corrected)) == "6 @ 4"
     tenth_first = ("BUY 1 @ 1 at 1", "#1 SPLIT 1:10 to 0 at 5", "#2 SPLIT 10:1 to 0 at 5")
     assert lots(book_of(*tenth_first)) == ""
     assert lots(book_of(*tenth_first[:1], *tenth_first[:0:-1])) == "1 @ 1"
@@ -171,6 +179,8 @@ def test_the_last_lot_that_comes_to_nothing_leaves_them_to_the_one_before() -> N
         "BUY 9 @ 1 fee 1", "BUY 0.5 @ 6 fee 0.2", "BUY 0.1 @ 10 fee 0.1", "SPLIT 1:4 to 0"
     )
     assert (lots(book), costs(book), fees(book)) == ("2 @ 6.5", "13", "1.3")
+    worthless = book_of("BUY 4 @ 1", "BUY 1 @ 0 fee 0.2", "SPLIT 1:4 to 0")
+    assert (lots(worthless), costs(worthless), fees(worthless)) == ("1 @ 4", "4", "0.2")
 
 
 def test_a_split_that_leaves_nothing_takes_the_position_away_at_its_own_cost() -> None:
@@ -211,9 +221,12 @@ def test_no_quantity_is_refused_for_what_a_split_makes_of_it(
     assert lots(book).replace("1 @ 24, ", "1 @ 8, ") == left
 
 
-def test_a_split_that_would_take_a_price_to_the_limit_is_refused() -> None:
-    book = book_of("BUY 1 @ 900000000")
+@pytest.mark.parametrize("price", ["900000000", "100000000", "-900000000"])
+def test_a_split_that_would_take_a_price_to_the_limit_is_refused(price: str) -> None:
+    book = book_of(f"BUY 1 @ {price}")
     state = book.to_state()
-    with pytest.raises(RejectedError, match=r"expected prices below 1e17 after it, found 9"):
+    with pytest.raises(
+        RejectedError, match=rf"expected prices below 1e17 after it, found {price}0"
+    ):
         book.apply(message("SPLIT 1:1000000000"))
     assert book.to_state() == state

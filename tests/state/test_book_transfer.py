@@ -112,6 +112,7 @@ def test_against_lots_of_the_other_side_as_much_leaves_as_comes() -> None:
 def test_the_rest_of_a_lot_that_met_the_other_side_has_what_is_left_of_its_cost() -> None:
     book = book_of("SELL 1 @ 5 at 1", "IN 3 cost 10 of 1 at 3")
     assert (lots(book), costs(book)) == ("2 @ 3.3333333333", "6.66666666666666666667")
+    assert gross(book) == "0"
 
 
 def test_a_split_and_a_cost_work_on_a_lot_that_came() -> None:

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from state import book as book_module
 from state.book import REMEMBERED, Book
 from state.messages import Instrument, Message, Opening, RejectedError
-from tests.support.notation import average, exec_id, fees, lots, message, net
+from tests.support.notation import (
+    average,
+    book_of,
+    closed,
+    exec_id,
+    execution,
+    fees,
+    lots,
+    message,
+    net,
+)
 from tests.support.oracle import check_agrees, check_step, told
 from tests.support.strategies import SETTINGS, sessions
 
@@ -25,6 +35,13 @@ def filled(number: int, first: int = 1) -> Book:
     book = Book("XYZ")
     for n in range(first, first + number):
         book.apply(message(f"#{n} BUY 1 @ {n} at {n}"))
+    return book
+
+
+def in_order(*lines: str) -> Book:
+    book = Book("XYZ")
+    for line in lines:
+        assert book.apply(message(line))
     return book
 
 
@@ -123,6 +140,15 @@ def test_a_revision_of_what_is_known_is_taken_also_then() -> None:
     assert book.apply(message(f"#{MANY - 1}.2 BUST at {MANY}"))
 
 
+@pytest.mark.parametrize("time", [5000, 2000.5])
+def test_the_same_is_forgotten_whether_the_last_one_came_late_or_in_order(time: float) -> None:
+    book = filled(REMEMBERED + 499)
+    assert book.apply(message("#1 BUY 1 @ 1 at 1")) is None
+    assert book.apply(message(f"#5000 BUY 1 @ 1 at {time}"))
+    refuse(book, "#500 BUY 1 @ 500 at 500")
+    assert book.apply(message("#501 BUY 1 @ 501 at 501")) is None
+
+
 def test_the_reason_tells_since_when_messages_are_remembered() -> None:
     with pytest.raises(RejectedError) as refused:
         filled(MANY).apply(message("#1 BUY 1 @ 1 at 1"))
@@ -142,6 +168,28 @@ def test_what_was_forgotten_goes_on_counting() -> None:
     told = book.snapshot()
     assert (told.executions, told.qty) == (MANY + 1, 0)
     assert told.realized_pnl == sum(1 - n for n in range(1, MANY + 1)) * 10**20
+
+
+def test_what_was_closed_and_forgotten_leaves_the_oldest_open_lot_the_next() -> None:
+    book = book_of("BUY 1 @ 1", "SELL 1 @ 2", "BUY 9 @ 3", "SELL 1 @ 4")
+    for n in range(5, MANY):
+        book.apply(message(f"#{n} BUY 1 @ 5 at {n}"))
+    assert closed(book.apply(message("SELL 1 @ 6", MANY))) == "LONG 1 @ 3 -> 6 = 3"
+    assert book.snapshot().open_lots == len(book.open_lots()) == MANY - 4
+    assert Book.from_state(book.to_state()).snapshot() == book.snapshot()
+
+
+def test_the_first_one_behind_what_was_closed_and_forgotten_is_booked_there() -> None:
+    lines = [f"#{n} {'BUY' if n % 2 else 'SELL'} 2 @ {n % 7} at {n}" for n in range(1, MANY)]
+    lines[0] = "#1 BUY 3 @ 9 at 1"  # so there is always one open
+    first = f"#{MANY} SELL 1 @ 9 at 500.5"
+    refuse(in_order(*lines), f"#{MANY} SELL 1 @ 9 at 499.5")
+    late, in_time = in_order(*lines), in_order(*lines[:500], first, *lines[500:])
+    applied = late.apply(message(first))
+    assert applied is not None
+    assert applied.realized_change == sum(lot.realized_pnl for lot in applied.closed)
+    assert late.snapshot() == in_time.snapshot()
+    assert late.open_lots() == in_time.open_lots()
 
 
 def test_a_late_execution_within_the_memory_closes_a_lot_of_a_forgotten_one() -> None:
@@ -202,10 +250,10 @@ def test_new_executions_of_one_time_are_taken_however_many_there_are() -> None:
     assert lots(book).startswith("1 @ 1, 1 @ 2, ")
 
 
-@pytest.mark.parametrize("line", ["#7 BUY 1 @ 7 at 5", "#7.2 BUY 1 @ 9 at 5", "#7 REPORT 1 at 90"])
+@pytest.mark.parametrize("line", ["#1 BUY 1 @ 1 at 5", "#7.2 BUY 1 @ 9 at 5", "#7 REPORT 1 at 90"])
 def test_one_that_was_forgotten_of_that_time_is_told_from_a_new_one(line: str) -> None:
     book = Book("XYZ")
-    for n in range(1, MANY + 1):
+    for n in range(1, MANY + 200):  # so some are forgotten twice
         book.apply(message(f"#{n} BUY 1 @ {n} at 5"))
     refuse(book, line)
     refuse(Book.from_state(book.to_state()), line)
@@ -262,6 +310,15 @@ def test_a_report_of_an_execution_that_is_remembered_is_taken_whatever_its_time(
     assert fees(book).endswith(", 0, 1")
 
 
+def test_a_report_of_a_remembered_execution_outlasts_what_is_forgotten_whatever_its_time() -> None:
+    book = filled(MANY)
+    assert book.apply(message(f"#{MANY} REPORT 5 at 0"))
+    for n in range(MANY + 1, MANY + 601):
+        book.apply(message(f"#{n} BUY 1 @ {n} at {n}"))
+    assert book.apply(message(f"#{MANY}.2 BUY 1 @ 1 fee 9 at {MANY}"))
+    assert book.snapshot().commission == 5 * 10**10
+
+
 # --- what a forgetful book takes, it books as one that forgets nothing ---------------------------
 
 
@@ -288,6 +345,17 @@ def test_what_a_book_does_not_refuse_it_books_where_it_belongs(
             check_step(applied, before, after)
             check_agrees(book, heard)
             before = after
+
+
+def test_what_an_execution_names_outlasts_it_but_not_what_a_bust_names() -> None:
+    book = Book("XYZ")
+    for line, kind in (("#1 BUY 1 @ 1 at 1", "STK"), ("#2.2 BUST at 2", "OPT")):
+        said = Instrument(sec_type=kind, con_id=7)
+        assert book.apply(execution(line)._replace(instrument=said))
+    for n in range(3, MANY):
+        book.apply(message(f"#{n} BUY 1 @ 5 at {n}"))
+    assert book.apply(message(f"#{MANY} BUY 1 @ 5 at {MANY - 5}"))  # late, so all is looked up
+    assert (book.snapshot().sec_type, book.snapshot().con_id) == ("STK", 7)
 
 
 def test_what_an_opening_names_outlasts_it_also_if_an_action_is_forgotten_first() -> None:

@@ -1,6 +1,6 @@
 """What a break is, and what is none."""
 
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 import pytest
 from hypothesis import given, settings
@@ -46,12 +46,25 @@ def test_a_quantity_that_differs_is_a_difference(
         ("1088.5", "10.885", "100"), ("10.885", "1088.5", "1/100"), ("95", "10", "10"),
         ("1050", "1", "1000"), ("80", "10", None), ("5", "5", None), ("100", "99", None),
         (None, "5", None), ("0", "5", None), ("-100", "1", None), ("-100", "-1", "100"),
+        ("5", "0", None), ("110", "10", "10"), ("10", "110", "1/10"), ("111", "10", None),
     ],
 )  # fmt: skip
 def test_a_price_is_in_doubt_if_it_is_about_a_power_of_ten_off(
     ours: str | None, broker: str, factor: str | None
 ) -> None:
     assert price_factor(ours and Decimal(ours), Decimal(broker)) == factor  # type: ignore[arg-type]
+
+
+def test_the_decimal_context_of_the_thread_does_not_matter() -> None:
+    with localcontext(prec=1):
+        assert price_factor(Decimal(112), Decimal(10)) is None
+
+
+def test_of_a_sum_over_accounts_no_price_is_in_doubt() -> None:
+    broker = {
+        "U1:AAPL": side("5", "1"), "U2:AAPL": side("5", "19", key="U2:AAPL"),
+    }  # fmt: skip
+    assert kinds({"AAPL": side("10", key="AAPL")}, broker) == {}
 
 
 def test_a_contract_under_two_names_is_told_under_both() -> None:
@@ -61,6 +74,12 @@ def test_a_contract_under_two_names_is_told_under_both() -> None:
     assert {key: (each.kind, each.detail) for key, each in found.items()} == {
         "U1:FB": (Kind.TWO_NAMES, "U1:META"), "U1:META": (Kind.TWO_NAMES, "U1:FB"),
     }  # fmt: skip
+    assert [found[key].missing for key in ours | broker] == [-5, 5]
+
+
+def test_positions_without_a_contract_number_are_not_of_one_contract() -> None:
+    sides = {f"U1:{name}": side("5", key=f"U1:{name}")._replace(con_id=None) for name in "AB"}
+    assert kinds(sides, sides) == {}
 
 
 def test_a_name_whose_position_is_flat_is_no_second_name() -> None:
@@ -79,6 +98,7 @@ def test_what_is_not_known_is_no_difference() -> None:
     ours = {"U1:AAPL": side("5"), "U2:AAPL": side("5", key="U2:AAPL")}
     assert kinds(ours, {}, "U2") == {"U2:AAPL": "only ours"}
     assert differences(ours, {}, []) == {}
+    assert kinds({}, ours, "U2") == {"U2:AAPL": "only the broker's"}
 
 
 def test_a_book_without_account_is_held_against_the_sum_over_accounts() -> None:
@@ -117,6 +137,23 @@ def test_time_in_which_nothing_is_told_does_not_count() -> None:
         watch.look(second, missing(5))
         watch.look(second + 1, None)
     assert watch.breaks == {}
+
+
+def test_another_kind_of_difference_is_another_one() -> None:
+    watch = BreakWatch()
+    for second in range(100):
+        kind = [Kind.QUANTITY, Kind.TWO_NAMES][second % 2]
+        watch.look(second, {"U1:AAPL": Difference(kind, Decimal(10), Decimal(15))})
+    assert watch.breaks == {}
+
+
+def test_what_differed_before_the_broker_was_unknown_begins_anew() -> None:
+    watch = BreakWatch()
+    for second in range(10):
+        watch.look(second, missing(5))
+    watch.unknown()
+    told = [watch.look(100 + second, missing(5)) for second in range(11)]
+    assert [bool(begun) for begun, _ in told] == [False] * 10 + [True]
 
 
 def test_a_break_outlasts_a_time_in_which_nothing_is_told() -> None:

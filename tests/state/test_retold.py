@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from state.book import Book
-from state.exact import MONEY_PLACES, ONE, to_text
+from state.exact import MONEY, MONEY_PLACES, ONE, to_text
 from state.messages import TYPE_NAMES, ContractNumber, Execution, Message, Opening, RejectedError
 from state.retold import Told, retell, terms
 from state.snapshot import OpenLot
@@ -88,6 +88,13 @@ def test_a_cost_lets_the_rest_of_a_lot_s_cost_be_shared_anew() -> None:
     assert retell(told(book, messages(*lines)), "K") == without_charges(book.open_lots())
 
 
+def test_a_short_opening_of_which_the_cost_is_known_is_told_without_its_charge() -> None:
+    book = Book("K")
+    rows = told(book, messages("OPENING -3 cost -1", "COST 2"))
+    assert [(lot.cost, lot.charge) for lot in book.open_lots()] == [(-MONEY, -6 * ONE)]
+    assert retell(rows, "K") == without_charges(book.open_lots())
+
+
 def test_what_the_rows_lack_is_said() -> None:
     rows = told(Book("K"), messages("BUY 10 @ 100", "SPLIT 2:1"))
     assert [lot.qty for lot in retell(rows, "K")] == [20 * ONE]
@@ -96,3 +103,16 @@ def test_what_the_rows_lack_is_said() -> None:
     with pytest.raises(ValueError, match=r"K: expected lots of 20 .*, found 0 .*rows are missing"):
         retell(rows[1:], "K")
     assert Decimal(rows[-1].cost_basis) == Decimal(1000)
+    for other in ({"qty": "19"}, {"cost_basis": "999"}, {"open_lots": 2}):
+        with pytest.raises(ValueError, match=r"K: expected lots of .*, found 20 that cost 1000: "):
+            retell([rows[0], rows[1]._replace(**other)], "K")
+
+
+def test_rows_that_contradict_each_other_are_no_rows_of_a_key() -> None:
+    rows = told(Book("K"), messages("BUY 10 @ 100"))
+    with pytest.raises(ValueError, match=r"K: expected rows that go together, found: exec_id: "):
+        retell([*rows, rows[0]._replace(fill_qty="9")], "K")
+
+
+def test_no_rows_tell_no_lots() -> None:
+    assert retell([], "K") == []

@@ -219,10 +219,18 @@ REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("BUY 1 @ 5", "SPLIT 2:1 at 9"), ("#3 BUY 1 @ 5 at 8",)),
     (("BUY 1 @ 5",), ("#3 BUY 1 @ 5 x2 at 9",)),  # another multiplier
     (("BUY 1 @ 5 x0.5",), ("#3 BUY 1 @ 5 at 9",)),
+    (("IN 5 @ 10 of 1",), ("#2 BUY 1 @ 5 x50 at 9",)),  # what came is worth more by it
     (("BUY 100000000 @ 900000000",), ("#3 BUY 100000000 @ 900000000 at 9",)),  # the limit
     (("BUY 900000000 @ 1",), ("#3 BUY 900000000 @ 1 at 9",)),  # beyond 64 bits
+    (("BUY 900000000 @ 1",), ("#3 SELL 1 @ 1 at 9",)),
     (("BUY 1 @ 1 fee 950000000",), ("#3 SELL 1 @ 1 at 9",)),
+    (("BUY 1 @ 1 fee 950000000", "SELL 1 @ 1"), ("#3 BUY 1 @ 1 at 9",)),
     (("BUY 1 @ 1 x100",), ("#3 SELL 90000000 @ 1 x100 at 9",)),
+    (("BUY 1 @ 1 x100",), ("#3 BUY 4000000 @ 900000000 x100 at 9",)),  # the limit again
+    (
+        ("BUY 100000000 @ 900000000", "SELL 100000000 @ 1", "BUY 20000000 @ 900000000"),
+        ("#4 SELL 20000000 @ 1 at 9",),
+    ),
     # Reports.
     ((), ("#1 REPORT 1", "#1 BUY 1 @ 5 at 1")),  # comes first
     ((), ("#7 REPORT 1",)),  # names nobody
@@ -296,9 +304,10 @@ def test_runs_take_no_figure_to_the_limit() -> None:
     assert book.snapshot().cost_basis < LIMIT * MONEY
 
 
-def test_a_run_does_not_take_a_net_figure_to_the_limit_by_commissions_that_waited() -> None:
+@pytest.mark.parametrize("charge", ["fee", "adj"])
+def test_a_run_does_not_take_a_net_figure_to_the_limit_by_charges_that_waited(charge: str) -> None:
     book = Book("XYZ")
-    lines = ("SELL 100000000 @ 1", "BUY 100000000 @ 999999999", "BUY 1 @ 1 fee 999999999")
+    lines = ("SELL 100000000 @ 1", "BUY 100000000 @ 999999999", f"BUY 1 @ 1 {charge} 220000000")
     one_by_one(book, messages(*lines))
     closing = message("#4 SELL 1 @ 1 at 9")
     with pytest.raises(RejectedError, match=r"^net_realized_pnl: expected to stay below 1e17"):
@@ -312,8 +321,21 @@ def test_a_report_is_not_taken_behind_what_may_have_forgotten_its_execution() ->
         patch.setattr(book_module, "FORGET_AT_ONCE", 1)
         fills = [message("BUY 1 @ 5", number) for number in range(1, 10)]
         report = message("#1 REPORT 1 at 1")
-        assert Book("XYZ").apply_run(run_of([*fills, report])) is None
+        for known in (0, 1, 3):
+            book = Book("XYZ")
+            one_by_one(book, fills[:known])
+            assert book.apply_run(run_of([*fills[known : known + 5], report])) is None
         assert Book("XYZ").apply_run(run_of([*fills[:2], report, *fills[2:]]))
+
+
+def test_a_run_with_one_that_was_forgotten_of_its_own_time_is_refused() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(book_module, "REMEMBERED", 4)
+        patch.setattr(book_module, "FORGET_AT_ONCE", 1)
+        fills = [message("BUY 1 @ 5 at 9", number) for number in range(1, 10)]
+        book = Book("XYZ")
+        one_by_one(book, fills)
+        assert book.apply_run(run_of(fills[:1])) is None
 
 
 def test_a_book_remembers_what_came_in_runs() -> None:
@@ -330,6 +352,7 @@ def test_a_book_remembers_what_came_in_runs() -> None:
 
 def test_a_run_makes_the_instrument_known() -> None:
     book = Book("XYZ")
+    assert book.snapshot().currency == "USD"
     said = Instrument("EUR", 50 * ONE, 7, "FUT")
     fill = message("BUY 1 @ 5", 1)
     assert isinstance(fill, Execution)
@@ -340,6 +363,15 @@ def test_a_run_makes_the_instrument_known() -> None:
     with pytest.raises(RejectedError, match="con_id: expected 7, as before, found 8"):
         book.apply(fill._replace(exec_id="x", identity="x", instrument=Instrument(con_id=8)))
     assert book.apply_run(run_of([fill._replace(instrument=Instrument("USD"))])) is None
+
+
+def test_an_update_has_the_lots_that_its_run_closed_and_no_others() -> None:
+    book = Book("XYZ")
+    one_by_one(book, messages("BUY 9 @ 1", "SELL 1 @ 2", "BUY 1 @ 3"))
+    for line, closes in (("#4 BUY 1 @ 4 at 4", []), ("#5 SELL 9 @ 4 at 5", [1, 3])):
+        update = book.apply_run(run_of([message(line)]))
+        assert update is not None
+        assert unpack_texts(update.lot_ids) == list(map(exec_id, closes))
 
 
 def test_reports_alone_make_no_instrument_known() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from state.book import Book
 from state.exact import LIMIT, MONEY, ONE
 from state.messages import Cost, Execution, Instrument
-from state.valuation import Day, Holding, Mark, later, market_value, rate_to, value
+from state.valuation import Calendar, Day, Holding, Mark, later, market_value, rate_to, value
 
 TODAY = Day("2026-11-27", 0)
 QTY = st.integers(1, 10**6).map(lambda hundredths: hundredths * ONE // 100)
@@ -53,6 +53,27 @@ def test_a_market_value_is_the_exact_product(qty: int, price: int, multiplier: i
         assert abs(exact) >= LIMIT
     else:
         assert abs(Fraction(found, MONEY) - exact) * MONEY <= Fraction(1, 2)
+
+
+def test_a_market_value_is_rounded_half_even_and_unknown_at_the_limit() -> None:
+    assert [market_value(1, 1, Mark(half * ONE // 2, 0)) for half in (1, 3, -3)] == [0, 2, -2]
+    for price, value_ in ((LIMIT - 1, LIMIT - 1), (LIMIT, None)):
+        for sign in (1, -1):
+            found = market_value(sign * ONE, ONE, Mark(price * ONE, 0))
+            assert found == (None if value_ is None else sign * value_ * MONEY)
+
+
+def test_a_day_goes_from_midnight_to_midnight_of_its_zone_whichever_is_asked_for() -> None:
+    calendar = Calendar("America/New_York")
+    begins = 1793505600000  # 2026-11-01, 00:00 in New York; it has 25 hours
+    ends = begins + 25 * 3_600_000
+    for at, day in (
+        (begins, "2026-11-01"), (ends - 1, "2026-11-01"), (ends, "2026-11-02"),
+        (begins, "2026-11-01"), (begins - 1, "2026-10-31"), (ends, "2026-11-02"),
+    ):  # fmt: skip
+        assert calendar.day(at) == day
+        assert calendar.begins <= at < calendar.ends
+    assert calendar.begins == ends
 
 
 @given(
@@ -194,7 +215,7 @@ def test_a_pair_serves_both_ways_the_direct_one_first_and_a_missing_one_is_not_a
     assert back is not None
     assert (there.pair, there.exchange(-2 * MONEY)) == ("EUR.USD", -3 * MONEY)
     assert (back.pair, back.exchange(6 * MONEY)) == ("EUR.USD", 4 * MONEY)
-    assert back.exchange(1) == 1  # 2/3 of the smallest amount, rounded
+    assert (there.exchange(1), back.exchange(1)) == (2, 1)  # 3/2, 2/3 of the smallest, rounded
     both = rate_to("USD", "EUR", marks | {"USD.EUR": Mark(ONE, 6)})
     assert both == there
     for currency in ("GBP", "JPY", "CHF"):  # over two pairs, none, and a price that is no rate

@@ -52,9 +52,9 @@ ODD: list[str | bytes] = [
     "253402300799999", "253402300800000", "1700000000", "0001700000000000", "01700000000000",
     "-1700000000000", "buy", "Sell", "SHORT", "ſell", "A:B", "x" * 64, "x" * 65, "ü" * 49,
     "e\u0000f", "a\rb", "0000e0d5.6596b0d2.01.02", "0000e0d5.6596b0d2.01.00",
-    "0000E0D5.6596B0D2.02.01", "FXSMLCUS.6596b0d2.01.03", "0000e0d5.6596b0d2.01.1", "execution",
-    "commission", "Commission", "OPT", "STK", "EUR", b"\xff\xfe", b"BUY\xff", b"1\xff",
-    b"\xed\xa0\x80",
+    "0000e0d5.6596b0d2.01.10", "0000E0D5.6596B0D2.02.01", "FXSMLCUS.6596b0d2.01.03",
+    "0000e0d5.6596b0d2.01.1", "execution", "commission", "Commission", "OPT", "STK", "EUR",
+    b"\xff\xfe", b"BUY\xff", b"1\xff", b"\xed\xa0\x80",
 ]  # fmt: skip
 
 
@@ -195,6 +195,32 @@ def test_odd_values_leave_their_neighbours_in_runs(fields: dict[str, str]) -> No
         assert check_columns(entries, 100) >= ids(plain), name
 
 
+@pytest.mark.parametrize("fields", [PLAIN, REPORT])
+def test_an_entry_that_lacks_what_it_needs_is_left_to_codec(fields: dict[str, str]) -> None:
+    for lacks in fields.keys() - {"type", "currency"}:
+        entries = [entry(number, fields) for number in range(3)]
+        entries[1] = entry(1, {name: fields[name] for name in fields if name != lacks})
+        assert check_columns(entries) == ids([entries[0], entries[2]]), lacks
+
+
+@pytest.mark.parametrize("name", ["exec_id", "exchange", "order_ref"])
+@pytest.mark.parametrize("value", [b"\xff", b"\xed\xa0\x80", b"AA\xc3"])
+def test_what_is_no_text_is_left_to_codec(name: str, value: bytes) -> None:
+    entries = [entry(number, PLAIN | MORE) for number in range(3)]
+    entries[1] = entry(1, PLAIN | MORE, **{name: value})
+    assert check_columns(entries) == ids([entries[0], entries[2]])
+
+
+def test_a_multiplier_with_decimal_places_is_left_to_codec() -> None:
+    fine = {"fill_qty": "0.0000000001", "fill_price": "1.0000000001"}
+    assert check_columns([entry(0, PLAIN, multiplier="0.00001", **fine)]) == set()
+
+
+def test_a_report_may_come_before_all_executions() -> None:
+    entries = [entry(0, REPORT, exec_id=exec_id(9)), entry(1, PLAIN), entry(2, PLAIN)]
+    assert check_columns(entries) == ids(entries)
+
+
 def test_an_execution_that_says_more_of_its_cost_is_taken_alone() -> None:
     for name in ("commission_currency", "basis_adjustment"):
         entries = [
@@ -234,6 +260,13 @@ def test_a_field_that_is_given_twice_leaves_its_entry_to_codec() -> None:
     assert check_columns(entries) == set()
 
 
+def test_what_is_refused_is_told_in_order_of_arrival() -> None:
+    # The first has a bad value, the second is of no shape.
+    entries = [entry(0, PLAIN, fill_qty="x"), entry(1, PLAIN)]
+    entries[1][1] += [b"symbol", b"MSFT"]
+    assert check_columns(entries) == set()
+
+
 @pytest.mark.parametrize("fields", [PLAIN, REPORT])
 def test_a_message_that_is_in_the_future_of_its_entry_is_refused(fields: dict[str, str]) -> None:
     # The third arrived two days behind the first.
@@ -247,10 +280,14 @@ def test_a_message_that_is_in_the_future_of_its_entry_is_refused(fields: dict[st
         assert len(one_by_one(entries).refused) == (3 if ahead > DAY_MS else 0)
 
 
-@pytest.mark.parametrize("first", [0, FIRST_TIMESTAMP - 2, FIRST_TIMESTAMP, 2**63 - 2, 2**64 - 4])
+@pytest.mark.parametrize(
+    "first",
+    [0, FIRST_TIMESTAMP - 2, FIRST_TIMESTAMP, LAST_TIMESTAMP - DAY_MS, 2**63 - 2, 2**64 - 4],
+)
 def test_ids_may_be_numbers_of_their_own(first: int) -> None:
     for timestamp in (FIRST_TIMESTAMP - 1, FIRST_TIMESTAMP, FIRST_TIMESTAMP + DAY_MS,
-                      FIRST_TIMESTAMP + DAY_MS + 2, TIME, LAST_TIMESTAMP):  # fmt: skip
+                      FIRST_TIMESTAMP + DAY_MS + 2, TIME,
+                      LAST_TIMESTAMP, LAST_TIMESTAMP + 1):  # fmt: skip
         check_columns(
             [
                 [b"%d-0" % (first + at), entry(at, PLAIN, timestamp=str(timestamp))[1]]

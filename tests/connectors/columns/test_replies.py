@@ -540,6 +540,15 @@ def send_raw(client: redis_py.Redis, first: int, last: int) -> list[RawEntry]:
         return found
 
 
+def test_nobody_can_foresee_how_an_answer_ends(bulk: BulkConnection) -> None:
+    ends = set()
+    for _ in range(3):
+        bulk.ask(("PING",))
+        ends.add(bulk._end)
+        assert parse(bulk.answer()) == [b"PONG"]
+    assert len(ends) == 3
+
+
 def test_a_connection_that_is_killed_raises_in_the_answer(
     redis: redis_py.Redis, bulk: BulkConnection
 ) -> None:
