@@ -108,6 +108,14 @@ def test_a_commission_in_another_currency_says_so(tmp_path: Path) -> None:
     assert (fields["symbol"], fields["commission_currency"]) == ("EUR.USD", "EUR")
 
 
+def test_what_a_row_does_not_say_is_left_out(tmp_path: Path) -> None:
+    row = trade("A", 1, 1, "20240102;100000", ibCommission=None, ibCommissionCurrency="EUR",
+                ibOrderID="4f-2")  # fmt: skip
+    [fields] = _fields(plan(tmp_path, flex([row])))
+    assert not {"commission", "commission_currency"} & set(fields)
+    assert fields["order_id"] == "0"  # that of the row is no number
+
+
 def test_a_bond_is_priced_in_per_cent(tmp_path: Path) -> None:
     row = trade("X 6 1/4 03/15/26", 2000, "63.709", "20240102;100000", assetCategory="BOND",
                 ibCommission="-2")  # fmt: skip
@@ -266,8 +274,9 @@ def _known(**said: object) -> Known:
 
 
 def _row(**said: object) -> str:
-    facts = {"ibExecID": ID, "ibCommission": "-1", **said}
-    return trade("A", facts.pop("qty", 5), facts.pop("price", "10.5"), "20240102;100000", **facts)
+    facts = {"ibExecID": ID, "ibCommission": "-1", "dateTime": "20240102;100000", **said}
+    qty, price = facts.pop("qty", 5), facts.pop("price", "10.5")
+    return trade("A", qty, price, str(facts.pop("dateTime")), **facts)
 
 
 def test_what_is_known_is_passed_over(tmp_path: Path) -> None:
@@ -286,12 +295,38 @@ def test_other_figures_under_a_known_id_are_listed(tmp_path: Path, said: dict[st
     assert (made.messages, len(made.problems)) == ([], 1)
 
 
-@pytest.mark.parametrize("known", [{"commission": None}, {"commission": Decimal(2)}])
-def test_another_commission_goes_as_a_report(tmp_path: Path, known: dict[str, object]) -> None:
+def test_an_execution_that_is_known_under_another_name_keeps_it(tmp_path: Path) -> None:
+    made = plan(tmp_path, flex([_row()]), known=_known(symbol="OLD", commission=None))
+    assert [message.fields["symbol"] for message in made.messages] == ["OLD"]
+
+
+def test_times_that_differ_from_what_is_known_are_told(tmp_path: Path) -> None:
+    assert plan(tmp_path, flex([_row()]), known=_known()).notes == []
+    [note] = plan(tmp_path, flex([_row()]), known=_known(time=1704189600000)).notes
+    assert note.startswith("1 executions are known with another time")
+
+
+def test_a_known_execution_whose_row_says_no_charge_keeps_its_own(tmp_path: Path) -> None:
+    made = plan(tmp_path, flex([_row(ibCommission=None)]), known=_known())
+    assert (made.messages, made.problems, made.known) == ([], [], 1)
+
+
+@pytest.mark.parametrize(
+    ("known", "instead"),
+    [
+        ({"commission": None, "commission_currency": ""}, "None "),
+        ({"commission": Decimal(2)}, "2 USD"), ({"commission_currency": "EUR"}, "1 EUR"),
+        # Of reports of equal time the last to arrive counts.
+        ({"commission": Decimal(2), "commission_time": 1704207600000}, "2 USD"),
+    ],
+)  # fmt: skip
+def test_another_commission_goes_as_a_report(
+    tmp_path: Path, known: dict[str, object], instead: str
+) -> None:
     made = plan(tmp_path, flex([_row()]), known=_known(**known))
     [message] = made.messages
     assert message.once_id != f"commission:{ACCOUNT}:{ID}"  # that one is the router's
-    assert message.version.startswith("1 USD for ")
+    assert message.version == f"1 USD for {instead}"
     assert message.fields == {
         "type": "commission", "symbol": "A", "account": ACCOUNT, "timestamp": "1704207600000",
         "exec_id": ID, "commission": "1", "currency": "USD",
@@ -307,7 +342,38 @@ def test_a_correction_of_what_is_known_goes_out(tmp_path: Path) -> None:
     made = plan(tmp_path, flex([_row(ibExecID=ID[:-1] + "2", qty=4)]), known=_known())
     assert [fields["exec_id"] for fields in _fields(made)] == [ID[:-1] + "2"]
     old = plan(tmp_path, flex([_row(qty=6)]), known=_known(exec_id=ID[:-1] + "2"))
-    assert (old.messages, old.problems) == ([], [])
+    assert (old.messages, old.problems, old.known) == ([], [], 1)
+
+
+def test_a_known_trade_that_is_cancelled_is_busted_behind_what_is_known(tmp_path: Path) -> None:
+    cancel = _row(qty=-5, tradeID="", origTradeID="7", ibExecID="", transactionID="",
+                  transactionType="TradeCancel", buySell="BUY (Ca.)")  # fmt: skip
+    rows = flex([_row(tradeID="7"), cancel])
+    made = plan(tmp_path, rows, known=_known(exec_id=ID[:-1] + "3"))
+    assert [(f["exec_id"], f["fill_qty"]) for f in _fields(made)] == [(ID[:-1] + "4", "0")]
+    done = plan(tmp_path, rows, known=_known(exec_id=ID[:-1] + "4", qty=Decimal(0)))
+    assert (done.messages, done.problems, done.known) == ([], [], 1)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_cancelled_trade_whose_id_has_no_revision(tmp_path: Path, *, is_known: bool) -> None:
+    first = _row(tradeID="7", ibExecID="", transactionID="9")
+    cancel = _row(qty=-5, tradeID="", origTradeID="7", ibExecID="", transactionID="",
+                  transactionType="TradeCancel", buySell="BUY (Ca.)")  # fmt: skip
+    execution = KnownExecution("A", "flex-9", Decimal(5), Decimal("10.5"), 1704207600000)
+    known = Known({(ACCOUNT, "flex-9"): execution} if is_known else {})
+    made = plan(tmp_path, flex([first, cancel]), known=known)
+    assert (made.messages, len(made.problems), len(made.notes)) == ([], is_known, not is_known)
+
+
+def test_a_multiplier_that_is_not_the_remembered_one_is_listed(tmp_path: Path) -> None:
+    rows = [trade("ESU6", 1, 5000, "20240102;100000", assetCategory="FUT", multiplier=worth)
+            for worth in ("50", "5")]  # fmt: skip
+    sale = action("ESU6", -1, "ESU6(I1) (DELISTED) (ESU6, E, I1)", "20240103;100000", type="DW",
+                  assetCategory="FUT", multiplier="5")  # fmt: skip
+    made = plan(tmp_path, flex(rows, [sale]), multipliers={str(con_id("ESU6")): Decimal(50)})
+    assert [fields["multiplier"] for fields in _fields(made)] == ["50"]
+    assert [problem.reason[:23] for problem in made.problems] == ["multiplier: expected 50"] * 2
 
 
 # --- how options end ----------------------------------------------------------------------------
@@ -391,13 +457,25 @@ def test_shares_known_without_the_premium_are_completed(tmp_path: Path) -> None:
     rows = [
         option("XOM   220121C00042500", 1, 0, "20210511;162000",
                **booked("A", cost="100", fifoPnlRealized="0")),
-        trade("XOM", -100, "42.5", "20210511;162000", transactionID="61", **booked("A")),
+        trade("XOM", -100, "42.5", "20210511;162000", transactionID="61",
+              ibCommissionCurrency="EUR", **booked("A")),
     ]  # fmt: skip
-    execution = KnownExecution("XOM", "flex-61", Decimal(-100), Decimal("42.5"), 1620764400000,
-                               Decimal(0), "USD")  # fmt: skip
-    made = plan(tmp_path, flex(rows), known=Known({(ACCOUNT, "flex-61"): execution}))
-    [fields] = _fields(made)
+    execution = KnownExecution("XOM", "flex-61", Decimal(-100), Decimal("42.5"), 1620764400001,
+                               Decimal(0), "EUR")  # fmt: skip
+
+    def known(adjustment: int) -> Plan:
+        said = {(ACCOUNT, "flex-61"): execution._replace(adjustment=Decimal(adjustment))}
+        return plan(tmp_path, flex(rows), known=Known(said))
+
+    [fields] = _fields(known(0))
     assert (fields["exec_id"], fields["basis_adjustment"]) == ("flex-61", "-100")
+    # All else is as it is known: the same id with other figures would be a dead letter.
+    assert fields["timestamp"] == "1620764400001"
+    assert not {"commission", "commission_currency"} & set(fields)
+    assert (_fields(known(-100)), known(-100).problems) == ([], [])
+    other = known(-90)
+    assert (_fields(other), len(other.problems)) == ([], 1)
+    assert "expected an adjustment of -90" in other.problems[0].reason
 
 
 def test_a_cash_settlements_price_follows_from_its_figures(tmp_path: Path) -> None:
@@ -588,6 +666,84 @@ def test_a_rename_moves_lots_with_their_cost_and_time(tmp_path: Path) -> None:
         ("ALTO", "70", "1577977200000"), ("ALTO", "70", "1578063600000"),
     ]  # fmt: skip
     _realizes(made, "flex-61", "113.533228")
+
+
+def _renamed(when: str = "20210112;202500") -> list[str]:
+    text = "PEIX(US69423U3059) CUSIP/ISIN CHANGE TO (US02155X1063) ({}, ALTO, {})"
+    return [
+        action("PEIX.OLD", -100, text.format("PEIX.OLD", "US69423U3059"), when, type="IC",
+               conid=con_id("PEIX"), isin="US69423U3059", transactionID="71"),
+        action("ALTO", 100, text.format("ALTO", "US02155X1063"), when, type="IC",
+               isin="US02155X1063", transactionID="72"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        # An opening is booked first, whatever its time, and what comes later is not moved.
+        [KnownEvent(1604000000000, "execution", "x", 30, 30),
+         KnownEvent(1904000000000, "opening", "opening", 70, 140),
+         KnownEvent(1904000000000, "execution", "y", 500, 500)],
+        # What this call tells itself is booked along once.
+        [KnownEvent(1604000000000, "execution", ID, 30, 30),
+         KnownEvent(1504000000000, "opening", "opening", 70, 140)],
+        [KnownEvent(1504000000000, "opening", "opening", 100, 200, 10),
+         KnownEvent(1604000000000, "out", "flex-9", 40),
+         KnownEvent(1604000000001, "in", "gift", 40, 44, opened=1)],
+        [KnownEvent(1504000000000, "opening", "opening", 50, 240),
+         KnownEvent(1604000000000, "split", "s", 2, opened=10),
+         KnownEvent(1604000000001, "cost", "c", value=Fraction(-7, 10))],
+    ],
+)  # fmt: skip
+def test_what_is_known_of_a_key_moves_with_what_a_file_tells(
+    tmp_path: Path, events: list[KnownEvent]
+) -> None:
+    told = [trade("PEIX", 30, 1, "20201029;193320", ibExecID=ID)] if len(events) == 2 else []
+    known = Known(events={(ACCOUNT, "PEIX"): events})
+    made = plan(tmp_path, flex(told, _renamed()), known=known)
+    assert made.problems == []
+    out, *into = _fields(made, "transfer")
+    assert out["qty"] == "100"
+    assert sum(Decimal(fields["cost_basis"]) for fields in into) == 170
+
+
+def test_a_cost_and_an_assignment_that_this_call_tells_are_booked_along_once(
+    tmp_path: Path,
+) -> None:
+    paid = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="PEIX",
+        conid=con_id("PEIX"), dateTime="20201203;202000", amount="50", type="Dividends",
+        description="PEIX CASH DIVIDEND USD 0.5 PER SHARE (Return of Capital)",
+        transactionID="81", levelOfDetail="DETAIL",
+    )  # fmt: skip
+    rows = flex([trade("PEIX", 100, 2, "20200102;100000", ibExecID=ID)], _renamed(),
+                CashTransactions=[paid])  # fmt: skip
+    events = [KnownEvent(1577977200000, "execution", ID, 100, 200),
+              KnownEvent(1606971600000, "cost", "flex-81", value=Fraction(-1, 2))]  # fmt: skip
+    for known in (Known(), Known(events={(ACCOUNT, "PEIX"): events})):
+        _, into = _fields(plan(tmp_path, rows, known=known), "transfer")
+        assert into["cost_basis"] == "150"
+
+
+def test_of_an_option_that_is_renumbered_what_was_assigned_stays_away(tmp_path: Path) -> None:
+    call, new = "XOM   220121C00042500", "XOM1  220121C00042500"
+    text = f"XOM(US1) CUSIP/ISIN CHANGE TO (US2) ({call}, X, US1)"
+    rows = [
+        option(call, -1, "5", "20201204;152925"), option(call, -2, "6", "20201205;152925"),
+        trade("XOM", -100, "42.5", "20210511;162000", **booked("A")),
+        option(call, 1, 0, "20210511;162000", **booked("A", cost="500", fifoPnlRealized="0")),
+    ]  # fmt: skip
+    moves = [
+        action(call, 2, text, "20210601;202500", type="IC", assetCategory="OPT", multiplier="100",
+               isin="US1"),
+        action(new, -2, text, "20210601;202500", type="IC", assetCategory="OPT", multiplier="100",
+               isin="US2"),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows, moves))
+    assert made.problems == []
+    [into] = [fields for fields in _fields(made, "transfer") if fields["symbol"] == new]
+    assert (into["qty"], into["cost_basis"]) == ("-2", "-1200")
 
 
 def _pharma() -> tuple[list[str], list[str]]:
@@ -845,12 +1001,49 @@ def test_the_last_days_lots_less_what_was_traded_are_openings(tmp_path: Path) ->
     assert (_fields(unproven, "opening"), len(unproven.problems)) == ([], 1)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_an_opening_moves_once_with_what_a_file_tells(tmp_path: Path, *, again: bool) -> None:
+    lots = [_open_lot("PEIX", 100, "170", "20190105;100000", "20191231")]
+    rows = flex([], _renamed(), OpenPositions=lots, days=("20200101", "20211231"))
+    event = KnownEvent(1546700400000, "opening", "flex-open-1577854800000-1", 100, 170)
+    known = Known(events={(ACCOUNT, "PEIX"): [event]} if again else {})
+    made = plan(tmp_path, rows, known=known, openings=True)
+    assert (len(_fields(made, "opening")), made.problems) == (1, [])
+    assert [fields["qty"] for fields in _fields(made, "transfer")] == ["100", "100"]
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (KnownEvent(1704085199999, "execution", "x"), "nothing known of what was before"),
+        (KnownEvent(1704085200000, "execution", "x"), ""),
+        (KnownEvent(1, "opening", "opening"), "no opening that is known"),
+        (KnownEvent(1, "opening", "flex-open-1704085200000-1"), ""),
+        (KnownEvent(1, "opening", "flex-open-1704085200001-1"), "no opening that is known"),
+    ],
+)
+def test_openings_go_to_keys_of_which_nothing_from_before_is_known(
+    tmp_path: Path, event: KnownEvent, reason: str
+) -> None:
+    rows = flex([trade("A", -5, 20, "20240102;100000")], OpenPositions=[
+        _open_lot("A", 10, "101", "20230105;100000", "20231231")])  # fmt: skip
+    known = Known(events={(ACCOUNT, "A"): [event]})
+    made = plan(tmp_path, rows, known=known, openings=True)
+    assert (len(_fields(made, "opening")), len(made.problems)) == (not reason, bool(reason))
+    assert all(reason in problem.reason for problem in made.problems)
+
+
 def test_what_an_opening_stands_for_is_not_taken_again(tmp_path: Path) -> None:
-    known = Known(opened_since={(ACCOUNT, "A"): 1704085200000})
-    rows = [trade("A", 1, 1, "20231230;100000"), trade("A", 2, 1, "20240102;100000")]
-    made = plan(tmp_path, flex(rows), known=known)
+    rows = [trade("A", 1, 1, "20231230;100000"), trade("A", 2, 1, "20240101;000000"),
+            _row(dateTime="20231230;100000")]  # fmt: skip
+    since = {(ACCOUNT, "A"): 1704085200000}
+    made = plan(tmp_path, flex(rows[:2]), known=Known(opened_since=since))
     assert [fields["fill_qty"] for fields in _fields(made)] == ["2"]
     assert len(made.problems) == 1
+    # What was known itself, as a late execution, is no news.
+    known = Known(_known(time=1703948400000).executions, opened_since=since)
+    made = plan(tmp_path, flex(rows[2:]), known=known)
+    assert (made.messages, made.problems, made.known) == ([], [], 1)
 
 
 # --- names ---------------------------------------------------------------------------------------
