@@ -12,8 +12,10 @@ import pytest
 
 from connectors.flex.draft import Asked, Draft, Plan
 from connectors.flex.known import Known, KnownEvent, KnownExecution
+from connectors.flex.times import read_time
 from tests.support.flex_files import (
     ACCOUNT,
+    NEW_YORK,
     action,
     booked,
     booked_nets,
@@ -623,6 +625,101 @@ def test_a_refunded_commission_is_reported(tmp_path: Path) -> None:
     _realizes(made, "flex-61", "-195.84")
 
 
+@pytest.mark.parametrize(("ex_date", "day"), [("20201120", "20201120"), (None, "20201203")])
+def test_a_return_of_capital_belongs_to_the_ex_date(
+    tmp_path: Path, ex_date: str | None, day: str
+) -> None:
+    paid = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="MAC",
+        conid=con_id("MAC"), dateTime="20201203", exDate=ex_date, amount="10", type="Dividends",
+        description="USD 0.1 PER SHARE (Return of Capital)", levelOfDetail="DETAIL",
+    )  # fmt: skip
+    rows = [trade("MAC", 100, 7, "20201016;154822"), trade("MAC", 50, 7, f"{day};000000"),
+            trade("MAC", -150, 8, "20201204;000000")]  # fmt: skip
+    made = plan(tmp_path, flex(rows, CashTransactions=[paid]))
+    assert made.problems == []
+    [cost] = _fields(made, "cost")
+    assert cost["timestamp"] == str(read_time(day, NEW_YORK))
+
+
+def _refund(**said: object) -> str:
+    facts = {"accountId": ACCOUNT, "currency": "USD", "symbol": "", "dateTime": "20211004",
+             "amount": "0.4", "type": "Commission Adjustments", "levelOfDetail": "DETAIL",
+             "description": "Refund (KWEB, 1,024, 2021-09-02)", **said}  # fmt: skip
+    return element("CashTransaction", **facts)
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ({}, "0.6"), ({"description": "Refund (KWEB, 1024, 2021-09-03)"}, "0.6"),
+        ({"description": "Refund (KWEB, 1024, 2021-09-04)"}, ""),
+        ({"description": "Refund (KWEB, 24, 2021-09-02)"}, ""),
+        ({"description": "Refund (KWEB, -1024, 2021-09-02)"}, ""),
+        ({"description": "Refund (FXI, 1024, 2021-09-02)"}, ""),
+        ({"symbol": "FXI"}, ""), ({"symbol": "KWEB"}, "0.6"),
+        ({"description": "Refund"}, ""), ({"accountId": "U2"}, ""),
+    ],
+)  # fmt: skip
+def test_a_refund_goes_to_the_one_execution_that_it_names(
+    tmp_path: Path, change: dict[str, str], left: str
+) -> None:
+    row = trade("KWEB", 1024, 50, "20210902;100000", ibCommission="-1")
+    made = plan(tmp_path, flex([row], CashTransactions=[_refund(transactionID="1", **change)]))
+    reports = [fields["commission"] for fields in _fields(made, "commission")]
+    assert (reports, len(made.problems)) == ([left] if left else [], not left)
+
+
+@pytest.mark.parametrize(
+    ("rows", "left"), [([{}], "0.2"), ([{}, {}], ""), ([{"ibCommission": None}], "")]
+)
+def test_refunds_add_up_and_are_not_guessed(
+    tmp_path: Path, rows: list[dict[str, str]], left: str
+) -> None:
+    trades = [trade("KWEB", 1024, 50, "20210902;100000", **{"ibCommission": "-1", **row})
+              for row in rows]  # fmt: skip
+    cash = [_refund(transactionID=number) for number in (1, 2)]
+    made = plan(tmp_path, flex(trades, CashTransactions=cash))
+    reports = [fields["commission"] for fields in _fields(made, "commission")]
+    assert (reports, len(made.problems)) == ([left] if left else [], 0 if left else 2)
+
+
+def test_a_refund_of_what_is_known_is_all_that_is_reported(tmp_path: Path) -> None:
+    refund = _refund(dateTime="20240105", description="Refund (A, 5, 2024-01-02)")
+    rows = flex([_row()], CashTransactions=[refund])
+    made = plan(tmp_path, rows, known=_known(commission=None))
+    assert [fields["commission"] for fields in _fields(made, "commission")] == ["0.6"]
+    told = _known(commission=Decimal("0.6"), commission_time=1704430800000)
+    assert plan(tmp_path, rows, known=told).messages == []
+
+
+@pytest.mark.parametrize(
+    ("held", "amount", "text", "per_unit"),
+    [
+        (83, "11.68", "cash dividend USD 0.1407 per share (Return of Capital)", "-0.1407"),
+        (83, "-11.68", "USD 0.1407 PER SHARE (Return of Capital) REVERSAL", "0.1407"),
+        (-83, "-11.68", "USD 0.1407 PER SHARE (Return of Capital)", "-0.1407"),
+        (84, "11.68", "USD 0.1407 PER SHARE (Return of Capital)", ""),
+        (82, "11.68", "USD 0.1407 PER SHARE (Return of Capital)", ""),
+        (0, "0", "USD 0.1407 PER SHARE (Return of Capital)", ""),
+        (83, "11.68", "CASH DIVIDEND (Return of Capital)", ""),
+        (83, "11.68", "USD 0 PER SHARE (Return of Capital)", ""),
+    ],
+)
+def test_a_return_of_capital_is_what_the_row_says_of_what_was_held(
+    tmp_path: Path, held: int, amount: str, text: str, per_unit: str
+) -> None:
+    paid = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="MAC",
+        conid=con_id("MAC"), dateTime="20201203;202000", amount=amount, type="Dividends",
+        description=text, transactionID="81", levelOfDetail="DETAIL",
+    )  # fmt: skip
+    trades = [trade("MAC", held, 7, "20201016;154822")] if held else []
+    made = plan(tmp_path, flex(trades, CashTransactions=[paid]))
+    costs = [fields["per_unit"] for fields in _fields(made, "cost")]
+    assert (costs, len(made.problems)) == ([per_unit] if per_unit else [], not per_unit)
+
+
 @pytest.mark.parametrize(
     ("text", "code", "proceeds", "figure"),
     [
@@ -782,8 +879,11 @@ def test_a_spin_off_a_merger_and_splits_come_to_the_brokers_figures(
     _realizes(made, "flex-62", "-4.796667")
 
 
-def test_a_spin_off_without_its_share_asks_for_it_and_stops_what_follows(tmp_path: Path) -> None:
-    made = plan(tmp_path, flex(*_pharma()))
+@pytest.mark.parametrize("name", ["NTRP", "NTRP@NASDAQ"])
+def test_a_spin_off_without_its_share_asks_for_it_and_stops_what_follows(
+    tmp_path: Path, name: str
+) -> None:
+    made = plan(tmp_path, flex(*_pharma()), names={str(con_id("NTRP")): name})
     assert _fields(made, "transfer") == []
     assert "--ratio 801=SHARE" in made.problems[0].reason
     assert {problem.row["symbol"] for problem in made.problems[1:]} == {"NTRP", "PTPI"}
