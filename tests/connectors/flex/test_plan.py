@@ -519,6 +519,7 @@ def test_a_split_of_one_row(tmp_path: Path) -> None:
     made = plan(tmp_path, flex(rows, [action("TSLA", 20, text, "20200828;202500", type="FS")]))
     [split] = _fields(made, "split")
     assert (split["ratio"], split.get("places")) == ("5:1", None)
+    assert _fields(made, "instrument") == []  # it has the number that it had
     _realizes(made, "flex-61", "2308.94231")
 
 
@@ -538,6 +539,12 @@ def test_a_reverse_split_gives_the_key_its_new_number(tmp_path: Path) -> None:
     assert (split["ratio"], split["exec_id"]) == ("1:12", "flex-71")
     assert (number["symbol"], number["con_id"]) == ("ACB", "77")
     assert {fields["symbol"] for fields in _fields(made)} == {"ACB"}
+    # Where the new number has a name already, the lots go there, as many as the row says.
+    made = plan(tmp_path, flex(trades, rows), names={"77": "ACB@TSE"})
+    assert (_fields(made, "split"), _fields(made, "instrument"), made.problems) == ([], [], [])
+    out, into = _fields(made, "transfer")
+    assert (out["symbol"], out["qty"]) == ("ACB", "150")
+    assert (into["symbol"], into["qty"], into["cost_basis"]) == ("ACB@TSE", "12.5", "150")
 
 
 @pytest.mark.parametrize(
@@ -738,6 +745,35 @@ def test_what_goes_for_money_or_nothing_is_a_sale(
     _realizes(plan(tmp_path, flex([buy], [row])), "flex-71", figure)
 
 
+def test_a_sale_is_known_by_its_id_and_goes_before_what_follows(tmp_path: Path) -> None:
+    text = "PEIX(US69423U3059) TENDERED TO US2 FOR USD 3 PER SHARE (PEIX, P, US69423U3059)"
+    row = action("PEIX", -40, text, "20201203;202500", type="TO", proceeds="120",
+                 transactionID="70")  # fmt: skip
+    rows = flex([trade("PEIX", 140, 2, "20200102;100000")], [row, *_renamed()])
+
+    def made(qty: int, price: int) -> Plan:
+        sale = KnownExecution("PEIX", "flex-70", Decimal(qty), Decimal(price), 1)
+        return plan(tmp_path, rows, known=Known({(ACCOUNT, "flex-70"): sale} if qty else {}))
+
+    assert [f["qty"] for f in _fields(made(0, 0), "transfer")] == ["100", "100"]
+    assert [f["fill_price"] for f in _fields(made(0, 0))] == ["2", "3"]
+    again = made(-40, 3)
+    assert (len(_fields(again)), again.problems, again.known) == (1, [], 1)
+    assert [f["qty"] for f in _fields(again, "transfer")] == ["100", "100"]
+    for other in (made(-40, 4), made(-50, 3)):
+        assert len(_fields(other)) == 1
+        assert "as it is known" in other.problems[0].reason
+
+
+def test_what_was_sold_short_and_ends_for_money_is_bought(tmp_path: Path) -> None:
+    text = "NABIF(US1) MERGED(Acquisition) FOR USD 0.01 PER SHARE (NABIF, N, US1)"
+    row = action("NABIF", 200, text, "20201203;202500", type="TC", proceeds="-2")
+    [_, sale] = _fields(plan(tmp_path, flex([trade("NABIF", -200, 1, "20200102")], [row])))
+    assert (sale["side"], sale["fill_price"]) == ("BUY", "0.01")
+    wrong = action("NABIF", 200, text, "20201203;202500", type="TC", proceeds="2")
+    assert "expected money for what goes" in plan(tmp_path, flex([], [wrong])).problems[0].reason
+
+
 # --- actions of two keys -----------------------------------------------------------------------
 
 
@@ -763,6 +799,23 @@ def test_a_rename_moves_lots_with_their_cost_and_time(tmp_path: Path) -> None:
         ("ALTO", "70", "1577977200000"), ("ALTO", "70", "1578063600000"),
     ]  # fmt: skip
     _realizes(made, "flex-61", "113.533228")
+
+
+def test_a_new_number_under_the_same_ticker_moves_nothing(tmp_path: Path) -> None:
+    text = "PEIX(US69423U3059) CUSIP/ISIN CHANGE TO (US02155X1063) ({}, P, {})"
+    rows = [
+        action("PEIX.OLD", -140, text.format("PEIX.OLD", "US69423U3059"), "20210112;202500",
+               type="IC", conid=con_id("PEIX"), isin="US69423U3059", transactionID="71"),
+        action("PEIX", 140, text.format("PEIX", "US02155X1063"), "20210112;202500", type="IC",
+               conid="77", isin="US02155X1063", transactionID="72"),
+    ]  # fmt: skip
+    trades = [trade("PEIX", 140, 6, "20200102;100000"),
+              trade("PEIX", -40, 7, "20210122;100000", conid="77")]  # fmt: skip
+    made = plan(tmp_path, flex(trades, rows))
+    assert (made.problems, _fields(made, "transfer")) == ([], [])
+    [number] = _fields(made, "instrument")
+    assert (number["symbol"], number["con_id"]) == ("PEIX", "77")
+    assert {fields["symbol"] for fields in _fields(made)} == {"PEIX"}
 
 
 def _renamed(when: str = "20210112;202500") -> list[str]:
@@ -1099,6 +1152,22 @@ def test_the_last_days_lots_less_what_was_traded_are_openings(tmp_path: Path) ->
     assert [f["qty"] for f in _fields(made, "opening")] == ["10", "5"]
     unproven = plan(tmp_path, flex(rows[:1], OpenPositions=lots), openings=True)
     assert (_fields(unproven, "opening"), len(unproven.problems)) == ([], 1)
+
+
+@pytest.mark.parametrize(("traded", "places"), [(300, None), ("300.0001", "4")])
+def test_what_a_split_leaves_moves_with_a_rename(
+    tmp_path: Path, traded: object, places: str | None
+) -> None:
+    text = "PEIX(US69423U3059) SPLIT 1 FOR 3 (PEIX, P, US69423U3059)"
+    split = action("PEIX", -200 if places is None else "-200.0001", text, "20200508;202500",
+                   type="RS")  # fmt: skip
+    rows = flex([trade("PEIX", traded, 1, "20200102;100000")], [split, *_renamed()])
+    made = plan(tmp_path, rows)
+    assert made.problems == []
+    [told] = _fields(made, "split")
+    assert told.get("places") == places
+    _, into = _fields(made, "transfer")
+    assert (into["qty"], into["cost_basis"]) == ("100", str(traded))
 
 
 @pytest.mark.parametrize("again", [False, True])
