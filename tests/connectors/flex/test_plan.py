@@ -927,7 +927,7 @@ def test_a_spin_off_a_merger_and_splits_come_to_the_brokers_figures(
     tmp_path: Path, name: str
 ) -> None:
     made = plan(tmp_path, flex(*_pharma()), asked=Asked(ratios={name: Fraction(1, 6)}))
-    assert made.problems == []
+    assert (made.problems, made.notes) == ([], [])
     _realizes(made, "flex-61", "-38.761133")
     _realizes(made, "flex-62", "-4.796667")
 
@@ -964,6 +964,7 @@ def test_a_merger_into_two_divides_each_lot_alike(tmp_path: Path) -> None:
     made = plan(tmp_path, flex(trades, actions),
                 asked=Asked(ratios={"DNA WS": Fraction("0.0423800")}))  # fmt: skip
     assert made.problems == []
+    assert [note.partition(": ")[2][:19] for note in made.notes] == ["136.53 paid in cash"]
     nets = booked_nets(made)
     # The share is known to six places, so are the figures of 1,127 money units.
     assert abs(nets["flex-61"] - Decimal("5.589079")) < Decimal("0.001")

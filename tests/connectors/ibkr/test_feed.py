@@ -81,10 +81,12 @@ class Received(list[Message]):
     """What a feed has handed on."""
 
     feed: ExecutionFeed
+    running: asyncio.Task[None]
 
     def __init__(self) -> None:
         super().__init__()
         self.refused: list[Letter] = []
+        self.register = MemoryRegister()
 
     def ids(self, kind: str = "execution") -> list[str]:
         return [each["exec_id"] for each in self if each.get("type", "execution") == kind]
@@ -102,11 +104,11 @@ async def following(
     received = Received()
     address = Tws("127.0.0.1", double.port, 1, ZoneInfo(zone), answer_s)
     feed = ExecutionFeed(
-        address, received.extend, received.refused.append, MemoryRegister(),
+        address, received.extend, received.refused.append, received.register,
         accounts=Accounts(accounts), pause_s=pause_s,
     )  # fmt: skip
     received.feed = feed
-    running = asyncio.create_task(feed.run())
+    received.running = running = asyncio.create_task(feed.run())
     try:
         yield received
     finally:
@@ -232,13 +234,96 @@ def test_a_tws_that_hangs_is_left_and_found_again(
     async def scenario() -> None:
         async with following(tws, answer_s=0.3, pause_s=0.1) as received:
             await connected(tws)
+            positions = received.feed.positions
+            await until(lambda: positions.known and received.feed.listed)
             tws.silent = True
             await until(lambda: "it has not answered" in caplog.text)
+            await until(lambda: not positions.known and received.feed.listed is None)
             await asyncio.to_thread(lambda: tws.fill(Fill(exec_id(1), AAPL), live=False))
             tws.silent = False
             await until(lambda: exec_id(1) in received.ids())
 
     asyncio.run(scenario())
+
+
+def test_what_was_held_when_the_connection_broke_is_handed_on(tws: TwsDouble) -> None:
+    tws.ends_executions = False  # so that the list is being waited for
+    tws.fill(Fill(exec_id(1), AAPL))
+
+    async def scenario() -> None:
+        async with following(tws, answer_s=30.0) as received:
+            await until(lambda: tws.asked_details)
+            assert not received
+            tws.listed.clear()  # as over midnight: it will not be told again
+            await happen(tws.drop)
+            await until(lambda: exec_id(1) in received.ids())
+
+    asyncio.run(scenario())
+
+
+def test_between_attempts_it_waits_longer_and_longer_until_one_lasts(
+    tws: TwsDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[Iterator[float]] = []
+
+    def told() -> Iterator[float]:
+        began.append(iter([0.01, 0.01, 1000.0]))
+        return began[-1]
+
+    monkeypatch.setattr(ibkr, "waits", told)
+    tws.taken_client_ids = {1}
+
+    async def scenario() -> None:
+        async with following(tws):
+            await until(lambda: tws.requests.count(71) == 3)
+            await until(lambda: next(began[0], None) is None)  # it waits for long
+            await asyncio.sleep(0.1)
+        assert (len(began), tws.requests.count(71)) == (1, 3)
+        tws.taken_client_ids = set()
+        monkeypatch.setattr(ibkr, "LONGEST_WAIT_S", 0.0)  # any connection has lasted
+        async with following(tws):
+            for count in range(4, 9):
+                await until(partial(lambda count: tws.requests.count(71) >= count, count))
+                await happen(tws.drop)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_it_ends_when_told_to_also_while_it_wakes(tws: TwsDouble, turns: int) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed)
+            await asyncio.sleep(0.01)  # and now it waits
+            received.feed.fetch()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            received.running.cancel()
+            ended, _ = await asyncio.wait({received.running}, timeout=DEADLINE_S)
+            assert ended
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_what_a_receiver_has_lost_is_offered_again(tws: TwsDouble, *, lost: bool) -> None:
+    tws.fill(Fill(exec_id(1), AAPL))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: len(received) == 2)
+            register = received.register
+            before = dict(register.records)
+            if lost:
+                register.records.clear()
+                register.names.clear()
+            received.feed.offer_again()
+            await until(lambda: len(received) == 4)
+            assert received[:2] == received[2:]
+            assert register.records == before
+
+    asyncio.run(scenario())
+    assert tws.asked_details == [AAPL.con_id]
 
 
 def test_a_list_that_never_ends_holds_nothing_back(
