@@ -326,6 +326,22 @@ def test_what_a_receiver_has_lost_is_offered_again(tws: TwsDouble, *, lost: bool
     assert tws.asked_details == [AAPL.con_id]
 
 
+def test_what_two_lists_in_a_row_do_not_have_is_forgotten(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed)
+            # The last of each list is new, and tells that the list was read.
+            for last, *numbers in ((10, 1), (11,), (12, 1), (13,), (14,), (15, 1)):
+                fills = [Fill(exec_id(n), AAPL, commission=None) for n in (*numbers, last)]
+                tws.listed = {(each.account, each.exec_id): each for each in fills}
+                tws.instruments[AAPL.con_id] = AAPL
+                received.feed.fetch()
+                await until(partial(lambda last: exec_id(last) in received.ids(), last))
+            assert received.ids().count(exec_id(1)) == 2
+
+    asyncio.run(scenario())
+
+
 def test_a_list_that_never_ends_holds_nothing_back(
     tws: TwsDouble, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -341,6 +357,36 @@ def test_a_list_that_never_ends_holds_nothing_back(
     asyncio.run(scenario())
     assert caplog.text.count("does not end its list") == 1
     assert "no connection" not in caplog.text
+
+
+def test_an_empty_list_that_never_ends_is_no_dead_connection(
+    tws: TwsDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    tws.ends_executions = False
+
+    async def scenario() -> None:
+        async with following(tws, answer_s=0.2, pause_s=0.05):
+            await until(lambda: "does not end its list" in caplog.text)
+            await until(lambda: tws.requests.count(7) > 2)
+
+    asyncio.run(scenario())
+    assert tws.requests.count(71) == 1
+    assert "it has not answered" not in caplog.text
+
+
+def test_a_tws_that_hangs_long_before_its_next_list_is_noticed(
+    tws: TwsDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ibkr, "_LISTS_APART", 1e9)
+
+    async def scenario() -> None:
+        async with following(tws, answer_s=0.2, pause_s=0.05) as received:
+            await until(lambda: received.feed.listed)
+            tws.silent = True
+            await until(lambda: received.feed.listed is None)
+            assert tws.requests.count(7) == 1
+
+    asyncio.run(scenario())
 
 
 def test_a_fill_during_the_connect_waits_for_its_elders(tws: TwsDouble) -> None:
@@ -598,6 +644,28 @@ def test_in_the_hour_that_comes_twice_the_order_of_arrival_decides(
     assert f"execution {exec_id(1)}: its time comes twice" in caplog.text
 
 
+@pytest.mark.parametrize("also", ["02:30:00", "00:59:00"])
+def test_another_list_says_nothing_of_the_order_of_this_one(
+    tws: TwsDouble, caplog: pytest.LogCaptureFixture, also: str
+) -> None:
+    def fill(number: int, clock: str) -> Fill:
+        time = f"20261101 {clock} US/Eastern"
+        return Fill(exec_id(number), AAPL, time=time, commission=None)
+
+    tws.fill(fill(1, "02:30:00"), fill(2, also))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: len(received) == 2)
+            await asyncio.to_thread(lambda: tws.fill(fill(3, "01:30:00"), live=False))
+            received.feed.fetch()
+            await until(lambda: len(received) == 3)
+            assert received[2]["timestamp"] == "1793511000000"  # the first
+
+    asyncio.run(scenario())
+    assert caplog.text.count("its time comes twice") == 1
+
+
 def test_a_time_without_zone_is_warned_of_once_if_nobody_said_which(
     tws: TwsDouble, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -680,6 +748,7 @@ def test_positions_are_known_from_the_end_of_the_list_until_the_connection_is_lo
             await until(lambda: not positions.known)
             await asyncio.sleep(0.3)  # lists are asked for meanwhile, and say nothing
             assert not positions.known
+            assert received.feed.listed is None
             await happen(tws.error, 1102, "restored")
             await until(lambda: positions.known)
             tws.ends_positions = False
@@ -688,6 +757,17 @@ def test_positions_are_known_from_the_end_of_the_list_until_the_connection_is_lo
             await until(lambda: tws.requests.count(71) >= 2)
             assert not positions.known
             assert [each.qty for each in positions.held] == ["-1"]
+
+    asyncio.run(scenario())
+
+
+def test_since_when_it_is_connected_is_not_since_the_last_list(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        async with following(tws, pause_s=0.05) as received:
+            await until(lambda: received.feed.listed)
+            listed, lists = received.feed.listed, tws.requests.count(7)
+            await until(lambda: tws.requests.count(7) > lists + 1)
+            assert received.feed.listed == listed
 
     asyncio.run(scenario())
 
