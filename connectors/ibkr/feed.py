@@ -403,7 +403,7 @@ class _Memory:
         self._early.clear()  # they are listed again
 
     def list_ends(self) -> None:
-        """Forget what neither this list nor the one before had."""
+        """Forget what is not in this list and has not come since the one before."""
         self._before, self._listed = self._listed, {}
 
     def find(self, account: str, exec_id: str) -> _Known | None:
