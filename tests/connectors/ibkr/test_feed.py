@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime, tzinfo
 from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -608,6 +608,29 @@ def test_the_block_of_an_fa_master_is_not_handed_on_its_allocations_are(
     assert caplog.text.count("account DF1000000 are not published") == 1
 
 
+def test_reports_of_one_id_in_several_accounts_go_in_the_order_of_the_list(
+    tws: TwsDouble,
+) -> None:
+    def listed(first: str, second: str) -> None:
+        block = Fill(exec_id(1), AAPL, account="DF1000000", commission="9.0")
+        one = replace(block, account="DU1", commission=first)
+        two = replace(block, account="DU2", commission=second)
+        tws.fill(block, one, two, live=False)
+
+    listed("1.0", "2.0")
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: len(received) == 4)
+            await happen(tws.report, Fill(exec_id(1), AAPL, commission="7.0"))  # whose is it?
+            listed("1.0", "2.5")
+            received.feed.fetch()
+            await until(lambda: len(received) == 5)
+            assert (received[4]["account"], received[4]["commission"]) == ("DU2", "2.5")
+
+    asyncio.run(scenario())
+
+
 def test_the_accounts_that_are_chosen_are_followed_and_no_others(tws: TwsDouble) -> None:
     tws.fill(*(Fill(exec_id(n), AAPL, account=a) for n, a in enumerate(("U1", "U2", "F3"))))
 
@@ -642,6 +665,38 @@ def test_in_the_hour_that_comes_twice_the_order_of_arrival_decides(
     asyncio.run(scenario())
     assert caplog.text.count("its time comes twice") == 1
     assert f"execution {exec_id(1)}: its time comes twice" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("live", "now", "hour", "warnings"),
+    [
+        (True, "05:30:02", 5, 0), (True, "05:59:59", 5, 0), (True, "06:30:02", 6, 0),
+        (True, "05:29:59", 5, 0), (True, "05:29:50", 5, 1), (True, "07:30:00", 5, 1),
+        (True, "07:00:00", 6, 0), (False, "06:30:02", 5, 1),
+    ],
+)  # fmt: skip
+def test_of_what_happens_now_the_clock_tells_which_hour_it_is(
+    tws: TwsDouble, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    live: bool, now: str, hour: int, warnings: int,
+) -> None:  # fmt: skip
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Clock":
+            return cls.fromisoformat(f"2026-11-01T{now}").replace(tzinfo=tz)
+
+    monkeypatch.setattr(ibkr, "datetime", Clock)
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await connected(tws)
+            fill = Fill(exec_id(1), AAPL, time="20261101 01:30:00 US/Eastern", commission=None)
+            await asyncio.to_thread(lambda: tws.fill(fill, live=live))
+            received.feed.fetch()
+            await until(lambda: received)
+            assert int(received[0]["timestamp"]) == 1793511000000 + (hour - 5) * 3_600_000
+
+    asyncio.run(scenario())
+    assert caplog.text.count("its time comes twice") == warnings
 
 
 @pytest.mark.parametrize("also", ["02:30:00", "00:59:00"])
