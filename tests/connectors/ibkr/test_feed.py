@@ -178,6 +178,21 @@ def test_a_leg_is_not_measured_by_the_combo_that_was_ordered(tws: TwsDouble) -> 
     asyncio.run(scenario())
 
 
+def test_a_commission_that_comes_before_its_execution_is_handed_on_behind_it(
+    tws: TwsDouble,
+) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await connected(tws)
+            await until(lambda: received.feed.listed)
+            await happen(tws.report, Fill(exec_id(1), AAPL, commission="2.5"))
+            await happen(tws.fill, Fill(exec_id(1), AAPL, commission=None))
+            await until(lambda: len(received) == 2)
+        assert [each.get("commission") for each in received] == [None, "2.5"]
+
+    asyncio.run(scenario())
+
+
 def test_a_commission_that_comes_late_or_changes_is_handed_on(tws: TwsDouble) -> None:
     async def scenario() -> None:
         async with following(tws) as received:
@@ -312,14 +327,17 @@ def test_what_a_receiver_has_lost_is_offered_again(tws: TwsDouble, *, lost: bool
     async def scenario() -> None:
         async with following(tws) as received:
             await until(lambda: len(received) == 2)
+            await until(lambda: received.feed.listed)
+            await happen(tws.fill, Fill(exec_id(2), AAPL))
+            await until(lambda: len(received) == 4)
             register = received.register
             before = dict(register.records)
             if lost:
                 register.records.clear()
                 register.names.clear()
             received.feed.offer_again()
-            await until(lambda: len(received) == 4)
-            assert received[:2] == received[2:]
+            await until(lambda: len(received) == 8)
+            assert received.ids() == [exec_id(1), exec_id(2)] * 2
             assert register.records == before
 
     asyncio.run(scenario())
@@ -642,6 +660,17 @@ def test_the_accounts_that_are_chosen_are_followed_and_no_others(tws: TwsDouble)
     asyncio.run(scenario())
 
 
+def test_a_model_is_told_of_once(tws: TwsDouble, caplog: pytest.LogCaptureFixture) -> None:
+    tws.fill(*(Fill(exec_id(n), AAPL, model_code=code) for n, code in enumerate(("", "m", "m"))))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: len(received) == 6)
+
+    asyncio.run(scenario())
+    assert caplog.text.count("account U1 has executions of model m") == 1
+
+
 # --- times that are not plain --------------------------------------------------------------
 
 
@@ -823,6 +852,37 @@ def test_since_when_it_is_connected_is_not_since_the_last_list(tws: TwsDouble) -
             listed, lists = received.feed.listed, tws.requests.count(7)
             await until(lambda: tws.requests.count(7) > lists + 1)
             assert received.feed.listed == listed
+
+    asyncio.run(scenario())
+
+
+def test_a_new_connection_is_one_to_ibkrs_servers_too(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed)
+            await happen(tws.error, 1100, "lost")
+            await until(lambda: not received.feed.positions.known)
+            await happen(tws.drop)
+            await until(lambda: received.feed.listed and received.feed.positions.known)
+
+    asyncio.run(scenario())
+
+
+def test_what_comes_while_positions_are_listed_is_not_lost(tws: TwsDouble) -> None:
+    tws.ends_positions = False
+    tws.holdings = [Holding("U1", AAPL, 3.0, 10.0), Holding("F1", AAPL, 3.0, 10.0)]
+    spread = Holding("U1", SPREAD, 1.0, 10.0)
+
+    async def scenario() -> None:
+        async with following(tws, answer_s=0.3, pause_s=0.05) as received:
+            positions = received.feed.positions
+            await until(lambda: tws.requests.count(61) >= 2)
+            tws.ends_positions = True
+            await until(lambda: positions.known)
+            await happen(tws.hold, Holding("U1", AAPL, 4.0, 10.0), spread)
+            await happen(tws.hold, Holding("U1", CALL, 1.0, 10.0), Holding("F1", CALL, 1.0, 1.0))
+            await until(lambda: len(positions.held) == 2)
+            assert sorted(each.qty for each in positions.held) == ["1", "4"]
 
     asyncio.run(scenario())
 
