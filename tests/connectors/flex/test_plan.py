@@ -103,6 +103,31 @@ def test_of_two_charges_the_one_of_the_later_statement_counts(tmp_path: Path) ->
     assert [fields["commission"] for fields in _fields(plan(tmp_path, *texts))] == ["0"]
 
 
+def test_a_charge_that_only_one_of_two_rows_says_counts(tmp_path: Path) -> None:
+    said = {"ibExecID": "0000aaaa.0000bbbb.01.01", "transactionID": "9"}
+    texts = [
+        flex([trade("A", 1, 1, "20240102", ibCommission=charge, **said)], generated=generated)
+        for charge, generated in ((-1, "20240201;000000"), (None, "20240301;000000"))
+    ]
+    for files in (texts, texts[::-1]):
+        assert [f["commission"] for f in _fields(plan(tmp_path, *files))] == ["1"]
+
+
+@pytest.mark.parametrize("change", [{"quantity": "2"}, {"tradePrice": "2"}])
+def test_a_row_that_contradicts_another_of_its_ids_is_listed(
+    tmp_path: Path, change: dict[str, str]
+) -> None:
+    said = {"ibExecID": "0000aaaa.0000bbbb.01.01", "transactionID": "9"}
+    rows = [trade("A", 1, 1, "20240102", **said), trade("A", 1, 1, "20240102", **said, **change)]
+    made = plan(tmp_path, flex(rows[:1]), flex(rows[1:]))
+    assert [(f["fill_qty"], f["fill_price"]) for f in _fields(made)] == [("1", "1")]
+    assert "as another row with its ids says" in made.problems[0].reason
+    said = {"ibExecID": "0000aaaa.0000bbbb.01.01", "transactionID": "10"}
+    made = plan(tmp_path, flex([rows[0], trade("A", 1, 1, "20240102", **said, **change)]))
+    assert (made.messages, len(made.problems)) == ([], 2)
+    assert "rows of one execution id to agree" in made.problems[0].reason
+
+
 def test_a_commission_in_another_currency_says_so(tmp_path: Path) -> None:
     row = trade("EUR.USD", -11900.31, "1.08", "20240102;100000", assetCategory="CASH",
                 ibCommission="-1.92624", ibCommissionCurrency="EUR")  # fmt: skip
@@ -141,6 +166,18 @@ def test_a_bond_is_priced_in_per_cent(tmp_path: Path) -> None:
         ({"levelOfDetail": "GALAXY"}, "levelOfDetail"),
         ({"ibExecID": "", "transactionID": "", "tradeID": ""}, "to know it again by"),
         ({"ibExecID": "", "transactionType": "Magic"}, "transactionType"),
+        ({"ibExecID": "", "transactionType": "TradeCorrect"}, "a corrected trade to have an ib"),
+        ({"symbol": ""}, "expected symbol and currency"),
+        ({"currency": ""}, "expected symbol and currency"),
+        (
+            {
+                "transactionType": "BookTrade",
+                "tradePrice": "0",
+                "cost": "5",
+                "fifoPnlRealized": "4.98",
+            },
+            "to realize its cost",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_loses_no_other(
@@ -152,7 +189,23 @@ def test_a_row_that_cannot_be_used_loses_no_other(
     assert [fields["fill_qty"] for fields in _fields(made)] == ["1", "3"]
     [problem] = made.problems
     assert reason in problem.reason
-    assert "A" in problem.row.values()
+    assert {"A", str(con_id("A"))} & {*problem.row.values()}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"transactionType": "Magic"},
+        {"transactionType": "TradeCorrect"},
+        {"quantity": "2,000"},
+        {"transactionType": "BookTrade", "tradePrice": "0", "cost": "5", "fifoPnlRealized": "5.01"},
+        {"tradePrice": "0", "cost": "5", "fifoPnlRealized": "4"},
+        {"buySell": ""},
+    ],
+)
+def test_a_row_that_can_be_used_is(tmp_path: Path, said: dict[str, str]) -> None:
+    made = plan(tmp_path, flex([trade("A", 2, 1, "20240102;100000", **said)]))
+    assert (len(made.messages), made.problems) == (1, [])
 
 
 def test_sums_and_lots_are_no_executions(tmp_path: Path) -> None:
@@ -169,11 +222,18 @@ def test_sums_and_lots_are_no_executions(tmp_path: Path) -> None:
 
 
 def test_an_order_without_its_executions_is_listed(tmp_path: Path) -> None:
-    row = trade("A", 1, 1, "20240102;100000", levelOfDetail="ORDER", ibExecID="")
+    row = trade("A", 1, 1, "20240102;100000", levelOfDetail="ORDER", ibExecID="", ibOrderID="4")
     made = plan(tmp_path, flex([row]))
     assert made.messages == []
     [problem] = made.problems
     assert "level of detail Execution" in problem.reason
+    assert plan(tmp_path, flex([row]), asked=Asked(until=1704207600000)).problems == []
+    for other, listed in (
+        ({"ibOrderID": "4"}, 0), ({}, 0), ({"dateTime": "20240102;100001"}, 1),
+        ({"accountId": "U2", "ibOrderID": "4"}, 1),
+    ):  # fmt: skip
+        more = trade("A", 1, 1, "20240102;100000", **other)
+        assert len(plan(tmp_path, flex([row, more])).problems) == listed
 
 
 def test_days_outside_what_is_asked_for_are_passed_over(tmp_path: Path) -> None:
@@ -182,6 +242,12 @@ def test_days_outside_what_is_asked_for_are_passed_over(tmp_path: Path) -> None:
     assert [fields["fill_qty"] for fields in _fields(plan(tmp_path, flex(rows), asked=asked))] == [
         "2"
     ]
+    splits = [action("A", 1, "A(I1) SPLIT 2 FOR 1 (A, A, I1)", f"2024010{day};000000", type="FS",
+                     transactionID=day) for day in (1, 2, 3)]  # fmt: skip
+    refunds = [_refund(dateTime=f"2024010{day}", transactionID=day) for day in (1, 2, 3)]
+    made = plan(tmp_path, flex([], splits, CashTransactions=refunds), asked=asked)
+    assert [fields["exec_id"] for fields in _fields(made, "split")] == ["flex-2"]
+    assert len(made.problems) == 1  # of the one refund
 
 
 # --- corrected and cancelled -----------------------------------------------------------------
@@ -223,6 +289,47 @@ def test_a_cancellation_without_its_trade_is_listed(tmp_path: Path) -> None:
                    transactionType="TradeCancel", buySell="SELL (Ca.)")  # fmt: skip
     made = plan(tmp_path, flex([cancel]))
     assert (made.messages, len(made.problems)) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_busted"),
+    [
+        ({}, True),
+        ({"quantity": "-1"}, False),
+        ({"tradePrice": "0.74"}, False),
+        ({"origTradeID": "", "tradeID": "17"}, True),
+        ({"accountId": "U2"}, False),
+        ({"origTradeID": "16"}, False),
+    ],
+)
+def test_only_what_a_cancellation_names_is_busted(
+    tmp_path: Path, change: dict[str, str], is_busted: bool
+) -> None:
+    first = trade("A", 2, "0.73", "20260701;100000", tradeID="17",
+                  ibExecID="0001938c.6a59af42.01.01")  # fmt: skip
+    said = {"tradeID": "", "origTradeID": "17", "ibExecID": "", "transactionID": "",
+            "transactionType": "TradeCancel", "buySell": "BUY (Ca.)", **change}  # fmt: skip
+    made = plan(tmp_path, flex([first, trade("A", -2, "0.73", "20260701;100000", **said)]))
+    assert [fields["fill_qty"] for fields in _fields(made)] == (["2", "0"] if is_busted else ["2"])
+    assert len(made.problems) == (not is_busted)
+
+
+def test_each_revision_wants_a_cancellation_of_its_own(tmp_path: Path) -> None:
+    when = "20260701;100000"
+    ids = [f"0001938c.6a59af42.01.{number:02d}" for number in (1, 2)]
+    rows = [trade("A", 2, 5, when, ibExecID=ids[0], tradeID="17"),
+            trade("A", 3, 5, when, ibExecID=ids[1], tradeID="17")]  # fmt: skip
+    cancels = [
+        trade("A", qty, 5, when, tradeID="", origTradeID="17", ibExecID="", transactionID="",
+              transactionType="TradeCancel", buySell="BUY (Ca.)") for qty in (-2, -3)
+    ]  # fmt: skip
+    one = plan(tmp_path, flex([*rows, cancels[0]]))
+    assert [f["fill_qty"] for f in _fields(one)] == ["3"]
+    both = plan(tmp_path, flex([*rows, *cancels]))
+    assert [f["fill_qty"] for f in _fields(both)] == ["3", "0"]
+    assert _fields(both)[1]["exec_id"] == "0001938c.6a59af42.01.03"
+    # The second revision alone: whether the first or the second was cancelled is not clear.
+    assert [f["fill_qty"] for f in _fields(plan(tmp_path, flex([rows[1], cancels[1]])))] == ["3"]
 
 
 def test_a_remembered_cancellation_counts_once_beside_its_own_row(tmp_path: Path) -> None:
