@@ -562,6 +562,77 @@ def test_legs_of_other_quantities_are_both_left_out(tmp_path: Path) -> None:
     assert (made.messages, len(made.problems)) == ([], 2)
 
 
+@pytest.mark.parametrize(
+    ("option_says", "shares_say", "joined"),
+    [
+        ({}, {}, True), ({"accountId": "U2"}, {}, False),
+        ({"dateTime": "20210511;162001"}, {}, False),
+        ({}, {"tradePrice": "42"}, False), ({"strike": ""}, {}, True), ({"putCall": ""}, {}, True),
+        ({"underlyingConid": "7"}, {}, False), ({"underlyingConid": "7"}, {"conid": ""}, True),
+        ({"underlyingConid": "", "underlyingSymbol": "CVX"}, {}, False),
+        ({"putCall": "P"}, {}, False), ({"strike": "42.50"}, {}, True),
+        ({"strike": "?"}, {}, False),
+        # The file joins the rows itself: an adjusted contract may stand for another number.
+        ({"positionActionID": "9", "multiplier": "150"}, {"positionActionID": "9"}, True),
+        ({"positionActionID": "9"}, {"positionActionID": "8"}, True),
+        ({"positionActionID": "9", "multiplier": "150"}, {"positionActionID": "8"}, False),
+        ({"multiplier": "150"}, {}, False), ({"assetCategory": "FOP"}, {}, False),
+        ({"assetCategory": "FOP"}, {"quantity": "-1"}, True),
+        ({"notes": "ex"}, {"notes": "Ex;O"}, True), ({"notes": "GEA"}, {"notes": "GEA"}, True),
+        ({"fifoPnlRealized": None}, {}, False), ({"cost": None}, {}, False),
+        ({"fifoPnlRealized": "100.5"}, {}, False),  # a settlement below 0
+    ],
+)  # fmt: skip
+def test_the_legs_of_an_assignment_belong_together_by_all_that_is_said(
+    tmp_path: Path, option_says: dict[str, object], shares_say: dict[str, object], joined: bool
+) -> None:
+    call, when = "XOM   220121C00042500", "20210511;162000"
+    rows = [
+        option(call, 1, 0, when, **{**booked("A", cost="100", fifoPnlRealized="0"), **option_says}),
+        trade("XOM", -100, "42.5", when, **{**booked("A"), **shares_say}),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows))
+    assert [f["basis_adjustment"] for f in _fields(made)] == (["-100"] if joined else [])
+    assert len(_fields(made, "transfer")) == joined
+    assert len(made.problems) == (0 if joined else 2)
+
+
+def test_a_put_that_is_assigned_buys(tmp_path: Path) -> None:
+    put, when = "XOM   220121P00042500", "20210511;162000"
+    rows = [option(put, 1, 0, when, **booked("A", cost="100", fifoPnlRealized="0")),
+            trade("XOM", 100, "42.5", when, **booked("A"))]  # fmt: skip
+    assert [f["side"] for f in _fields(plan(tmp_path, flex(rows)))] == ["BUY"]
+    long = [option(put, -1, 0, when, **booked("Ex", cost="-100", fifoPnlRealized="0")),
+            trade("XOM", -100, "42.5", when, **booked("Ex"))]  # fmt: skip
+    [fields] = _fields(plan(tmp_path, flex(long)))
+    assert (fields["side"], fields["basis_adjustment"]) == ("SELL", "100")
+
+
+@pytest.mark.parametrize(
+    ("price", "pnl", "found", "commission"),
+    [
+        # What a settlement in cash is charged is not in its figure; a price that is told is one.
+        (0, "-1430.819067", "9.36", None), ("9.36", "-1431.019067", "9.36", "0.2"),
+        (0, "441.18", "0.0000046650", None),
+    ],
+)  # fmt: skip
+def test_what_is_settled_in_cash_is_a_close(
+    tmp_path: Path, price: object, pnl: str, found: str, commission: str | None
+) -> None:
+    row = option("SPXW  250919C06655000", 2, price, "20250919;162000", ibCommission="-0.20",
+                 **booked("A", cost="441.180933", fifoPnlRealized=pnl))  # fmt: skip
+    [fields] = _fields(plan(tmp_path, flex([row])))
+    assert Decimal(fields["fill_price"]) == Decimal(found)
+    assert fields.get("commission") == commission
+
+
+def test_an_expiration_has_its_charge(tmp_path: Path) -> None:
+    row = option("MSTR  250214C00500000", 1, 0, "20250214;162000", ibCommission="-0.5",
+                 **booked("Ep", cost="7", fifoPnlRealized="7"))  # fmt: skip
+    [fields] = _fields(plan(tmp_path, flex([row])))
+    assert (fields["fill_price"], fields["commission"]) == ("0", "0.5")
+
+
 def test_shares_known_without_the_premium_are_completed(tmp_path: Path) -> None:
     rows = [
         option("XOM   220121C00042500", 1, 0, "20210511;162000",
