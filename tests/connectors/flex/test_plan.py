@@ -1291,11 +1291,93 @@ def test_a_cancelled_action_and_its_cancellation_do_nothing(tmp_path: Path) -> N
     assert split["ratio"] == "2:1"
 
 
-def test_shares_that_came_from_elsewhere_are_listed(tmp_path: Path) -> None:
-    came = element("Transfer", accountId=ACCOUNT, symbol="A", quantity="25", type="ACATS",
-                   direction="IN", assetCategory="STK")  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "listed"),
+    [({}, 1), ({"quantity": "-0.5"}, 1), ({"assetCategory": "CASH"}, 0), ({"quantity": "0.00"}, 0),
+     ({"quantity": None}, 0)],
+)  # fmt: skip
+def test_shares_that_came_from_elsewhere_are_listed(
+    tmp_path: Path, change: dict[str, object], listed: int
+) -> None:
+    said = {"quantity": "25", "assetCategory": "STK", **change}
+    came = element("Transfer", accountId=ACCOUNT, symbol="A", type="ACATS", direction="IN", **said)
     made = plan(tmp_path, flex([], Transfers=[came]))
-    assert (made.messages, len(made.problems)) == ([], 1)
+    assert (made.messages, len(made.problems)) == ([], listed)
+
+
+@pytest.mark.parametrize("number", ["71", ""])
+def test_actions_and_cash_that_several_files_tell_are_taken_once(
+    tmp_path: Path, number: str
+) -> None:
+    said = {"type": "SD", "isin": "US9", "transactionID": number}
+    text = "VUG(US9) STOCK DIVIDEND US9 1 FOR 10 (VUG, VUG, US9)"
+    rows = [action("VUG", 10, text, "20200508;202500", **said),
+            action("VUG", 11, text, "20200608;202500",
+                   **{**said, "transactionID": number and "72"}),
+            action("VUG", 10, text, "20200508;202500", levelOfDetail="SUMMARY",
+                   **{**said, "transactionID": number and "73"})]  # fmt: skip
+    paid = {"accountId": ACCOUNT, "currency": "USD", "assetCategory": "STK", "symbol": "VUG",
+            "conid": con_id("VUG"), "dateTime": "20200401", "amount": "10", "type": "Dividends",
+            "description": "USD 0.1 PER SHARE (Return of Capital)"}  # fmt: skip
+    cash = [element("CashTransaction", transactionID=number, levelOfDetail="DETAIL", **paid),
+            element("CashTransaction", levelOfDetail="SUMMARY", **paid)]  # fmt: skip
+    trades = [trade("VUG", 100, 1, "20200102;100000")]
+    made = plan(tmp_path, flex(trades, rows, CashTransactions=cash),
+                flex([], rows[:1], CashTransactions=cash[:1]))  # fmt: skip
+    assert made.problems == []
+    assert dict(made.counts) == {"execution": 1, "split": 2, "cost": 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([("B", -5, "X(I1) SPLIT 2 FOR 1 (X, X, I1)", {"code": "Ca"})], "action that this row can"),
+        ([("X", 0, "X(I1) SPLIT 2 FOR 1 (X, X, I1)", {})], "a quantity other than 0"),
+        ([("X", 5, "X(I1) SPLIT (X, X, I1)", {})], "one ratio such as"),
+        ([("X", 5, "X(I1) SPLIT 2 FOR 1 OR 3 FOR 1 (X, X, I1)", {})], "one ratio such as"),
+        ([("X", 5, "X(I1) SPLIT 0 FOR 1 (X, X, I1)", {})], "one ratio such as"),
+        ([("X", 5, "X(I1) SPLIT 1 FOR 1 (X, X, I1)", {})], "ratio other than 1"),
+        ([("X", q, "X(I1) SPLIT 2 FOR 1 (X, X, I1)", {}) for q in (1, 2, 3)], "one row or two"),
+        ([("X", 10, "Y(I2) STOCK DIVIDEND I1 1 FOR 10 (X, X, I1)", {"type": "SD", "isin": "I1"})],
+         "in its own shares"),
+        ([("X", -10, "X(I1) CUSIP/ISIN CHANGE TO (I2) (X, X, I1)", {"type": "IC"}),
+          ("Z", 9, "X(I1) CUSIP/ISIN CHANGE TO (I2) (Z, Z, I2)", {"type": "IC"})],
+         "as much going as coming"),
+        ([("X", -10, "X(I1) MERGED(Acquisition) (X, X, I1)", {"type": "TC"}),
+          ("Z", -9, "X(I1) MERGED(Acquisition) (Z, Z, I2)", {"type": "TC"})], "one row that goes"),
+        ([("X", 10, "Nobody(I9) SPINOFF 1 FOR 5 (X, X, I1)", {"type": "SO"})], "the parent's row"),
+        ([("X", 10, "X(I1) SOMETHING (X, X, I1)", {"type": "ZZ"})], "found type 'ZZ'"),
+    ],
+)  # fmt: skip
+def test_an_action_that_cannot_be_said_is_listed_with_each_of_its_rows(
+    tmp_path: Path, rows: list[tuple[str, int, str, dict[str, object]]], reason: str
+) -> None:
+    actions = [action(symbol, qty, text, "20210726;202500", **said)
+               for symbol, qty, text, said in rows]  # fmt: skip
+    made = plan(tmp_path, flex([], actions))
+    assert (made.messages, len(made.problems)) == ([], len(rows))
+    assert reason in made.problems[0].reason
+
+
+@pytest.mark.parametrize(("share", "other", "fits"), [("0.4", "0.6", True), ("0.4", "0.5", False)])
+def test_shares_of_a_merger_add_up(tmp_path: Path, share: str, other: str, fits: bool) -> None:
+    text = "A(I1) MERGED(Acquisition) WITH I2 1 FOR 1 ({}, X, I1)"
+    rows = [action(symbol, qty, text.format(symbol), "20210112;202500", type="TC")
+            for symbol, qty in (("A", -10), ("B", 10), ("C", 10))]  # fmt: skip
+    asked = Asked(ratios={"B": Fraction(share), "C": Fraction(other)})
+    made = plan(tmp_path, flex([trade("A", 10, 10, "20200102;100000")], rows), asked=asked)
+    costs = [f["cost_basis"] for f in _fields(made, "transfer") if f["direction"] == "IN"]
+    assert costs == (["40", "60"] if fits else [])
+    assert len(made.problems) == (0 if fits else 3)
+
+
+@pytest.mark.parametrize(("share", "fits"), [("1", True), ("1.01", False)])
+def test_a_spin_off_takes_no_more_than_the_whole_cost(
+    tmp_path: Path, share: str, *, fits: bool
+) -> None:
+    asked = Asked(ratios={"801": Fraction(share)})
+    made = plan(tmp_path, flex(*_pharma()), asked=asked)
+    assert any("add up" in problem.reason for problem in made.problems) != fits
 
 
 # --- openings ------------------------------------------------------------------------------------
@@ -1319,6 +1401,30 @@ def test_lots_of_the_day_before_are_openings(tmp_path: Path) -> None:
         ("10", "101"), ("5", "61"),
     ]  # fmt: skip
     _realizes(made, "flex-61", "114.6")
+
+
+def test_lots_that_are_alike_are_several_and_files_that_are_alike_one(tmp_path: Path) -> None:
+    lots = [_open_lot("A", 10, "101", "20230105;100000", "20231231")] * 2
+    lots += [_open_lot("A", 3, "9", "20230106;100000", "20231130")]  # of an earlier day
+    day_before = flex([], OpenPositions=lots)
+    made = plan(tmp_path, day_before, day_before, flex([trade("A", -12, 20, "20240102;100000")]),
+                openings=True)  # fmt: skip
+    assert [(f["qty"], f["exec_id"][-2:]) for f in _fields(made, "opening")] == [
+        ("10", "-1"), ("10", "-2"),
+    ]  # fmt: skip
+
+
+def test_openings_that_nothing_proves_are_listed(tmp_path: Path) -> None:
+    rows = [trade("A", -10, 20, "20240102;100000")]
+    nothing = plan(tmp_path, flex(rows), openings=True)
+    assert "level of detail Lot" in nothing.problems[0].reason
+    lots = [_open_lot("A", 5, "61", "20230205;100000", "20241231")]
+    closed = trade("A", -10, "20", "20240102;100000", levelOfDetail="CLOSED_LOT", cost="101",
+                   openDateTime="20230105;100000", ibExecID="")  # fmt: skip
+    split = action("A", 5, "A(I1) SPLIT 2 FOR 1 (A, A, I1)", "20240301;000000", type="FS")
+    acted = plan(tmp_path, flex([*rows, closed], [split], OpenPositions=lots), openings=True)
+    assert _fields(acted, "opening") == []
+    assert "no corporate action" in acted.problems[-1].reason
 
 
 def test_the_last_days_lots_less_what_was_traded_are_openings(tmp_path: Path) -> None:
