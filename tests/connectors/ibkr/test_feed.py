@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from connectors.ibkr import feed as ibkr
-from connectors.ibkr.account import Accounts, ask_account
+from connectors.ibkr.account import Accounts, account_figures, ask_account, open_orders
 from connectors.ibkr.feed import ExecutionFeed
 from connectors.ibkr.instruments import Record
 from connectors.ibkr.messages import Letter, Message
@@ -888,8 +888,13 @@ def test_what_comes_while_positions_are_listed_is_not_lost(tws: TwsDouble) -> No
 
 
 def test_positions_come_with_the_keys_that_were_traded_today(tws: TwsDouble) -> None:
+    tws.accounts = ("U1", "F2")
     tws.holdings = [Holding("U1", CALL, -2.0, 255.0)]
-    tws.fill(Fill(exec_id(1), SPREAD), Fill(exec_id(1, leg=2), CALL))
+    tws.fill(
+        Fill(exec_id(1), SPREAD), Fill(exec_id(1, leg=2), CALL),
+        Fill(exec_id(3), CALL, account="F2"),
+        Fill(exec_id(4), CALL, time="20260706 10:30:05 Eastern Standard Time"),
+    )  # fmt: skip
     tws.taken_client_ids = {1, 2}
     account = asyncio.run(
         ask_account(Tws("127.0.0.1", tws.port, 1, UTC), 2, MemoryRegister(), Accounts())
@@ -898,6 +903,39 @@ def test_positions_come_with_the_keys_that_were_traded_today(tws: TwsDouble) -> 
         ("U1", CALL.local_symbol, "-2")
     ]
     assert account.traded == {f"U1:{CALL.local_symbol}": [exec_id(1, leg=2)]}
+    assert account.accounts == ["U1"]
+
+
+def test_figures_and_orders_are_those_of_the_accounts_that_are_followed(
+    tws: TwsDouble,
+) -> None:
+    tws.accounts = ("U1", "F2")
+    tws.figures = [
+        ("U1", "NetLiquidation", "1234.50", "USD"), ("U1", "CashBalance", "5", "BASE"),
+        ("U1", "CashBalance", "-20.25", "EUR"), ("U1", "DayTradesRemaining", "3", ""),
+        ("F2", "NetLiquidation", "9", "USD"),
+    ]  # fmt: skip
+    tws.orders = [Order(8, 1002, AAPL, 300.0), Order(9, 1003, CALL, 2.0)]
+
+    async def scenario() -> None:
+        ib = ReadingIB(instead={})
+        await connect(ib, Tws("127.0.0.1", tws.port, 1, UTC))
+        await until(lambda: account_figures(ib, Accounts()))
+        assert account_figures(ib, Accounts()) == {
+            "U1": {"NetLiquidation": {"USD": "1234.5"}, "CashBalance": {"EUR": "-20.25"}}
+        }
+        assert account_figures(ib, Accounts(["U3"])) == {}
+        found = await open_orders(ib, Accounts(), 5.0)
+        figures = [(e.symbol, e.side, e.qty, e.limit_price, e.stop_price) for e in found]
+        assert figures == [
+            ("AAPL", "BUY", "300", "10", ""),
+            (CALL.local_symbol, "BUY", "2", "10", ""),
+        ]
+        assert await open_orders(ib, Accounts(["U3"]), 5.0) == []
+        ib.hang_up()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
 
 
 def test_nothing_is_ever_asked_that_changes_an_order(tws: TwsDouble) -> None:
