@@ -105,6 +105,7 @@ def test_what_becomes_a_dead_letter_is_not_known(stream: Stream) -> None:
 def test_all_that_changes_the_lots_of_a_key_is_known_in_order(stream: Stream) -> None:
     stream.add(timestamp="50", multiplier="2", commission="1", commission_currency="EUR")
     stream.add(exec_id=SECOND, side="SELL", timestamp="60", multiplier="2", commission="0.5")
+    stream.add(timestamp="55", fill_qty="9")  # replaced, though it came later
     stream.add(exec_id="b", fill_qty="0", timestamp="65")
     stream.add(exec_id="", type="opening", qty="-3", avg_price="4", multiplier="2", timestamp="9")
     stream.add(exec_id="o", type="opening", qty="3", cost_basis="7", avg_price="1", timestamp="8")
