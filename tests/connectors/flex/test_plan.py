@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from connectors.flex.draft import Asked, Draft, Plan
-from connectors.flex.known import Known, KnownEvent, KnownExecution
+from connectors.flex.known import Known, KnownEvent, KnownExecution, Names
+from connectors.flex.plan import Planner
 from connectors.flex.times import read_time
 from tests.support.flex_files import (
     ACCOUNT,
@@ -81,6 +82,10 @@ def test_a_trade_confirmation_is_the_same_execution(tmp_path: Path) -> None:
     for made in (alone, both):
         [fields] = _fields(made)
         assert (fields["exec_id"], fields["commission"]) == ("0000aaaa.0000bbbb.01.01", "1")
+    corrected = confirmed.replace("01.01", "01.02").replace('commission="-1"', 'commission="-2"')
+    both = plan(tmp_path, flex([row]), flex([corrected], section="TradeConfirms"))
+    [fields] = _fields(both)
+    assert (fields["exec_id"], fields["commission"]) == ("0000aaaa.0000bbbb.01.02", "3")
 
 
 def test_rows_of_equal_time_go_in_order_of_their_trade_ids(tmp_path: Path) -> None:
@@ -201,6 +206,8 @@ def test_a_row_that_cannot_be_used_loses_no_other(
         {"transactionType": "BookTrade", "tradePrice": "0", "cost": "5", "fifoPnlRealized": "5.01"},
         {"tradePrice": "0", "cost": "5", "fifoPnlRealized": "4"},
         {"buySell": ""},
+        {"transactionID": "", "tradeID": ""},
+        {"ibExecID": "", "transactionID": ""},
     ],
 )
 def test_a_row_that_can_be_used_is(tmp_path: Path, said: dict[str, str]) -> None:
@@ -305,13 +312,17 @@ def test_a_cancellation_without_its_trade_is_listed(tmp_path: Path) -> None:
 def test_only_what_a_cancellation_names_is_busted(
     tmp_path: Path, change: dict[str, str], is_busted: bool
 ) -> None:
-    first = trade("A", 2, "0.73", "20260701;100000", tradeID="17",
-                  ibExecID="0001938c.6a59af42.01.01")  # fmt: skip
+    when = "20260701;100000"
+    first = trade("A", 2, "0.73", when, tradeID="17", ibExecID="0001938c.6a59af42.01.01")
+    other = trade("A", 2, "0.73", when, tradeID="17", ibExecID="", transactionID="5")
     said = {"tradeID": "", "origTradeID": "17", "ibExecID": "", "transactionID": "",
             "transactionType": "TradeCancel", "buySell": "BUY (Ca.)", **change}  # fmt: skip
-    made = plan(tmp_path, flex([first, trade("A", -2, "0.73", "20260701;100000", **said)]))
+    cancel = trade("A", -2, "0.73", when, **said)
+    made = plan(tmp_path, flex([first, cancel]))
     assert [fields["fill_qty"] for fields in _fields(made)] == (["2", "0"] if is_busted else ["2"])
     assert len(made.problems) == (not is_busted)
+    made = plan(tmp_path, flex([other, cancel]))  # of an id without a revision
+    assert (len(made.messages), len(made.problems)) == (not is_busted, not is_busted)
 
 
 def test_each_revision_wants_a_cancellation_of_its_own(tmp_path: Path) -> None:
@@ -324,7 +335,9 @@ def test_each_revision_wants_a_cancellation_of_its_own(tmp_path: Path) -> None:
               transactionType="TradeCancel", buySell="BUY (Ca.)") for qty in (-2, -3)
     ]  # fmt: skip
     one = plan(tmp_path, flex([*rows, cancels[0]]))
-    assert [f["fill_qty"] for f in _fields(one)] == ["3"]
+    assert ([f["fill_qty"] for f in _fields(one)], one.problems) == (["3"], [])
+    early = plan(tmp_path, flex([rows[1], cancels[0]]))
+    assert ([f["fill_qty"] for f in _fields(early)], early.problems) == (["3"], [])
     both = plan(tmp_path, flex([*rows, *cancels]))
     assert [f["fill_qty"] for f in _fields(both)] == ["3", "0"]
     assert _fields(both)[1]["exec_id"] == "0001938c.6a59af42.01.03"
@@ -348,6 +361,7 @@ def test_a_remembered_cancellation_counts_once_beside_its_own_row(tmp_path: Path
         return [fill.busted for fill in draft.fills]
 
     assert busted(first) == [True]
+    assert busted(trade("B", 2, "0.73", when, tradeID="18")) == [False]  # and nothing is listed
     # It cancels the first revision only, in whatever file it stands.
     assert busted(first, again) == busted(first, cancel, again) == [False]
 
@@ -1414,6 +1428,27 @@ def test_lots_that_are_alike_are_several_and_files_that_are_alike_one(tmp_path: 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_openings_are_of_the_first_day_of_all_files(tmp_path: Path, *, turned: bool) -> None:
+    lots = [_open_lot("A", 10, "101", "20230105;100000", "20231231")]
+    files = [flex([trade("A", -1, 20, "20240102;100000")], OpenPositions=lots),
+             flex([trade("A", -1, 20, "20240302;100000")],
+                  days=("20240301", "20240331"))]  # fmt: skip
+    made = plan(tmp_path, *(files[::-1] if turned else files), openings=True)
+    assert [f["exec_id"] for f in _fields(made, "opening")] == ["flex-open-1704085200000-1"]
+
+
+def test_what_was_busted_was_not_traded_since_an_opening(tmp_path: Path) -> None:
+    lots = [_open_lot("A", 5, "61", "20230205;100000", "20241231")]
+    rows = [
+        trade("A", 9, 20, "20240102;100000", tradeID="7"),
+        trade("A", -9, 20, "20240102;100000", tradeID="", origTradeID="7", ibExecID="",
+              transactionID="", transactionType="TradeCancel", buySell="BUY (Ca.)"),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows, OpenPositions=lots), openings=True)
+    assert ([f["qty"] for f in _fields(made, "opening")], made.problems) == (["5"], [])
+
+
 def test_openings_that_nothing_proves_are_listed(tmp_path: Path) -> None:
     rows = [trade("A", -10, 20, "20240102;100000")]
     nothing = plan(tmp_path, flex(rows), openings=True)
@@ -1512,6 +1547,43 @@ def test_a_contract_keeps_its_name_and_takes_no_others(tmp_path: Path) -> None:
     ]  # fmt: skip
     made = plan(tmp_path, flex(rows), names={"107113386": "FB"})
     assert [f["symbol"] for f in _fields(made)] == ["FB", "SHOP", "SHOP@TSE", "SHOP#3"]
+
+
+def test_the_first_in_time_gets_the_plain_name(tmp_path: Path) -> None:
+    text = "A(I1) SUBSCRIBABLE RIGHTS ISSUE  1 FOR 1 (SHOP, X, I2)"
+    rights = action("SHOP", 10, text, "20240201;000000", type="RI", conid="2")
+    rows = [trade("A", 10, 1, "20240101;100000", isin="I1"),
+            trade("SHOP", 1, 1, "20240102;100000", conid="1")]  # fmt: skip
+    made = plan(tmp_path, flex(rows, [rights]))
+    assert [f["symbol"] for f in _fields(made)] == ["A", "SHOP"]
+    assert [f["symbol"] for f in _fields(made, "transfer")] == ["SHOP#2"]
+
+
+def test_a_split_keeps_the_key_also_under_a_new_ticker(tmp_path: Path) -> None:
+    text = "OLD(I1) SPLIT 1 FOR 10 ({}, X, {})"
+    rows = [action("OLD", -100, text.format("OLD", "I1"), "20240201;000000", isin="I1"),
+            action("NEW", 10, text.format("NEW", "I2"), "20240201;000000", isin="I2",
+                   actionID="")]  # fmt: skip
+    made = plan(tmp_path, flex([trade("OLD", 100, 1, "20240102")], rows))
+    assert dict(made.counts) == {"execution": 1, "split": 1, "instrument": 1}
+    assert {message.fields["symbol"] for message in made.messages} == {"OLD"}
+
+
+def test_all_names_are_given_before_anything_is_planned(tmp_path: Path) -> None:
+    trades, actions = _pharma()
+    actions += [
+        *_renamed(), action("GONE", -5, "GONE(I8) (DELISTED) (GONE, G, I8)", "20210101", type="DW"),
+        action("HALF", 5, "HALF(I9) SPLIT 2 FOR 1 (HALF, H, I9)", "20210101", type="FS"),
+    ]  # fmt: skip
+    asked = Asked(ratios={"801": Fraction(1, 6)})
+    draft, names = Draft(contents(tmp_path, flex(trades[:1], actions)), asked), Names({})
+    watched = draft.watched(names)
+    given = set(names.new)
+    Planner(draft, Known(), names, watched).plan()
+    assert set(names.new) == given  # as they are remembered before anything is published
+    assert {named.names[0] for named in names.new.values()} == {
+        "NTRP", "SNPX", "PTPI", "PEIX", "ALTO", "GONE", "HALF",
+    }  # fmt: skip
 
 
 def test_accounts_of_one_file_are_kept_apart(tmp_path: Path) -> None:
