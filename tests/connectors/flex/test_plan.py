@@ -611,6 +611,15 @@ def test_the_legs_of_an_assignment_belong_together_by_all_that_is_said(
     assert len(made.problems) == (0 if joined else 2)
 
 
+def test_an_option_whose_strike_nobody_knows_loses_no_other(tmp_path: Path) -> None:
+    ended = option("XOM   220121C00042500", 1, 0, "20210511;162000",
+                   **booked("A", cost="100", fifoPnlRealized="0"))  # fmt: skip
+    odd = ended.replace('symbol="XOM   220121C00042500"', 'symbol="XOMC"')
+    odd = odd.replace('strike="42.5"', 'strike=""')
+    made = plan(tmp_path, flex([odd, trade("A", 1, 1, "20240102;100000")]))
+    assert (len(_fields(made)), len(made.problems)) == (1, 1)
+
+
 def test_a_put_that_is_assigned_buys(tmp_path: Path) -> None:
     put, when = "XOM   220121P00042500", "20210511;162000"
     rows = [option(put, 1, 0, when, **booked("A", cost="100", fifoPnlRealized="0")),
@@ -628,6 +637,7 @@ def test_a_put_that_is_assigned_buys(tmp_path: Path) -> None:
         # What a settlement in cash is charged is not in its figure; a price that is told is one.
         (0, "-1430.819067", "9.36", None), ("9.36", "-1431.019067", "9.36", "0.2"),
         (0, "441.18", "0.0000046650", None),
+        (0, "441.185", "0", None), ("9.36", "0", "9.36", "0.2"),
     ],
 )  # fmt: skip
 def test_what_is_settled_in_cash_is_a_close(
