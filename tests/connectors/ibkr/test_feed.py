@@ -550,6 +550,47 @@ def test_an_execution_whose_details_do_not_come_is_refused_and_published_when_th
     asyncio.run(scenario())
 
 
+def test_details_that_a_broken_connection_took_away_are_asked_for_again(tws: TwsDouble) -> None:
+    tws.silent_details = {AAPL.con_id}
+    tws.fill(Fill(exec_id(1), AAPL))
+
+    async def scenario() -> None:
+        async with following(tws, answer_s=30.0) as received:
+            await until(lambda: tws.asked_details)
+            tws.silent_details = set()
+            await happen(tws.drop)
+            await until(lambda: exec_id(1) in received.ids())
+            assert received.refused == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("instrument", "name", "multiplier"),
+    [
+        (Instrument(3, "ES", "FUT", local_symbol="ESU6", multiplier="50"), "ESU6", "50"),
+        (Instrument(4, "VOD", price_magnifier=100), "VOD", "0.01"),
+        (Instrument(5, "AAPL", primary_exchange="", exchange="LSE"), "AAPL@LSE", None),
+        (Instrument(6, "AAPL", primary_exchange="", exchange=""), "AAPL#6", None),
+    ],
+)
+def test_a_contract_has_its_name_and_its_money_per_point_everywhere(
+    tws: TwsDouble, instrument: Instrument, name: str, multiplier: str | None
+) -> None:
+    tws.fill(Fill(exec_id(1), AAPL))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: len(received) == 2)
+            await happen(tws.fill, Fill(exec_id(2), instrument))
+            await until(lambda: len(received) == 4)
+            assert {each["symbol"] for each in received[2:]} == {name}
+            assert received[2].get("multiplier") == multiplier
+            assert received.register.records[instrument.con_id]["multiplier"] == (multiplier or "1")
+
+    asyncio.run(scenario())
+
+
 def test_a_contract_that_tws_does_not_know_is_refused(tws: TwsDouble) -> None:
     tws.unknown_details = {AAPL.con_id}
     tws.fill(Fill(exec_id(1), AAPL))
