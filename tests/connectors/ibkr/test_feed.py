@@ -598,6 +598,9 @@ def test_a_contract_that_tws_does_not_know_is_refused(tws: TwsDouble) -> None:
     async def scenario() -> None:
         async with following(tws) as received:
             await until(lambda: received.refused)
+            assert received.register.names == {
+                "AAPL": AAPL.con_id
+            }  # its name is taken all the same
 
     asyncio.run(scenario())
 
