@@ -23,7 +23,7 @@ from connectors.flex.contents import COMMISSIONS, Contents, Problem
 from connectors.flex.known import Names
 from connectors.flex.openings import Opening
 from connectors.flex.openings import openings as find_openings
-from connectors.flex.options import OptionEnds, option_ends
+from connectors.flex.options import OptionEnds, is_end, option_ends
 from connectors.flex.records import Cancel, Cash, Contract, Trade
 from connectors.flex.times import read_time
 from state.keys import parse_exec_id
@@ -294,7 +294,7 @@ def _unfit(trade: Trade) -> str:
     if not trade.contract.symbol or not trade.contract.currency:
         return "expected symbol and currency, found none"
     booked_at_0 = trade.kind == "BookTrade" and trade.price == 0 and trade.pnl is not None
-    if booked_at_0 and trade.cost is not None and not {"A", "Ex", "GEA"} & trade.notes:
+    if booked_at_0 and trade.cost is not None and not is_end(trade):
         missing = trade.cost - (trade.pnl or 0)
         if abs(missing) > Decimal("0.01"):
             return (f"expected a booked trade at 0 to realize its cost, found a P&L that differs "

@@ -41,13 +41,18 @@ def option_ends(trades: Iterable[Trade]) -> OptionEnds:
     options: list[Trade] = []
     delivered: list[Trade] = []
     for trade in trades:
-        if not ENDS.isdisjoint(note.upper() for note in trade.notes) and not trade.cancels:
+        if is_end(trade) and not trade.cancels:
             (options if _is_option(trade) else delivered).append(trade)
     for option in options:
         _settle(option, ends)
     for group_options, group_delivered in _groups(options, delivered):
         _join(group_options, group_delivered, ends)
     return ends
+
+
+def is_end(trade: Trade) -> bool:
+    """Tell whether a row is of an assignment or an exercise."""
+    return not ENDS.isdisjoint(note.upper() for note in trade.notes)
 
 
 def _is_option(trade: Trade) -> bool:

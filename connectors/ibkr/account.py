@@ -142,7 +142,8 @@ async def open_orders(ib: ReadingIB, accounts: Accounts, answer_s: float) -> lis
     Raises TimeoutError if TWS does not answer, as one that is set to reading only may
     not, and ConnectionError if the connection is lost.
     """
-    trades = await asyncio.wait_for(ib.reqAllOpenOrdersAsync(), answer_s)
+    async with asyncio.timeout(answer_s):
+        trades = await ib.reqAllOpenOrdersAsync()
     return [_open_order(trade) for trade in trades if trade.order.account in accounts]
 
 
@@ -215,7 +216,8 @@ class _Question:
     async def ask(self, instruments: Instruments) -> Account:
         # Asked again, as the library takes a list that did not come for an empty one.
         self._positions.list_begins()
-        await asyncio.wait_for(self.ib.reqPositionsAsync(), self._tws.answer_s)
+        async with asyncio.timeout(self._tws.answer_s):
+            await self.ib.reqPositionsAsync()
         await fetch_executions(self.ib, self._tws.answer_s, lambda: len(self._executions))
         named = [
             held(position, await instruments.find(position.contract))

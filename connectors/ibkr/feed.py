@@ -193,12 +193,16 @@ class ExecutionFeed:
                 list_at = clock() + max(self._pause_s, _LISTS_APART * took_s)
             else:
                 await self._hear()
+            # Not wait_for: until Python 3.12 it forgets that it was cancelled if what it waits
+            # for happens at the same time.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._pause_s)
+                async with asyncio.timeout(self._pause_s):
+                    await self._wake.wait()
 
     async def _hear(self) -> None:
         try:
-            await asyncio.wait_for(self.ib.reqCurrentTimeAsync(), self._tws.answer_s)
+            async with asyncio.timeout(self._tws.answer_s):
+                await self.ib.reqCurrentTimeAsync()
         except TimeoutError:
             raise TwsError(f"it has not answered for {self._tws.answer_s:g} s") from None
 
@@ -399,7 +403,7 @@ class _Memory:
         self._early.clear()  # they are listed again
 
     def list_ends(self) -> None:
-        """Forget what neither this list nor the one before had."""
+        """Forget what is not in this list and has not come since the one before."""
         self._before, self._listed = self._listed, {}
 
     def find(self, account: str, exec_id: str) -> _Known | None:

@@ -196,7 +196,8 @@ class MarketData:
         )  # fmt: skip
         # If there is no line left, that is to be known before the next question.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._asked[number].answered.wait(), LOOK_EVERY_S)
+            async with asyncio.timeout(LOOK_EVERY_S):
+                await self._asked[number].answered.wait()
 
     def _cancel(self, number: int) -> None:
         del self._asked[number]

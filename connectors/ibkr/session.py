@@ -207,7 +207,8 @@ async def contract_details(ib: IB, con_id: int, answer_s: float) -> ContractDeta
     Raises TimeoutError, and ConnectionError if there is no connection.
     """
     asked = LibraryContract(conId=con_id, includeExpired=True)
-    found = await asyncio.wait_for(ib.reqContractDetailsAsync(asked), answer_s)
+    async with asyncio.timeout(answer_s):
+        found = await ib.reqContractDetailsAsync(asked)
     return next((each for each in found if each.contract), None)
 
 

@@ -93,7 +93,8 @@ class BrokerSide:
         """Write what there is, until cancelled. Raises RedisRefusedError."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), SHOW_EVERY_S)
+                async with asyncio.timeout(SHOW_EVERY_S):  # see ExecutionFeed._follow
+                    await self._wake.wait()
             self._wake.clear()
             if feed.positions.known:
                 followed = [each for each in feed.ib.managedAccounts() if each in accounts]

@@ -108,11 +108,12 @@ def contents(directory: Path, *texts: str) -> Contents:
 
 def plan(
     directory: Path, *texts: str, known: Known | None = None, asked: Asked | None = None,
-    names: Mapping[str, str] | None = None, openings: bool = False,
+    names: Mapping[str, str] | None = None, multipliers: Mapping[str, Decimal] | None = None,
+    openings: bool = False,
 ) -> Plan:  # fmt: skip
     """Return what an import of files would do."""
     draft = Draft(contents(directory, *texts), asked or Asked(), openings=openings)
-    called = Names(names or {})
+    called = Names(names or {}, multipliers)
     watched = draft.watched(called)
     return Planner(draft, known or Known(), called, watched).plan()
 

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from connectors.flex.draft import Asked, Draft, Plan
-from connectors.flex.known import Known, KnownEvent, KnownExecution
+from connectors.flex.known import Known, KnownEvent, KnownExecution, Names
+from connectors.flex.plan import Planner
+from connectors.flex.times import read_time
 from tests.support.flex_files import (
     ACCOUNT,
+    NEW_YORK,
     action,
     booked,
     booked_nets,
@@ -79,6 +82,10 @@ def test_a_trade_confirmation_is_the_same_execution(tmp_path: Path) -> None:
     for made in (alone, both):
         [fields] = _fields(made)
         assert (fields["exec_id"], fields["commission"]) == ("0000aaaa.0000bbbb.01.01", "1")
+    corrected = confirmed.replace("01.01", "01.02").replace('commission="-1"', 'commission="-2"')
+    both = plan(tmp_path, flex([row]), flex([corrected], section="TradeConfirms"))
+    [fields] = _fields(both)
+    assert (fields["exec_id"], fields["commission"]) == ("0000aaaa.0000bbbb.01.02", "3")
 
 
 def test_rows_of_equal_time_go_in_order_of_their_trade_ids(tmp_path: Path) -> None:
@@ -101,11 +108,44 @@ def test_of_two_charges_the_one_of_the_later_statement_counts(tmp_path: Path) ->
     assert [fields["commission"] for fields in _fields(plan(tmp_path, *texts))] == ["0"]
 
 
+def test_a_charge_that_only_one_of_two_rows_says_counts(tmp_path: Path) -> None:
+    said = {"ibExecID": "0000aaaa.0000bbbb.01.01", "transactionID": "9"}
+    texts = [
+        flex([trade("A", 1, 1, "20240102", ibCommission=charge, **said)], generated=generated)
+        for charge, generated in ((-1, "20240201;000000"), (None, "20240301;000000"))
+    ]
+    for files in (texts, texts[::-1]):
+        assert [f["commission"] for f in _fields(plan(tmp_path, *files))] == ["1"]
+
+
+@pytest.mark.parametrize("change", [{"quantity": "2"}, {"tradePrice": "2"}])
+def test_a_row_that_contradicts_another_of_its_ids_is_listed(
+    tmp_path: Path, change: dict[str, str]
+) -> None:
+    said = {"ibExecID": "0000aaaa.0000bbbb.01.01", "transactionID": "9"}
+    rows = [trade("A", 1, 1, "20240102", **said), trade("A", 1, 1, "20240102", **said, **change)]
+    made = plan(tmp_path, flex(rows[:1]), flex(rows[1:]))
+    assert [(f["fill_qty"], f["fill_price"]) for f in _fields(made)] == [("1", "1")]
+    assert "as another row with its ids says" in made.problems[0].reason
+    said = {"ibExecID": "0000aaaa.0000bbbb.01.01", "transactionID": "10"}
+    made = plan(tmp_path, flex([rows[0], trade("A", 1, 1, "20240102", **said, **change)]))
+    assert (made.messages, len(made.problems)) == ([], 2)
+    assert "rows of one execution id to agree" in made.problems[0].reason
+
+
 def test_a_commission_in_another_currency_says_so(tmp_path: Path) -> None:
     row = trade("EUR.USD", -11900.31, "1.08", "20240102;100000", assetCategory="CASH",
                 ibCommission="-1.92624", ibCommissionCurrency="EUR")  # fmt: skip
     [fields] = _fields(plan(tmp_path, flex([row])))
     assert (fields["symbol"], fields["commission_currency"]) == ("EUR.USD", "EUR")
+
+
+def test_what_a_row_does_not_say_is_left_out(tmp_path: Path) -> None:
+    row = trade("A", 1, 1, "20240102;100000", ibCommission=None, ibCommissionCurrency="EUR",
+                ibOrderID="4f-2")  # fmt: skip
+    [fields] = _fields(plan(tmp_path, flex([row])))
+    assert not {"commission", "commission_currency"} & set(fields)
+    assert fields["order_id"] == "0"  # that of the row is no number
 
 
 def test_a_bond_is_priced_in_per_cent(tmp_path: Path) -> None:
@@ -131,6 +171,18 @@ def test_a_bond_is_priced_in_per_cent(tmp_path: Path) -> None:
         ({"levelOfDetail": "GALAXY"}, "levelOfDetail"),
         ({"ibExecID": "", "transactionID": "", "tradeID": ""}, "to know it again by"),
         ({"ibExecID": "", "transactionType": "Magic"}, "transactionType"),
+        ({"ibExecID": "", "transactionType": "TradeCorrect"}, "a corrected trade to have an ib"),
+        ({"symbol": ""}, "expected symbol and currency"),
+        ({"currency": ""}, "expected symbol and currency"),
+        (
+            {
+                "transactionType": "BookTrade",
+                "tradePrice": "0",
+                "cost": "5",
+                "fifoPnlRealized": "4.98",
+            },
+            "to realize its cost",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_loses_no_other(
@@ -142,7 +194,25 @@ def test_a_row_that_cannot_be_used_loses_no_other(
     assert [fields["fill_qty"] for fields in _fields(made)] == ["1", "3"]
     [problem] = made.problems
     assert reason in problem.reason
-    assert "A" in problem.row.values()
+    assert {"A", str(con_id("A"))} & {*problem.row.values()}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"transactionType": "Magic"},
+        {"transactionType": "TradeCorrect"},
+        {"quantity": "2,000"},
+        {"transactionType": "BookTrade", "tradePrice": "0", "cost": "5", "fifoPnlRealized": "5.01"},
+        {"tradePrice": "0", "cost": "5", "fifoPnlRealized": "4"},
+        {"buySell": ""},
+        {"transactionID": "", "tradeID": ""},
+        {"ibExecID": "", "transactionID": ""},
+    ],
+)
+def test_a_row_that_can_be_used_is(tmp_path: Path, said: dict[str, str]) -> None:
+    made = plan(tmp_path, flex([trade("A", 2, 1, "20240102;100000", **said)]))
+    assert (len(made.messages), made.problems) == (1, [])
 
 
 def test_sums_and_lots_are_no_executions(tmp_path: Path) -> None:
@@ -159,11 +229,18 @@ def test_sums_and_lots_are_no_executions(tmp_path: Path) -> None:
 
 
 def test_an_order_without_its_executions_is_listed(tmp_path: Path) -> None:
-    row = trade("A", 1, 1, "20240102;100000", levelOfDetail="ORDER", ibExecID="")
+    row = trade("A", 1, 1, "20240102;100000", levelOfDetail="ORDER", ibExecID="", ibOrderID="4")
     made = plan(tmp_path, flex([row]))
     assert made.messages == []
     [problem] = made.problems
     assert "level of detail Execution" in problem.reason
+    assert plan(tmp_path, flex([row]), asked=Asked(until=1704207600000)).problems == []
+    for other, listed in (
+        ({"ibOrderID": "4"}, 0), ({}, 0), ({"dateTime": "20240102;100001"}, 1),
+        ({"accountId": "U2", "ibOrderID": "4"}, 1),
+    ):  # fmt: skip
+        more = trade("A", 1, 1, "20240102;100000", **other)
+        assert len(plan(tmp_path, flex([row, more])).problems) == listed
 
 
 def test_days_outside_what_is_asked_for_are_passed_over(tmp_path: Path) -> None:
@@ -172,6 +249,12 @@ def test_days_outside_what_is_asked_for_are_passed_over(tmp_path: Path) -> None:
     assert [fields["fill_qty"] for fields in _fields(plan(tmp_path, flex(rows), asked=asked))] == [
         "2"
     ]
+    splits = [action("A", 1, "A(I1) SPLIT 2 FOR 1 (A, A, I1)", f"2024010{day};000000", type="FS",
+                     transactionID=day) for day in (1, 2, 3)]  # fmt: skip
+    refunds = [_refund(dateTime=f"2024010{day}", transactionID=day) for day in (1, 2, 3)]
+    made = plan(tmp_path, flex([], splits, CashTransactions=refunds), asked=asked)
+    assert [fields["exec_id"] for fields in _fields(made, "split")] == ["flex-2"]
+    assert len(made.problems) == 1  # of the one refund
 
 
 # --- corrected and cancelled -----------------------------------------------------------------
@@ -215,6 +298,53 @@ def test_a_cancellation_without_its_trade_is_listed(tmp_path: Path) -> None:
     assert (made.messages, len(made.problems)) == ([], 1)
 
 
+@pytest.mark.parametrize(
+    ("change", "is_busted"),
+    [
+        ({}, True),
+        ({"quantity": "-1"}, False),
+        ({"tradePrice": "0.74"}, False),
+        ({"origTradeID": "", "tradeID": "17"}, True),
+        ({"accountId": "U2"}, False),
+        ({"origTradeID": "16"}, False),
+    ],
+)
+def test_only_what_a_cancellation_names_is_busted(
+    tmp_path: Path, change: dict[str, str], is_busted: bool
+) -> None:
+    when = "20260701;100000"
+    first = trade("A", 2, "0.73", when, tradeID="17", ibExecID="0001938c.6a59af42.01.01")
+    other = trade("A", 2, "0.73", when, tradeID="17", ibExecID="", transactionID="5")
+    said = {"tradeID": "", "origTradeID": "17", "ibExecID": "", "transactionID": "",
+            "transactionType": "TradeCancel", "buySell": "BUY (Ca.)", **change}  # fmt: skip
+    cancel = trade("A", -2, "0.73", when, **said)
+    made = plan(tmp_path, flex([first, cancel]))
+    assert [fields["fill_qty"] for fields in _fields(made)] == (["2", "0"] if is_busted else ["2"])
+    assert len(made.problems) == (not is_busted)
+    made = plan(tmp_path, flex([other, cancel]))  # of an id without a revision
+    assert (len(made.messages), len(made.problems)) == (not is_busted, not is_busted)
+
+
+def test_each_revision_wants_a_cancellation_of_its_own(tmp_path: Path) -> None:
+    when = "20260701;100000"
+    ids = [f"0001938c.6a59af42.01.{number:02d}" for number in (1, 2)]
+    rows = [trade("A", 2, 5, when, ibExecID=ids[0], tradeID="17"),
+            trade("A", 3, 5, when, ibExecID=ids[1], tradeID="17")]  # fmt: skip
+    cancels = [
+        trade("A", qty, 5, when, tradeID="", origTradeID="17", ibExecID="", transactionID="",
+              transactionType="TradeCancel", buySell="BUY (Ca.)") for qty in (-2, -3)
+    ]  # fmt: skip
+    one = plan(tmp_path, flex([*rows, cancels[0]]))
+    assert ([f["fill_qty"] for f in _fields(one)], one.problems) == (["3"], [])
+    early = plan(tmp_path, flex([rows[1], cancels[0]]))
+    assert ([f["fill_qty"] for f in _fields(early)], early.problems) == (["3"], [])
+    both = plan(tmp_path, flex([*rows, *cancels]))
+    assert [f["fill_qty"] for f in _fields(both)] == ["3", "0"]
+    assert _fields(both)[1]["exec_id"] == "0001938c.6a59af42.01.03"
+    # The second revision alone: whether the first or the second was cancelled is not clear.
+    assert [f["fill_qty"] for f in _fields(plan(tmp_path, flex([rows[1], cancels[1]])))] == ["3"]
+
+
 def test_a_remembered_cancellation_counts_once_beside_its_own_row(tmp_path: Path) -> None:
     when = "20260701;100000"
     first = trade("A", 2, "0.73", when, tradeID="17", ibExecID="0001938c.6a59af42.01.01")
@@ -231,6 +361,7 @@ def test_a_remembered_cancellation_counts_once_beside_its_own_row(tmp_path: Path
         return [fill.busted for fill in draft.fills]
 
     assert busted(first) == [True]
+    assert busted(trade("B", 2, "0.73", when, tradeID="18")) == [False]  # and nothing is listed
     # It cancels the first revision only, in whatever file it stands.
     assert busted(first, again) == busted(first, cancel, again) == [False]
 
@@ -266,8 +397,9 @@ def _known(**said: object) -> Known:
 
 
 def _row(**said: object) -> str:
-    facts = {"ibExecID": ID, "ibCommission": "-1", **said}
-    return trade("A", facts.pop("qty", 5), facts.pop("price", "10.5"), "20240102;100000", **facts)
+    facts = {"ibExecID": ID, "ibCommission": "-1", "dateTime": "20240102;100000", **said}
+    qty, price = facts.pop("qty", 5), facts.pop("price", "10.5")
+    return trade("A", qty, price, str(facts.pop("dateTime")), **facts)
 
 
 def test_what_is_known_is_passed_over(tmp_path: Path) -> None:
@@ -286,12 +418,38 @@ def test_other_figures_under_a_known_id_are_listed(tmp_path: Path, said: dict[st
     assert (made.messages, len(made.problems)) == ([], 1)
 
 
-@pytest.mark.parametrize("known", [{"commission": None}, {"commission": Decimal(2)}])
-def test_another_commission_goes_as_a_report(tmp_path: Path, known: dict[str, object]) -> None:
+def test_an_execution_that_is_known_under_another_name_keeps_it(tmp_path: Path) -> None:
+    made = plan(tmp_path, flex([_row()]), known=_known(symbol="OLD", commission=None))
+    assert [message.fields["symbol"] for message in made.messages] == ["OLD"]
+
+
+def test_times_that_differ_from_what_is_known_are_told(tmp_path: Path) -> None:
+    assert plan(tmp_path, flex([_row()]), known=_known()).notes == []
+    [note] = plan(tmp_path, flex([_row()]), known=_known(time=1704189600000)).notes
+    assert note.startswith("1 executions are known with another time")
+
+
+def test_a_known_execution_whose_row_says_no_charge_keeps_its_own(tmp_path: Path) -> None:
+    made = plan(tmp_path, flex([_row(ibCommission=None)]), known=_known())
+    assert (made.messages, made.problems, made.known) == ([], [], 1)
+
+
+@pytest.mark.parametrize(
+    ("known", "instead"),
+    [
+        ({"commission": None, "commission_currency": ""}, "None "),
+        ({"commission": Decimal(2)}, "2 USD"), ({"commission_currency": "EUR"}, "1 EUR"),
+        # Of reports of equal time the last to arrive counts.
+        ({"commission": Decimal(2), "commission_time": 1704207600000}, "2 USD"),
+    ],
+)  # fmt: skip
+def test_another_commission_goes_as_a_report(
+    tmp_path: Path, known: dict[str, object], instead: str
+) -> None:
     made = plan(tmp_path, flex([_row()]), known=_known(**known))
     [message] = made.messages
     assert message.once_id != f"commission:{ACCOUNT}:{ID}"  # that one is the router's
-    assert message.version.startswith("1 USD for ")
+    assert message.version == f"1 USD for {instead}"
     assert message.fields == {
         "type": "commission", "symbol": "A", "account": ACCOUNT, "timestamp": "1704207600000",
         "exec_id": ID, "commission": "1", "currency": "USD",
@@ -307,7 +465,38 @@ def test_a_correction_of_what_is_known_goes_out(tmp_path: Path) -> None:
     made = plan(tmp_path, flex([_row(ibExecID=ID[:-1] + "2", qty=4)]), known=_known())
     assert [fields["exec_id"] for fields in _fields(made)] == [ID[:-1] + "2"]
     old = plan(tmp_path, flex([_row(qty=6)]), known=_known(exec_id=ID[:-1] + "2"))
-    assert (old.messages, old.problems) == ([], [])
+    assert (old.messages, old.problems, old.known) == ([], [], 1)
+
+
+def test_a_known_trade_that_is_cancelled_is_busted_behind_what_is_known(tmp_path: Path) -> None:
+    cancel = _row(qty=-5, tradeID="", origTradeID="7", ibExecID="", transactionID="",
+                  transactionType="TradeCancel", buySell="BUY (Ca.)")  # fmt: skip
+    rows = flex([_row(tradeID="7"), cancel])
+    made = plan(tmp_path, rows, known=_known(exec_id=ID[:-1] + "3"))
+    assert [(f["exec_id"], f["fill_qty"]) for f in _fields(made)] == [(ID[:-1] + "4", "0")]
+    done = plan(tmp_path, rows, known=_known(exec_id=ID[:-1] + "4", qty=Decimal(0)))
+    assert (done.messages, done.problems, done.known) == ([], [], 1)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_cancelled_trade_whose_id_has_no_revision(tmp_path: Path, *, is_known: bool) -> None:
+    first = _row(tradeID="7", ibExecID="", transactionID="9")
+    cancel = _row(qty=-5, tradeID="", origTradeID="7", ibExecID="", transactionID="",
+                  transactionType="TradeCancel", buySell="BUY (Ca.)")  # fmt: skip
+    execution = KnownExecution("A", "flex-9", Decimal(5), Decimal("10.5"), 1704207600000)
+    known = Known({(ACCOUNT, "flex-9"): execution} if is_known else {})
+    made = plan(tmp_path, flex([first, cancel]), known=known)
+    assert (made.messages, len(made.problems), len(made.notes)) == ([], is_known, not is_known)
+
+
+def test_a_multiplier_that_is_not_the_remembered_one_is_listed(tmp_path: Path) -> None:
+    rows = [trade("ESU6", 1, 5000, "20240102;100000", assetCategory="FUT", multiplier=worth)
+            for worth in ("50", "5")]  # fmt: skip
+    sale = action("ESU6", -1, "ESU6(I1) (DELISTED) (ESU6, E, I1)", "20240103;100000", type="DW",
+                  assetCategory="FUT", multiplier="5")  # fmt: skip
+    made = plan(tmp_path, flex(rows, [sale]), multipliers={str(con_id("ESU6")): Decimal(50)})
+    assert [fields["multiplier"] for fields in _fields(made)] == ["50"]
+    assert [problem.reason[:23] for problem in made.problems] == ["multiplier: expected 50"] * 2
 
 
 # --- how options end ----------------------------------------------------------------------------
@@ -387,17 +576,110 @@ def test_legs_of_other_quantities_are_both_left_out(tmp_path: Path) -> None:
     assert (made.messages, len(made.problems)) == ([], 2)
 
 
+@pytest.mark.parametrize(
+    ("option_says", "shares_say", "joined"),
+    [
+        ({}, {}, True), ({"accountId": "U2"}, {}, False),
+        ({"dateTime": "20210511;162001"}, {}, False),
+        ({}, {"tradePrice": "42"}, False), ({"strike": ""}, {}, True), ({"putCall": ""}, {}, True),
+        ({"underlyingConid": "7"}, {}, False), ({"underlyingConid": "7"}, {"conid": ""}, True),
+        ({"underlyingConid": "", "underlyingSymbol": "CVX"}, {}, False),
+        ({"putCall": "P"}, {}, False), ({"strike": "42.50"}, {}, True),
+        ({"strike": "?"}, {}, False),
+        # The file joins the rows itself: an adjusted contract may stand for another number.
+        ({"positionActionID": "9", "multiplier": "150"}, {"positionActionID": "9"}, True),
+        ({"positionActionID": "9"}, {"positionActionID": "8"}, True),
+        ({"positionActionID": "9", "multiplier": "150"}, {"positionActionID": "8"}, False),
+        ({"multiplier": "150"}, {}, False), ({"assetCategory": "FOP"}, {}, False),
+        ({"assetCategory": "FOP"}, {"quantity": "-1"}, True),
+        ({"notes": "ex"}, {"notes": "Ex;O"}, True), ({"notes": "GEA"}, {"notes": "GEA"}, True),
+        ({"fifoPnlRealized": None}, {}, False), ({"cost": None}, {}, False),
+        ({"fifoPnlRealized": "100.5"}, {}, False),  # a settlement below 0
+    ],
+)  # fmt: skip
+def test_the_legs_of_an_assignment_belong_together_by_all_that_is_said(
+    tmp_path: Path, option_says: dict[str, object], shares_say: dict[str, object], joined: bool
+) -> None:
+    call, when = "XOM   220121C00042500", "20210511;162000"
+    rows = [
+        option(call, 1, 0, when, **{**booked("A", cost="100", fifoPnlRealized="0"), **option_says}),
+        trade("XOM", -100, "42.5", when, **{**booked("A"), **shares_say}),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows))
+    assert [f["basis_adjustment"] for f in _fields(made)] == (["-100"] if joined else [])
+    assert len(_fields(made, "transfer")) == joined
+    assert len(made.problems) == (0 if joined else 2)
+
+
+def test_an_option_whose_strike_nobody_knows_loses_no_other(tmp_path: Path) -> None:
+    ended = option("XOM   220121C00042500", 1, 0, "20210511;162000",
+                   **booked("A", cost="100", fifoPnlRealized="0"))  # fmt: skip
+    odd = ended.replace('symbol="XOM   220121C00042500"', 'symbol="XOMC"')
+    odd = odd.replace('strike="42.5"', 'strike=""')
+    made = plan(tmp_path, flex([odd, trade("A", 1, 1, "20240102;100000")]))
+    assert (len(_fields(made)), len(made.problems)) == (1, 1)
+
+
+def test_a_put_that_is_assigned_buys(tmp_path: Path) -> None:
+    put, when = "XOM   220121P00042500", "20210511;162000"
+    rows = [option(put, 1, 0, when, **booked("A", cost="100", fifoPnlRealized="0")),
+            trade("XOM", 100, "42.5", when, **booked("A"))]  # fmt: skip
+    assert [f["side"] for f in _fields(plan(tmp_path, flex(rows)))] == ["BUY"]
+    long = [option(put, -1, 0, when, **booked("Ex", cost="-100", fifoPnlRealized="0")),
+            trade("XOM", -100, "42.5", when, **booked("Ex"))]  # fmt: skip
+    [fields] = _fields(plan(tmp_path, flex(long)))
+    assert (fields["side"], fields["basis_adjustment"]) == ("SELL", "100")
+
+
+@pytest.mark.parametrize(
+    ("price", "pnl", "found", "commission"),
+    [
+        # What a settlement in cash is charged is not in its figure; a price that is told is one.
+        (0, "-1430.819067", "9.36", None), ("9.36", "-1431.019067", "9.36", "0.2"),
+        (0, "441.18", "0.0000046650", None),
+        (0, "441.185", "0", None), ("9.36", "0", "9.36", "0.2"),
+    ],
+)  # fmt: skip
+def test_what_is_settled_in_cash_is_a_close(
+    tmp_path: Path, price: object, pnl: str, found: str, commission: str | None
+) -> None:
+    row = option("SPXW  250919C06655000", 2, price, "20250919;162000", ibCommission="-0.20",
+                 **booked("A", cost="441.180933", fifoPnlRealized=pnl))  # fmt: skip
+    [fields] = _fields(plan(tmp_path, flex([row])))
+    assert Decimal(fields["fill_price"]) == Decimal(found)
+    assert fields.get("commission") == commission
+
+
+def test_an_expiration_has_its_charge(tmp_path: Path) -> None:
+    row = option("MSTR  250214C00500000", 1, 0, "20250214;162000", ibCommission="-0.5",
+                 **booked("Ep", cost="7", fifoPnlRealized="7"))  # fmt: skip
+    [fields] = _fields(plan(tmp_path, flex([row])))
+    assert (fields["fill_price"], fields["commission"]) == ("0", "0.5")
+
+
 def test_shares_known_without_the_premium_are_completed(tmp_path: Path) -> None:
     rows = [
         option("XOM   220121C00042500", 1, 0, "20210511;162000",
                **booked("A", cost="100", fifoPnlRealized="0")),
-        trade("XOM", -100, "42.5", "20210511;162000", transactionID="61", **booked("A")),
+        trade("XOM", -100, "42.5", "20210511;162000", transactionID="61",
+              ibCommissionCurrency="EUR", **booked("A")),
     ]  # fmt: skip
-    execution = KnownExecution("XOM", "flex-61", Decimal(-100), Decimal("42.5"), 1620764400000,
-                               Decimal(0), "USD")  # fmt: skip
-    made = plan(tmp_path, flex(rows), known=Known({(ACCOUNT, "flex-61"): execution}))
-    [fields] = _fields(made)
+    execution = KnownExecution("XOM", "flex-61", Decimal(-100), Decimal("42.5"), 1620764400001,
+                               Decimal(0), "EUR")  # fmt: skip
+
+    def known(adjustment: int) -> Plan:
+        said = {(ACCOUNT, "flex-61"): execution._replace(adjustment=Decimal(adjustment))}
+        return plan(tmp_path, flex(rows), known=Known(said))
+
+    [fields] = _fields(known(0))
     assert (fields["exec_id"], fields["basis_adjustment"]) == ("flex-61", "-100")
+    # All else is as it is known: the same id with other figures would be a dead letter.
+    assert fields["timestamp"] == "1620764400001"
+    assert not {"commission", "commission_currency"} & set(fields)
+    assert (_fields(known(-100)), known(-100).problems) == ([], [])
+    other = known(-90)
+    assert (_fields(other), len(other.problems)) == ([], 1)
+    assert "expected an adjustment of -90" in other.problems[0].reason
 
 
 def test_a_cash_settlements_price_follows_from_its_figures(tmp_path: Path) -> None:
@@ -439,6 +721,7 @@ def test_a_split_of_one_row(tmp_path: Path) -> None:
     made = plan(tmp_path, flex(rows, [action("TSLA", 20, text, "20200828;202500", type="FS")]))
     [split] = _fields(made, "split")
     assert (split["ratio"], split.get("places")) == ("5:1", None)
+    assert _fields(made, "instrument") == []  # it has the number that it had
     _realizes(made, "flex-61", "2308.94231")
 
 
@@ -458,6 +741,12 @@ def test_a_reverse_split_gives_the_key_its_new_number(tmp_path: Path) -> None:
     assert (split["ratio"], split["exec_id"]) == ("1:12", "flex-71")
     assert (number["symbol"], number["con_id"]) == ("ACB", "77")
     assert {fields["symbol"] for fields in _fields(made)} == {"ACB"}
+    # Where the new number has a name already, the lots go there, as many as the row says.
+    made = plan(tmp_path, flex(trades, rows), names={"77": "ACB@TSE"})
+    assert (_fields(made, "split"), _fields(made, "instrument"), made.problems) == ([], [], [])
+    out, into = _fields(made, "transfer")
+    assert (out["symbol"], out["qty"]) == ("ACB", "150")
+    assert (into["symbol"], into["qty"], into["cost_basis"]) == ("ACB@TSE", "12.5", "150")
 
 
 @pytest.mark.parametrize(
@@ -545,6 +834,101 @@ def test_a_refunded_commission_is_reported(tmp_path: Path) -> None:
     _realizes(made, "flex-61", "-195.84")
 
 
+@pytest.mark.parametrize(("ex_date", "day"), [("20201120", "20201120"), (None, "20201203")])
+def test_a_return_of_capital_belongs_to_the_ex_date(
+    tmp_path: Path, ex_date: str | None, day: str
+) -> None:
+    paid = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="MAC",
+        conid=con_id("MAC"), dateTime="20201203", exDate=ex_date, amount="10", type="Dividends",
+        description="USD 0.1 PER SHARE (Return of Capital)", levelOfDetail="DETAIL",
+    )  # fmt: skip
+    rows = [trade("MAC", 100, 7, "20201016;154822"), trade("MAC", 50, 7, f"{day};000000"),
+            trade("MAC", -150, 8, "20201204;000000")]  # fmt: skip
+    made = plan(tmp_path, flex(rows, CashTransactions=[paid]))
+    assert made.problems == []
+    [cost] = _fields(made, "cost")
+    assert cost["timestamp"] == str(read_time(day, NEW_YORK))
+
+
+def _refund(**said: object) -> str:
+    facts = {"accountId": ACCOUNT, "currency": "USD", "symbol": "", "dateTime": "20211004",
+             "amount": "0.4", "type": "Commission Adjustments", "levelOfDetail": "DETAIL",
+             "description": "Refund (KWEB, 1,024, 2021-09-02)", **said}  # fmt: skip
+    return element("CashTransaction", **facts)
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ({}, "0.6"), ({"description": "Refund (KWEB, 1024, 2021-09-03)"}, "0.6"),
+        ({"description": "Refund (KWEB, 1024, 2021-09-04)"}, ""),
+        ({"description": "Refund (KWEB, 24, 2021-09-02)"}, ""),
+        ({"description": "Refund (KWEB, -1024, 2021-09-02)"}, ""),
+        ({"description": "Refund (FXI, 1024, 2021-09-02)"}, ""),
+        ({"symbol": "FXI"}, ""), ({"symbol": "KWEB"}, "0.6"),
+        ({"description": "Refund"}, ""), ({"accountId": "U2"}, ""),
+    ],
+)  # fmt: skip
+def test_a_refund_goes_to_the_one_execution_that_it_names(
+    tmp_path: Path, change: dict[str, str], left: str
+) -> None:
+    row = trade("KWEB", 1024, 50, "20210902;100000", ibCommission="-1")
+    made = plan(tmp_path, flex([row], CashTransactions=[_refund(transactionID="1", **change)]))
+    reports = [fields["commission"] for fields in _fields(made, "commission")]
+    assert (reports, len(made.problems)) == ([left] if left else [], not left)
+
+
+@pytest.mark.parametrize(
+    ("rows", "left"), [([{}], "0.2"), ([{}, {}], ""), ([{"ibCommission": None}], "")]
+)
+def test_refunds_add_up_and_are_not_guessed(
+    tmp_path: Path, rows: list[dict[str, str]], left: str
+) -> None:
+    trades = [trade("KWEB", 1024, 50, "20210902;100000", **{"ibCommission": "-1", **row})
+              for row in rows]  # fmt: skip
+    cash = [_refund(transactionID=number) for number in (1, 2)]
+    made = plan(tmp_path, flex(trades, CashTransactions=cash))
+    reports = [fields["commission"] for fields in _fields(made, "commission")]
+    assert (reports, len(made.problems)) == ([left] if left else [], 0 if left else 2)
+
+
+def test_a_refund_of_what_is_known_is_all_that_is_reported(tmp_path: Path) -> None:
+    refund = _refund(dateTime="20240105", description="Refund (A, 5, 2024-01-02)")
+    rows = flex([_row()], CashTransactions=[refund])
+    made = plan(tmp_path, rows, known=_known(commission=None))
+    assert [fields["commission"] for fields in _fields(made, "commission")] == ["0.6"]
+    told = _known(commission=Decimal("0.6"), commission_time=1704430800000)
+    assert plan(tmp_path, rows, known=told).messages == []
+
+
+@pytest.mark.parametrize(
+    ("held", "amount", "text", "per_unit"),
+    [
+        (83, "11.68", "cash dividend USD 0.1407 per share (Return of Capital)", "-0.1407"),
+        (83, "-11.68", "USD 0.1407 PER SHARE (Return of Capital) REVERSAL", "0.1407"),
+        (-83, "-11.68", "USD 0.1407 PER SHARE (Return of Capital)", "-0.1407"),
+        (84, "11.68", "USD 0.1407 PER SHARE (Return of Capital)", ""),
+        (82, "11.68", "USD 0.1407 PER SHARE (Return of Capital)", ""),
+        (0, "0", "USD 0.1407 PER SHARE (Return of Capital)", ""),
+        (83, "11.68", "CASH DIVIDEND (Return of Capital)", ""),
+        (83, "11.68", "USD 0 PER SHARE (Return of Capital)", ""),
+    ],
+)
+def test_a_return_of_capital_is_what_the_row_says_of_what_was_held(
+    tmp_path: Path, held: int, amount: str, text: str, per_unit: str
+) -> None:
+    paid = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="MAC",
+        conid=con_id("MAC"), dateTime="20201203;202000", amount=amount, type="Dividends",
+        description=text, transactionID="81", levelOfDetail="DETAIL",
+    )  # fmt: skip
+    trades = [trade("MAC", held, 7, "20201016;154822")] if held else []
+    made = plan(tmp_path, flex(trades, CashTransactions=[paid]))
+    costs = [fields["per_unit"] for fields in _fields(made, "cost")]
+    assert (costs, len(made.problems)) == ([per_unit] if per_unit else [], not per_unit)
+
+
 @pytest.mark.parametrize(
     ("text", "code", "proceeds", "figure"),
     [
@@ -561,6 +945,35 @@ def test_what_goes_for_money_or_nothing_is_a_sale(
                  transactionID="71")  # fmt: skip
     buy = trade("NABIF", 20000, "0.004444", "20200102;100000")
     _realizes(plan(tmp_path, flex([buy], [row])), "flex-71", figure)
+
+
+def test_a_sale_is_known_by_its_id_and_goes_before_what_follows(tmp_path: Path) -> None:
+    text = "PEIX(US69423U3059) TENDERED TO US2 FOR USD 3 PER SHARE (PEIX, P, US69423U3059)"
+    row = action("PEIX", -40, text, "20201203;202500", type="TO", proceeds="120",
+                 transactionID="70")  # fmt: skip
+    rows = flex([trade("PEIX", 140, 2, "20200102;100000")], [row, *_renamed()])
+
+    def made(qty: int, price: int) -> Plan:
+        sale = KnownExecution("PEIX", "flex-70", Decimal(qty), Decimal(price), 1)
+        return plan(tmp_path, rows, known=Known({(ACCOUNT, "flex-70"): sale} if qty else {}))
+
+    assert [f["qty"] for f in _fields(made(0, 0), "transfer")] == ["100", "100"]
+    assert [f["fill_price"] for f in _fields(made(0, 0))] == ["2", "3"]
+    again = made(-40, 3)
+    assert (len(_fields(again)), again.problems, again.known) == (1, [], 1)
+    assert [f["qty"] for f in _fields(again, "transfer")] == ["100", "100"]
+    for other in (made(-40, 4), made(-50, 3)):
+        assert len(_fields(other)) == 1
+        assert "as it is known" in other.problems[0].reason
+
+
+def test_what_was_sold_short_and_ends_for_money_is_bought(tmp_path: Path) -> None:
+    text = "NABIF(US1) MERGED(Acquisition) FOR USD 0.01 PER SHARE (NABIF, N, US1)"
+    row = action("NABIF", 200, text, "20201203;202500", type="TC", proceeds="-2")
+    [_, sale] = _fields(plan(tmp_path, flex([trade("NABIF", -200, 1, "20200102")], [row])))
+    assert (sale["side"], sale["fill_price"]) == ("BUY", "0.01")
+    wrong = action("NABIF", 200, text, "20201203;202500", type="TC", proceeds="2")
+    assert "expected money for what goes" in plan(tmp_path, flex([], [wrong])).problems[0].reason
 
 
 # --- actions of two keys -----------------------------------------------------------------------
@@ -588,6 +1001,101 @@ def test_a_rename_moves_lots_with_their_cost_and_time(tmp_path: Path) -> None:
         ("ALTO", "70", "1577977200000"), ("ALTO", "70", "1578063600000"),
     ]  # fmt: skip
     _realizes(made, "flex-61", "113.533228")
+
+
+def test_a_new_number_under_the_same_ticker_moves_nothing(tmp_path: Path) -> None:
+    text = "PEIX(US69423U3059) CUSIP/ISIN CHANGE TO (US02155X1063) ({}, P, {})"
+    rows = [
+        action("PEIX.OLD", -140, text.format("PEIX.OLD", "US69423U3059"), "20210112;202500",
+               type="IC", conid=con_id("PEIX"), isin="US69423U3059", transactionID="71"),
+        action("PEIX", 140, text.format("PEIX", "US02155X1063"), "20210112;202500", type="IC",
+               conid="77", isin="US02155X1063", transactionID="72"),
+    ]  # fmt: skip
+    trades = [trade("PEIX", 140, 6, "20200102;100000"),
+              trade("PEIX", -40, 7, "20210122;100000", conid="77")]  # fmt: skip
+    made = plan(tmp_path, flex(trades, rows))
+    assert (made.problems, _fields(made, "transfer")) == ([], [])
+    [number] = _fields(made, "instrument")
+    assert (number["symbol"], number["con_id"]) == ("PEIX", "77")
+    assert {fields["symbol"] for fields in _fields(made)} == {"PEIX"}
+
+
+def _renamed(when: str = "20210112;202500") -> list[str]:
+    text = "PEIX(US69423U3059) CUSIP/ISIN CHANGE TO (US02155X1063) ({}, ALTO, {})"
+    return [
+        action("PEIX.OLD", -100, text.format("PEIX.OLD", "US69423U3059"), when, type="IC",
+               conid=con_id("PEIX"), isin="US69423U3059", transactionID="71"),
+        action("ALTO", 100, text.format("ALTO", "US02155X1063"), when, type="IC",
+               isin="US02155X1063", transactionID="72"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        # An opening is booked first, whatever its time, and what comes later is not moved.
+        [KnownEvent(1604000000000, "execution", "x", 30, 30),
+         KnownEvent(1904000000000, "opening", "opening", 70, 140),
+         KnownEvent(1904000000000, "execution", "y", 500, 500)],
+        # What this call tells itself is booked along once.
+        [KnownEvent(1604000000000, "execution", ID, 30, 30),
+         KnownEvent(1504000000000, "opening", "opening", 70, 140)],
+        [KnownEvent(1504000000000, "opening", "opening", 100, 200, 10),
+         KnownEvent(1604000000000, "out", "flex-9", 40),
+         KnownEvent(1604000000001, "in", "gift", 40, 44, opened=1)],
+        [KnownEvent(1504000000000, "opening", "opening", 50, 240),
+         KnownEvent(1604000000000, "split", "s", 2, opened=10),
+         KnownEvent(1604000000001, "cost", "c", value=Fraction(-7, 10))],
+    ],
+)  # fmt: skip
+def test_what_is_known_of_a_key_moves_with_what_a_file_tells(
+    tmp_path: Path, events: list[KnownEvent]
+) -> None:
+    told = [trade("PEIX", 30, 1, "20201029;193320", ibExecID=ID)] if len(events) == 2 else []
+    known = Known(events={(ACCOUNT, "PEIX"): events})
+    made = plan(tmp_path, flex(told, _renamed()), known=known)
+    assert made.problems == []
+    out, *into = _fields(made, "transfer")
+    assert out["qty"] == "100"
+    assert sum(Decimal(fields["cost_basis"]) for fields in into) == 170
+
+
+def test_a_cost_and_an_assignment_that_this_call_tells_are_booked_along_once(
+    tmp_path: Path,
+) -> None:
+    paid = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="PEIX",
+        conid=con_id("PEIX"), dateTime="20201203;202000", amount="50", type="Dividends",
+        description="PEIX CASH DIVIDEND USD 0.5 PER SHARE (Return of Capital)",
+        transactionID="81", levelOfDetail="DETAIL",
+    )  # fmt: skip
+    rows = flex([trade("PEIX", 100, 2, "20200102;100000", ibExecID=ID)], _renamed(),
+                CashTransactions=[paid])  # fmt: skip
+    events = [KnownEvent(1577977200000, "execution", ID, 100, 200),
+              KnownEvent(1606971600000, "cost", "flex-81", value=Fraction(-1, 2))]  # fmt: skip
+    for known in (Known(), Known(events={(ACCOUNT, "PEIX"): events})):
+        _, into = _fields(plan(tmp_path, rows, known=known), "transfer")
+        assert into["cost_basis"] == "150"
+
+
+def test_of_an_option_that_is_renumbered_what_was_assigned_stays_away(tmp_path: Path) -> None:
+    call, new = "XOM   220121C00042500", "XOM1  220121C00042500"
+    text = f"XOM(US1) CUSIP/ISIN CHANGE TO (US2) ({call}, X, US1)"
+    rows = [
+        option(call, -1, "5", "20201204;152925"), option(call, -2, "6", "20201205;152925"),
+        trade("XOM", -100, "42.5", "20210511;162000", **booked("A")),
+        option(call, 1, 0, "20210511;162000", **booked("A", cost="500", fifoPnlRealized="0")),
+    ]  # fmt: skip
+    moves = [
+        action(call, 2, text, "20210601;202500", type="IC", assetCategory="OPT", multiplier="100",
+               isin="US1"),
+        action(new, -2, text, "20210601;202500", type="IC", assetCategory="OPT", multiplier="100",
+               isin="US2"),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows, moves))
+    assert made.problems == []
+    [into] = [fields for fields in _fields(made, "transfer") if fields["symbol"] == new]
+    assert (into["qty"], into["cost_basis"]) == ("-2", "-1200")
 
 
 def _pharma() -> tuple[list[str], list[str]]:
@@ -621,13 +1129,16 @@ def test_a_spin_off_a_merger_and_splits_come_to_the_brokers_figures(
     tmp_path: Path, name: str
 ) -> None:
     made = plan(tmp_path, flex(*_pharma()), asked=Asked(ratios={name: Fraction(1, 6)}))
-    assert made.problems == []
+    assert (made.problems, made.notes) == ([], [])
     _realizes(made, "flex-61", "-38.761133")
     _realizes(made, "flex-62", "-4.796667")
 
 
-def test_a_spin_off_without_its_share_asks_for_it_and_stops_what_follows(tmp_path: Path) -> None:
-    made = plan(tmp_path, flex(*_pharma()))
+@pytest.mark.parametrize("name", ["NTRP", "NTRP@NASDAQ"])
+def test_a_spin_off_without_its_share_asks_for_it_and_stops_what_follows(
+    tmp_path: Path, name: str
+) -> None:
+    made = plan(tmp_path, flex(*_pharma()), names={str(con_id("NTRP")): name})
     assert _fields(made, "transfer") == []
     assert "--ratio 801=SHARE" in made.problems[0].reason
     assert {problem.row["symbol"] for problem in made.problems[1:]} == {"NTRP", "PTPI"}
@@ -655,6 +1166,7 @@ def test_a_merger_into_two_divides_each_lot_alike(tmp_path: Path) -> None:
     made = plan(tmp_path, flex(trades, actions),
                 asked=Asked(ratios={"DNA WS": Fraction("0.0423800")}))  # fmt: skip
     assert made.problems == []
+    assert [note.partition(": ")[2][:19] for note in made.notes] == ["136.53 paid in cash"]
     nets = booked_nets(made)
     # The share is known to six places, so are the figures of 1,127 money units.
     assert abs(nets["flex-61"] - Decimal("5.589079")) < Decimal("0.001")
@@ -803,11 +1315,93 @@ def test_a_cancelled_action_and_its_cancellation_do_nothing(tmp_path: Path) -> N
     assert split["ratio"] == "2:1"
 
 
-def test_shares_that_came_from_elsewhere_are_listed(tmp_path: Path) -> None:
-    came = element("Transfer", accountId=ACCOUNT, symbol="A", quantity="25", type="ACATS",
-                   direction="IN", assetCategory="STK")  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "listed"),
+    [({}, 1), ({"quantity": "-0.5"}, 1), ({"assetCategory": "CASH"}, 0), ({"quantity": "0.00"}, 0),
+     ({"quantity": None}, 0)],
+)  # fmt: skip
+def test_shares_that_came_from_elsewhere_are_listed(
+    tmp_path: Path, change: dict[str, object], listed: int
+) -> None:
+    said = {"quantity": "25", "assetCategory": "STK", **change}
+    came = element("Transfer", accountId=ACCOUNT, symbol="A", type="ACATS", direction="IN", **said)
     made = plan(tmp_path, flex([], Transfers=[came]))
-    assert (made.messages, len(made.problems)) == ([], 1)
+    assert (made.messages, len(made.problems)) == ([], listed)
+
+
+@pytest.mark.parametrize("number", ["71", ""])
+def test_actions_and_cash_that_several_files_tell_are_taken_once(
+    tmp_path: Path, number: str
+) -> None:
+    said = {"type": "SD", "isin": "US9", "transactionID": number}
+    text = "VUG(US9) STOCK DIVIDEND US9 1 FOR 10 (VUG, VUG, US9)"
+    rows = [action("VUG", 10, text, "20200508;202500", **said),
+            action("VUG", 11, text, "20200608;202500",
+                   **{**said, "transactionID": number and "72"}),
+            action("VUG", 10, text, "20200508;202500", levelOfDetail="SUMMARY",
+                   **{**said, "transactionID": number and "73"})]  # fmt: skip
+    paid = {"accountId": ACCOUNT, "currency": "USD", "assetCategory": "STK", "symbol": "VUG",
+            "conid": con_id("VUG"), "dateTime": "20200401", "amount": "10", "type": "Dividends",
+            "description": "USD 0.1 PER SHARE (Return of Capital)"}  # fmt: skip
+    cash = [element("CashTransaction", transactionID=number, levelOfDetail="DETAIL", **paid),
+            element("CashTransaction", levelOfDetail="SUMMARY", **paid)]  # fmt: skip
+    trades = [trade("VUG", 100, 1, "20200102;100000")]
+    made = plan(tmp_path, flex(trades, rows, CashTransactions=cash),
+                flex([], rows[:1], CashTransactions=cash[:1]))  # fmt: skip
+    assert made.problems == []
+    assert dict(made.counts) == {"execution": 1, "split": 2, "cost": 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([("B", -5, "X(I1) SPLIT 2 FOR 1 (X, X, I1)", {"code": "Ca"})], "action that this row can"),
+        ([("X", 0, "X(I1) SPLIT 2 FOR 1 (X, X, I1)", {})], "a quantity other than 0"),
+        ([("X", 5, "X(I1) SPLIT (X, X, I1)", {})], "one ratio such as"),
+        ([("X", 5, "X(I1) SPLIT 2 FOR 1 OR 3 FOR 1 (X, X, I1)", {})], "one ratio such as"),
+        ([("X", 5, "X(I1) SPLIT 0 FOR 1 (X, X, I1)", {})], "one ratio such as"),
+        ([("X", 5, "X(I1) SPLIT 1 FOR 1 (X, X, I1)", {})], "ratio other than 1"),
+        ([("X", q, "X(I1) SPLIT 2 FOR 1 (X, X, I1)", {}) for q in (1, 2, 3)], "one row or two"),
+        ([("X", 10, "Y(I2) STOCK DIVIDEND I1 1 FOR 10 (X, X, I1)", {"type": "SD", "isin": "I1"})],
+         "in its own shares"),
+        ([("X", -10, "X(I1) CUSIP/ISIN CHANGE TO (I2) (X, X, I1)", {"type": "IC"}),
+          ("Z", 9, "X(I1) CUSIP/ISIN CHANGE TO (I2) (Z, Z, I2)", {"type": "IC"})],
+         "as much going as coming"),
+        ([("X", -10, "X(I1) MERGED(Acquisition) (X, X, I1)", {"type": "TC"}),
+          ("Z", -9, "X(I1) MERGED(Acquisition) (Z, Z, I2)", {"type": "TC"})], "one row that goes"),
+        ([("X", 10, "Nobody(I9) SPINOFF 1 FOR 5 (X, X, I1)", {"type": "SO"})], "the parent's row"),
+        ([("X", 10, "X(I1) SOMETHING (X, X, I1)", {"type": "ZZ"})], "found type 'ZZ'"),
+    ],
+)  # fmt: skip
+def test_an_action_that_cannot_be_said_is_listed_with_each_of_its_rows(
+    tmp_path: Path, rows: list[tuple[str, int, str, dict[str, object]]], reason: str
+) -> None:
+    actions = [action(symbol, qty, text, "20210726;202500", **said)
+               for symbol, qty, text, said in rows]  # fmt: skip
+    made = plan(tmp_path, flex([], actions))
+    assert (made.messages, len(made.problems)) == ([], len(rows))
+    assert reason in made.problems[0].reason
+
+
+@pytest.mark.parametrize(("share", "other", "fits"), [("0.4", "0.6", True), ("0.4", "0.5", False)])
+def test_shares_of_a_merger_add_up(tmp_path: Path, share: str, other: str, fits: bool) -> None:
+    text = "A(I1) MERGED(Acquisition) WITH I2 1 FOR 1 ({}, X, I1)"
+    rows = [action(symbol, qty, text.format(symbol), "20210112;202500", type="TC")
+            for symbol, qty in (("A", -10), ("B", 10), ("C", 10))]  # fmt: skip
+    asked = Asked(ratios={"B": Fraction(share), "C": Fraction(other)})
+    made = plan(tmp_path, flex([trade("A", 10, 10, "20200102;100000")], rows), asked=asked)
+    costs = [f["cost_basis"] for f in _fields(made, "transfer") if f["direction"] == "IN"]
+    assert costs == (["40", "60"] if fits else [])
+    assert len(made.problems) == (0 if fits else 3)
+
+
+@pytest.mark.parametrize(("share", "fits"), [("1", True), ("1.01", False)])
+def test_a_spin_off_takes_no_more_than_the_whole_cost(
+    tmp_path: Path, share: str, *, fits: bool
+) -> None:
+    asked = Asked(ratios={"801": Fraction(share)})
+    made = plan(tmp_path, flex(*_pharma()), asked=asked)
+    assert any("add up" in problem.reason for problem in made.problems) != fits
 
 
 # --- openings ------------------------------------------------------------------------------------
@@ -833,6 +1427,51 @@ def test_lots_of_the_day_before_are_openings(tmp_path: Path) -> None:
     _realizes(made, "flex-61", "114.6")
 
 
+def test_lots_that_are_alike_are_several_and_files_that_are_alike_one(tmp_path: Path) -> None:
+    lots = [_open_lot("A", 10, "101", "20230105;100000", "20231231")] * 2
+    lots += [_open_lot("A", 3, "9", "20230106;100000", "20231130")]  # of an earlier day
+    day_before = flex([], OpenPositions=lots)
+    made = plan(tmp_path, day_before, day_before, flex([trade("A", -12, 20, "20240102;100000")]),
+                openings=True)  # fmt: skip
+    assert [(f["qty"], f["exec_id"][-2:]) for f in _fields(made, "opening")] == [
+        ("10", "-1"), ("10", "-2"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_openings_are_of_the_first_day_of_all_files(tmp_path: Path, *, turned: bool) -> None:
+    lots = [_open_lot("A", 10, "101", "20230105;100000", "20231231")]
+    files = [flex([trade("A", -1, 20, "20240102;100000")], OpenPositions=lots),
+             flex([trade("A", -1, 20, "20240302;100000")],
+                  days=("20240301", "20240331"))]  # fmt: skip
+    made = plan(tmp_path, *(files[::-1] if turned else files), openings=True)
+    assert [f["exec_id"] for f in _fields(made, "opening")] == ["flex-open-1704085200000-1"]
+
+
+def test_what_was_busted_was_not_traded_since_an_opening(tmp_path: Path) -> None:
+    lots = [_open_lot("A", 5, "61", "20230205;100000", "20241231")]
+    rows = [
+        trade("A", 9, 20, "20240102;100000", tradeID="7"),
+        trade("A", -9, 20, "20240102;100000", tradeID="", origTradeID="7", ibExecID="",
+              transactionID="", transactionType="TradeCancel", buySell="BUY (Ca.)"),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows, OpenPositions=lots), openings=True)
+    assert ([f["qty"] for f in _fields(made, "opening")], made.problems) == (["5"], [])
+
+
+def test_openings_that_nothing_proves_are_listed(tmp_path: Path) -> None:
+    rows = [trade("A", -10, 20, "20240102;100000")]
+    nothing = plan(tmp_path, flex(rows), openings=True)
+    assert "level of detail Lot" in nothing.problems[0].reason
+    lots = [_open_lot("A", 5, "61", "20230205;100000", "20241231")]
+    closed = trade("A", -10, "20", "20240102;100000", levelOfDetail="CLOSED_LOT", cost="101",
+                   openDateTime="20230105;100000", ibExecID="")  # fmt: skip
+    split = action("A", 5, "A(I1) SPLIT 2 FOR 1 (A, A, I1)", "20240301;000000", type="FS")
+    acted = plan(tmp_path, flex([*rows, closed], [split], OpenPositions=lots), openings=True)
+    assert _fields(acted, "opening") == []
+    assert "no corporate action" in acted.problems[-1].reason
+
+
 def test_the_last_days_lots_less_what_was_traded_are_openings(tmp_path: Path) -> None:
     closed = trade("A", -10, "20", "20240102;100000", levelOfDetail="CLOSED_LOT", cost="101",
                    openDateTime="20230105;100000", ibExecID="")  # fmt: skip
@@ -845,12 +1484,65 @@ def test_the_last_days_lots_less_what_was_traded_are_openings(tmp_path: Path) ->
     assert (_fields(unproven, "opening"), len(unproven.problems)) == ([], 1)
 
 
+@pytest.mark.parametrize(("traded", "places"), [(300, None), ("300.0001", "4")])
+def test_what_a_split_leaves_moves_with_a_rename(
+    tmp_path: Path, traded: object, places: str | None
+) -> None:
+    text = "PEIX(US69423U3059) SPLIT 1 FOR 3 (PEIX, P, US69423U3059)"
+    split = action("PEIX", -200 if places is None else "-200.0001", text, "20200508;202500",
+                   type="RS")  # fmt: skip
+    rows = flex([trade("PEIX", traded, 1, "20200102;100000")], [split, *_renamed()])
+    made = plan(tmp_path, rows)
+    assert made.problems == []
+    [told] = _fields(made, "split")
+    assert told.get("places") == places
+    _, into = _fields(made, "transfer")
+    assert (into["qty"], into["cost_basis"]) == ("100", str(traded))
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_opening_moves_once_with_what_a_file_tells(tmp_path: Path, *, again: bool) -> None:
+    lots = [_open_lot("PEIX", 100, "170", "20190105;100000", "20191231")]
+    rows = flex([], _renamed(), OpenPositions=lots, days=("20200101", "20211231"))
+    event = KnownEvent(1546700400000, "opening", "flex-open-1577854800000-1", 100, 170)
+    known = Known(events={(ACCOUNT, "PEIX"): [event]} if again else {})
+    made = plan(tmp_path, rows, known=known, openings=True)
+    assert (len(_fields(made, "opening")), made.problems) == (1, [])
+    assert [fields["qty"] for fields in _fields(made, "transfer")] == ["100", "100"]
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (KnownEvent(1704085199999, "execution", "x"), "nothing known of what was before"),
+        (KnownEvent(1704085200000, "execution", "x"), ""),
+        (KnownEvent(1, "opening", "opening"), "no opening that is known"),
+        (KnownEvent(1, "opening", "flex-open-1704085200000-1"), ""),
+        (KnownEvent(1, "opening", "flex-open-1704085200001-1"), "no opening that is known"),
+    ],
+)
+def test_openings_go_to_keys_of_which_nothing_from_before_is_known(
+    tmp_path: Path, event: KnownEvent, reason: str
+) -> None:
+    rows = flex([trade("A", -5, 20, "20240102;100000")], OpenPositions=[
+        _open_lot("A", 10, "101", "20230105;100000", "20231231")])  # fmt: skip
+    known = Known(events={(ACCOUNT, "A"): [event]})
+    made = plan(tmp_path, rows, known=known, openings=True)
+    assert (len(_fields(made, "opening")), len(made.problems)) == (not reason, bool(reason))
+    assert all(reason in problem.reason for problem in made.problems)
+
+
 def test_what_an_opening_stands_for_is_not_taken_again(tmp_path: Path) -> None:
-    known = Known(opened_since={(ACCOUNT, "A"): 1704085200000})
-    rows = [trade("A", 1, 1, "20231230;100000"), trade("A", 2, 1, "20240102;100000")]
-    made = plan(tmp_path, flex(rows), known=known)
+    rows = [trade("A", 1, 1, "20231230;100000"), trade("A", 2, 1, "20240101;000000"),
+            _row(dateTime="20231230;100000")]  # fmt: skip
+    since = {(ACCOUNT, "A"): 1704085200000}
+    made = plan(tmp_path, flex(rows[:2]), known=Known(opened_since=since))
     assert [fields["fill_qty"] for fields in _fields(made)] == ["2"]
     assert len(made.problems) == 1
+    # What was known itself, as a late execution, is no news.
+    known = Known(_known(time=1703948400000).executions, opened_since=since)
+    made = plan(tmp_path, flex(rows[2:]), known=known)
+    assert (made.messages, made.problems, made.known) == ([], [], 1)
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -865,6 +1557,43 @@ def test_a_contract_keeps_its_name_and_takes_no_others(tmp_path: Path) -> None:
     ]  # fmt: skip
     made = plan(tmp_path, flex(rows), names={"107113386": "FB"})
     assert [f["symbol"] for f in _fields(made)] == ["FB", "SHOP", "SHOP@TSE", "SHOP#3"]
+
+
+def test_the_first_in_time_gets_the_plain_name(tmp_path: Path) -> None:
+    text = "A(I1) SUBSCRIBABLE RIGHTS ISSUE  1 FOR 1 (SHOP, X, I2)"
+    rights = action("SHOP", 10, text, "20240201;000000", type="RI", conid="2")
+    rows = [trade("A", 10, 1, "20240101;100000", isin="I1"),
+            trade("SHOP", 1, 1, "20240102;100000", conid="1")]  # fmt: skip
+    made = plan(tmp_path, flex(rows, [rights]))
+    assert [f["symbol"] for f in _fields(made)] == ["A", "SHOP"]
+    assert [f["symbol"] for f in _fields(made, "transfer")] == ["SHOP#2"]
+
+
+def test_a_split_keeps_the_key_also_under_a_new_ticker(tmp_path: Path) -> None:
+    text = "OLD(I1) SPLIT 1 FOR 10 ({}, X, {})"
+    rows = [action("OLD", -100, text.format("OLD", "I1"), "20240201;000000", isin="I1"),
+            action("NEW", 10, text.format("NEW", "I2"), "20240201;000000", isin="I2",
+                   actionID="")]  # fmt: skip
+    made = plan(tmp_path, flex([trade("OLD", 100, 1, "20240102")], rows))
+    assert dict(made.counts) == {"execution": 1, "split": 1, "instrument": 1}
+    assert {message.fields["symbol"] for message in made.messages} == {"OLD"}
+
+
+def test_all_names_are_given_before_anything_is_planned(tmp_path: Path) -> None:
+    trades, actions = _pharma()
+    actions += [
+        *_renamed(), action("GONE", -5, "GONE(I8) (DELISTED) (GONE, G, I8)", "20210101", type="DW"),
+        action("HALF", 5, "HALF(I9) SPLIT 2 FOR 1 (HALF, H, I9)", "20210101", type="FS"),
+    ]  # fmt: skip
+    asked = Asked(ratios={"801": Fraction(1, 6)})
+    draft, names = Draft(contents(tmp_path, flex(trades[:1], actions)), asked), Names({})
+    watched = draft.watched(names)
+    given = set(names.new)
+    Planner(draft, Known(), names, watched).plan()
+    assert set(names.new) == given  # as they are remembered before anything is published
+    assert {named.names[0] for named in names.new.values()} == {
+        "NTRP", "SNPX", "PTPI", "PEIX", "ALTO", "GONE", "HALF",
+    }  # fmt: skip
 
 
 def test_accounts_of_one_file_are_kept_apart(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime, tzinfo
 from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from connectors.ibkr import feed as ibkr
-from connectors.ibkr.account import Accounts, ask_account
+from connectors.ibkr.account import Accounts, account_figures, ask_account, open_orders
 from connectors.ibkr.feed import ExecutionFeed
 from connectors.ibkr.instruments import Record
 from connectors.ibkr.messages import Letter, Message
@@ -81,10 +81,12 @@ class Received(list[Message]):
     """What a feed has handed on."""
 
     feed: ExecutionFeed
+    running: asyncio.Task[None]
 
     def __init__(self) -> None:
         super().__init__()
         self.refused: list[Letter] = []
+        self.register = MemoryRegister()
 
     def ids(self, kind: str = "execution") -> list[str]:
         return [each["exec_id"] for each in self if each.get("type", "execution") == kind]
@@ -102,11 +104,11 @@ async def following(
     received = Received()
     address = Tws("127.0.0.1", double.port, 1, ZoneInfo(zone), answer_s)
     feed = ExecutionFeed(
-        address, received.extend, received.refused.append, MemoryRegister(),
+        address, received.extend, received.refused.append, received.register,
         accounts=Accounts(accounts), pause_s=pause_s,
     )  # fmt: skip
     received.feed = feed
-    running = asyncio.create_task(feed.run())
+    received.running = running = asyncio.create_task(feed.run())
     try:
         yield received
     finally:
@@ -176,6 +178,21 @@ def test_a_leg_is_not_measured_by_the_combo_that_was_ordered(tws: TwsDouble) -> 
     asyncio.run(scenario())
 
 
+def test_a_commission_that_comes_before_its_execution_is_handed_on_behind_it(
+    tws: TwsDouble,
+) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await connected(tws)
+            await until(lambda: received.feed.listed)
+            await happen(tws.report, Fill(exec_id(1), AAPL, commission="2.5"))
+            await happen(tws.fill, Fill(exec_id(1), AAPL, commission=None))
+            await until(lambda: len(received) == 2)
+        assert [each.get("commission") for each in received] == [None, "2.5"]
+
+    asyncio.run(scenario())
+
+
 def test_a_commission_that_comes_late_or_changes_is_handed_on(tws: TwsDouble) -> None:
     async def scenario() -> None:
         async with following(tws) as received:
@@ -232,11 +249,113 @@ def test_a_tws_that_hangs_is_left_and_found_again(
     async def scenario() -> None:
         async with following(tws, answer_s=0.3, pause_s=0.1) as received:
             await connected(tws)
+            positions = received.feed.positions
+            await until(lambda: positions.known and received.feed.listed)
             tws.silent = True
             await until(lambda: "it has not answered" in caplog.text)
+            await until(lambda: not positions.known and received.feed.listed is None)
             await asyncio.to_thread(lambda: tws.fill(Fill(exec_id(1), AAPL), live=False))
             tws.silent = False
             await until(lambda: exec_id(1) in received.ids())
+
+    asyncio.run(scenario())
+
+
+def test_what_was_held_when_the_connection_broke_is_handed_on(tws: TwsDouble) -> None:
+    tws.ends_executions = False  # so that the list is being waited for
+    tws.fill(Fill(exec_id(1), AAPL))
+
+    async def scenario() -> None:
+        async with following(tws, answer_s=30.0) as received:
+            await until(lambda: tws.asked_details)
+            assert not received
+            tws.listed.clear()  # as over midnight: it will not be told again
+            await happen(tws.drop)
+            await until(lambda: exec_id(1) in received.ids())
+
+    asyncio.run(scenario())
+
+
+def test_between_attempts_it_waits_longer_and_longer_until_one_lasts(
+    tws: TwsDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[Iterator[float]] = []
+
+    def told() -> Iterator[float]:
+        began.append(iter([0.01, 0.01, 1000.0]))
+        return began[-1]
+
+    monkeypatch.setattr(ibkr, "waits", told)
+    tws.taken_client_ids = {1}
+
+    async def scenario() -> None:
+        async with following(tws):
+            await until(lambda: tws.requests.count(71) == 3)
+            await until(lambda: next(began[0], None) is None)  # it waits for long
+            await asyncio.sleep(0.1)
+        assert (len(began), tws.requests.count(71)) == (1, 3)
+        tws.taken_client_ids = set()
+        monkeypatch.setattr(ibkr, "LONGEST_WAIT_S", 0.0)  # any connection has lasted
+        async with following(tws):
+            for count in range(4, 9):
+                await until(partial(lambda count: tws.requests.count(71) >= count, count))
+                await happen(tws.drop)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_it_ends_when_told_to_also_while_it_wakes(tws: TwsDouble, turns: int) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed)
+            await asyncio.sleep(0.01)  # and now it waits
+            received.feed.fetch()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            received.running.cancel()
+            ended, _ = await asyncio.wait({received.running}, timeout=DEADLINE_S)
+            assert ended
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_what_a_receiver_has_lost_is_offered_again(tws: TwsDouble, *, lost: bool) -> None:
+    tws.fill(Fill(exec_id(1), AAPL))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: len(received) == 2)
+            await until(lambda: received.feed.listed)
+            await happen(tws.fill, Fill(exec_id(2), AAPL))
+            await until(lambda: len(received) == 4)
+            register = received.register
+            before = dict(register.records)
+            if lost:
+                register.records.clear()
+                register.names.clear()
+            received.feed.offer_again()
+            await until(lambda: len(received) == 8)
+            assert received.ids() == [exec_id(1), exec_id(2)] * 2
+            assert register.records == before
+
+    asyncio.run(scenario())
+    assert tws.asked_details == [AAPL.con_id]
+
+
+def test_what_a_list_does_not_have_is_forgotten(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed)
+            # The last of each list is new, and tells that the list was read.
+            for last, *numbers in ((10, 1), (11, 1), (12,), (13, 1)):
+                fills = [Fill(exec_id(n), AAPL, commission=None) for n in (*numbers, last)]
+                tws.listed = {(each.account, each.exec_id): each for each in fills}
+                tws.instruments[AAPL.con_id] = AAPL
+                received.feed.fetch()
+                await until(partial(lambda last: exec_id(last) in received.ids(), last))
+            assert received.ids().count(exec_id(1)) == 2
 
     asyncio.run(scenario())
 
@@ -256,6 +375,36 @@ def test_a_list_that_never_ends_holds_nothing_back(
     asyncio.run(scenario())
     assert caplog.text.count("does not end its list") == 1
     assert "no connection" not in caplog.text
+
+
+def test_an_empty_list_that_never_ends_is_no_dead_connection(
+    tws: TwsDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    tws.ends_executions = False
+
+    async def scenario() -> None:
+        async with following(tws, answer_s=0.2, pause_s=0.05):
+            await until(lambda: "does not end its list" in caplog.text)
+            await until(lambda: tws.requests.count(7) > 2)
+
+    asyncio.run(scenario())
+    assert tws.requests.count(71) == 1
+    assert "it has not answered" not in caplog.text
+
+
+def test_a_tws_that_hangs_long_before_its_next_list_is_noticed(
+    tws: TwsDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ibkr, "_LISTS_APART", 1e9)
+
+    async def scenario() -> None:
+        async with following(tws, answer_s=0.2, pause_s=0.05) as received:
+            await until(lambda: received.feed.listed)
+            tws.silent = True
+            await until(lambda: received.feed.listed is None)
+            assert tws.requests.count(7) == 1
+
+    asyncio.run(scenario())
 
 
 def test_a_fill_during_the_connect_waits_for_its_elders(tws: TwsDouble) -> None:
@@ -401,6 +550,47 @@ def test_an_execution_whose_details_do_not_come_is_refused_and_published_when_th
     asyncio.run(scenario())
 
 
+def test_details_that_a_broken_connection_took_away_are_asked_for_again(tws: TwsDouble) -> None:
+    tws.silent_details = {AAPL.con_id}
+    tws.fill(Fill(exec_id(1), AAPL))
+
+    async def scenario() -> None:
+        async with following(tws, answer_s=30.0) as received:
+            await until(lambda: tws.asked_details)
+            tws.silent_details = set()
+            await happen(tws.drop)
+            await until(lambda: exec_id(1) in received.ids())
+            assert received.refused == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("instrument", "name", "multiplier"),
+    [
+        (Instrument(3, "ES", "FUT", local_symbol="ESU6", multiplier="50"), "ESU6", "50"),
+        (Instrument(4, "VOD", price_magnifier=100), "VOD", "0.01"),
+        (Instrument(5, "AAPL", primary_exchange="", exchange="LSE"), "AAPL@LSE", None),
+        (Instrument(6, "AAPL", primary_exchange="", exchange=""), "AAPL#6", None),
+    ],
+)
+def test_a_contract_has_its_name_and_its_money_per_point_everywhere(
+    tws: TwsDouble, instrument: Instrument, name: str, multiplier: str | None
+) -> None:
+    tws.fill(Fill(exec_id(1), AAPL))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: len(received) == 2)
+            await happen(tws.fill, Fill(exec_id(2), instrument))
+            await until(lambda: len(received) == 4)
+            assert {each["symbol"] for each in received[2:]} == {name}
+            assert received[2].get("multiplier") == multiplier
+            assert received.register.records[instrument.con_id]["multiplier"] == (multiplier or "1")
+
+    asyncio.run(scenario())
+
+
 def test_a_contract_that_tws_does_not_know_is_refused(tws: TwsDouble) -> None:
     tws.unknown_details = {AAPL.con_id}
     tws.fill(Fill(exec_id(1), AAPL))
@@ -408,6 +598,9 @@ def test_a_contract_that_tws_does_not_know_is_refused(tws: TwsDouble) -> None:
     async def scenario() -> None:
         async with following(tws) as received:
             await until(lambda: received.refused)
+            assert received.register.names == {
+                "AAPL": AAPL.con_id
+            }  # its name is taken all the same
 
     asyncio.run(scenario())
 
@@ -477,6 +670,29 @@ def test_the_block_of_an_fa_master_is_not_handed_on_its_allocations_are(
     assert caplog.text.count("account DF1000000 are not published") == 1
 
 
+def test_reports_of_one_id_in_several_accounts_go_in_the_order_of_the_list(
+    tws: TwsDouble,
+) -> None:
+    def listed(first: str, second: str) -> None:
+        block = Fill(exec_id(1), AAPL, account="DF1000000", commission="9.0")
+        one = replace(block, account="DU1", commission=first)
+        two = replace(block, account="DU2", commission=second)
+        tws.fill(block, one, two, live=False)
+
+    listed("1.0", "2.0")
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: len(received) == 4)
+            await happen(tws.report, Fill(exec_id(1), AAPL, commission="7.0"))  # whose is it?
+            listed("1.0", "2.5")
+            received.feed.fetch()
+            await until(lambda: len(received) == 5)
+            assert (received[4]["account"], received[4]["commission"]) == ("DU2", "2.5")
+
+    asyncio.run(scenario())
+
+
 def test_the_accounts_that_are_chosen_are_followed_and_no_others(tws: TwsDouble) -> None:
     tws.fill(*(Fill(exec_id(n), AAPL, account=a) for n, a in enumerate(("U1", "U2", "F3"))))
 
@@ -486,6 +702,17 @@ def test_the_accounts_that_are_chosen_are_followed_and_no_others(tws: TwsDouble)
         assert {each["account"] for each in received} == {"U2", "F3"}
 
     asyncio.run(scenario())
+
+
+def test_a_model_is_told_of_once(tws: TwsDouble, caplog: pytest.LogCaptureFixture) -> None:
+    tws.fill(*(Fill(exec_id(n), AAPL, model_code=code) for n, code in enumerate(("", "m", "m"))))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: len(received) == 6)
+
+    asyncio.run(scenario())
+    assert caplog.text.count("account U1 has executions of model m") == 1
 
 
 # --- times that are not plain --------------------------------------------------------------
@@ -511,6 +738,60 @@ def test_in_the_hour_that_comes_twice_the_order_of_arrival_decides(
     asyncio.run(scenario())
     assert caplog.text.count("its time comes twice") == 1
     assert f"execution {exec_id(1)}: its time comes twice" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("live", "now", "hour", "warnings"),
+    [
+        (True, "05:30:02", 5, 0), (True, "05:59:59", 5, 0), (True, "06:30:02", 6, 0),
+        (True, "05:29:59", 5, 0), (True, "05:29:50", 5, 1), (True, "07:30:00", 5, 1),
+        (True, "07:00:00", 6, 0), (False, "06:30:02", 5, 1),
+    ],
+)  # fmt: skip
+def test_of_what_happens_now_the_clock_tells_which_hour_it_is(
+    tws: TwsDouble, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    live: bool, now: str, hour: int, warnings: int,
+) -> None:  # fmt: skip
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Clock":
+            return cls.fromisoformat(f"2026-11-01T{now}").replace(tzinfo=tz)
+
+    monkeypatch.setattr(ibkr, "datetime", Clock)
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await connected(tws)
+            fill = Fill(exec_id(1), AAPL, time="20261101 01:30:00 US/Eastern", commission=None)
+            await asyncio.to_thread(lambda: tws.fill(fill, live=live))
+            received.feed.fetch()
+            await until(lambda: received)
+            assert int(received[0]["timestamp"]) == 1793511000000 + (hour - 5) * 3_600_000
+
+    asyncio.run(scenario())
+    assert caplog.text.count("its time comes twice") == warnings
+
+
+@pytest.mark.parametrize("also", ["02:30:00", "00:59:00"])
+def test_another_list_says_nothing_of_the_order_of_this_one(
+    tws: TwsDouble, caplog: pytest.LogCaptureFixture, also: str
+) -> None:
+    def fill(number: int, clock: str) -> Fill:
+        time = f"20261101 {clock} US/Eastern"
+        return Fill(exec_id(number), AAPL, time=time, commission=None)
+
+    tws.fill(fill(1, "02:30:00"), fill(2, also))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: len(received) == 2)
+            await asyncio.to_thread(lambda: tws.fill(fill(3, "01:30:00"), live=False))
+            received.feed.fetch()
+            await until(lambda: len(received) == 3)
+            assert received[2]["timestamp"] == "1793511000000"  # the first
+
+    asyncio.run(scenario())
+    assert caplog.text.count("its time comes twice") == 1
 
 
 def test_a_time_without_zone_is_warned_of_once_if_nobody_said_which(
@@ -595,6 +876,7 @@ def test_positions_are_known_from_the_end_of_the_list_until_the_connection_is_lo
             await until(lambda: not positions.known)
             await asyncio.sleep(0.3)  # lists are asked for meanwhile, and say nothing
             assert not positions.known
+            assert received.feed.listed is None
             await happen(tws.error, 1102, "restored")
             await until(lambda: positions.known)
             tws.ends_positions = False
@@ -607,9 +889,56 @@ def test_positions_are_known_from_the_end_of_the_list_until_the_connection_is_lo
     asyncio.run(scenario())
 
 
+def test_since_when_it_is_connected_is_not_since_the_last_list(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        async with following(tws, pause_s=0.05) as received:
+            await until(lambda: received.feed.listed)
+            listed, lists = received.feed.listed, tws.requests.count(7)
+            await until(lambda: tws.requests.count(7) > lists + 1)
+            assert received.feed.listed == listed
+
+    asyncio.run(scenario())
+
+
+def test_a_new_connection_is_one_to_ibkrs_servers_too(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed)
+            await happen(tws.error, 1100, "lost")
+            await until(lambda: not received.feed.positions.known)
+            await happen(tws.drop)
+            await until(lambda: received.feed.listed and received.feed.positions.known)
+
+    asyncio.run(scenario())
+
+
+def test_what_comes_while_positions_are_listed_is_not_lost(tws: TwsDouble) -> None:
+    tws.ends_positions = False
+    tws.holdings = [Holding("U1", AAPL, 3.0, 10.0), Holding("F1", AAPL, 3.0, 10.0)]
+    spread = Holding("U1", SPREAD, 1.0, 10.0)
+
+    async def scenario() -> None:
+        async with following(tws, answer_s=0.3, pause_s=0.05) as received:
+            positions = received.feed.positions
+            await until(lambda: tws.requests.count(61) >= 2)
+            tws.ends_positions = True
+            await until(lambda: positions.known)
+            await happen(tws.hold, Holding("U1", AAPL, 4.0, 10.0), spread)
+            await happen(tws.hold, Holding("U1", CALL, 1.0, 10.0), Holding("F1", CALL, 1.0, 1.0))
+            await until(lambda: len(positions.held) == 2)
+            assert sorted(each.qty for each in positions.held) == ["1", "4"]
+
+    asyncio.run(scenario())
+
+
 def test_positions_come_with_the_keys_that_were_traded_today(tws: TwsDouble) -> None:
+    tws.accounts = ("U1", "F2")
     tws.holdings = [Holding("U1", CALL, -2.0, 255.0)]
-    tws.fill(Fill(exec_id(1), SPREAD), Fill(exec_id(1, leg=2), CALL))
+    tws.fill(
+        Fill(exec_id(1), SPREAD), Fill(exec_id(1, leg=2), CALL),
+        Fill(exec_id(3), CALL, account="F2"),
+        Fill(exec_id(4), CALL, time="20260706 10:30:05 Eastern Standard Time"),
+    )  # fmt: skip
     tws.taken_client_ids = {1, 2}
     account = asyncio.run(
         ask_account(Tws("127.0.0.1", tws.port, 1, UTC), 2, MemoryRegister(), Accounts())
@@ -618,6 +947,39 @@ def test_positions_come_with_the_keys_that_were_traded_today(tws: TwsDouble) -> 
         ("U1", CALL.local_symbol, "-2")
     ]
     assert account.traded == {f"U1:{CALL.local_symbol}": [exec_id(1, leg=2)]}
+    assert account.accounts == ["U1"]
+
+
+def test_figures_and_orders_are_those_of_the_accounts_that_are_followed(
+    tws: TwsDouble,
+) -> None:
+    tws.accounts = ("U1", "F2")
+    tws.figures = [
+        ("U1", "NetLiquidation", "1234.50", "USD"), ("U1", "CashBalance", "5", "BASE"),
+        ("U1", "CashBalance", "-20.25", "EUR"), ("U1", "DayTradesRemaining", "3", ""),
+        ("F2", "NetLiquidation", "9", "USD"),
+    ]  # fmt: skip
+    tws.orders = [Order(8, 1002, AAPL, 300.0), Order(9, 1003, CALL, 2.0)]
+
+    async def scenario() -> None:
+        ib = ReadingIB(instead={})
+        await connect(ib, Tws("127.0.0.1", tws.port, 1, UTC))
+        await until(lambda: account_figures(ib, Accounts()))
+        assert account_figures(ib, Accounts()) == {
+            "U1": {"NetLiquidation": {"USD": "1234.5"}, "CashBalance": {"EUR": "-20.25"}}
+        }
+        assert account_figures(ib, Accounts(["U3"])) == {}
+        found = await open_orders(ib, Accounts(), 5.0)
+        figures = [(e.symbol, e.side, e.qty, e.limit_price, e.stop_price) for e in found]
+        assert figures == [
+            ("AAPL", "BUY", "300", "10", ""),
+            (CALL.local_symbol, "BUY", "2", "10", ""),
+        ]
+        assert await open_orders(ib, Accounts(["U3"]), 5.0) == []
+        ib.hang_up()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
 
 
 def test_nothing_is_ever_asked_that_changes_an_order(tws: TwsDouble) -> None:

@@ -212,6 +212,35 @@ def test_the_order_id_that_tws_leaves_unset_is_0() -> None:
     assert read(Fill(EXEC_ID, AAPL, order_id=2**31 - 1)).order_id == "0"
 
 
+def test_what_tws_leaves_empty_is_none() -> None:
+    fields = wire(Fill(EXEC_ID, replace(AAPL, multiplier="0", sec_type="", currency="")))
+    for name in (2, 17, 21, 24, 25):  # order_id, exchange, perm_id, cum_qty, avg_price
+        fields[name] = ""
+    execution = read_execution(fields, UTC)
+    assert execution.contract.multiplier == ""  # no point is worth 0
+    message = execution_message(execution, Instrument("AAPL", "STK", "USD", ""))
+    assert (message["order_id"], message["exchange"]) == ("0", "ISLAND")
+    # What an execution does not say of its contract, the contract's details do.
+    assert (message["sec_type"], message["currency"]) == ("STK", "USD")
+    assert "avg_fill_price" not in message
+    fields[3] = ""
+    with pytest.raises(ValueError, match="con_id: expected"):
+        read_execution(fields, UTC)
+
+
+def test_an_order_that_is_filled_has_0_left() -> None:
+    assert execution_message(read(Fill(EXEC_ID, AAPL)), named("A"), 100.0)["remaining"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_named"),
+    [("20260706 10:30:05 US/Eastern", True), ("20260706-14:30:05", True),
+     ("20260706  10:30:05", False), ("20260706 10:30:05 EDT", True)],
+)  # fmt: skip
+def test_whether_a_time_names_its_zone(text: str, *, is_named: bool) -> None:
+    assert execution_time(text, UTC).zone_named == is_named
+
+
 def test_a_bust_is_a_message_of_quantity_0() -> None:
     message = execution_message(read(Fill(EXEC_ID, AAPL, shares=0.0)), named("AAPL"))
     assert message["fill_qty"] == "0"
@@ -279,3 +308,4 @@ def test_a_position_has_no_price_if_the_worth_of_a_point_is_not_known() -> None:
     bond = Contract(1, "US-T", "BOND", "USD", "US-T", "")
     doubtful = Instrument("US-T", "BOND", "USD", "", "multiplier: who knows")
     assert held(Position("U1", bond, "10", "995"), doubtful).avg_price == ""
+    assert held(Position("U1", bond, "10", ""), named("US-T")).avg_price == ""
