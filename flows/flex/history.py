@@ -328,6 +328,9 @@ def _execution(told: Iterable[Said]) -> KnownExecution | None:
 def _events(told: Iterable[Said]) -> list[KnownEvent]:
     """Return what changed the lots of one key, executions with their last revision."""
     told = list(told)
+    # The first that can speak of it settles it for all, also for those that leave it out.
+    settling = (said.multiplier for said in told if said.kind in ("execution", "opening"))
+    multiplier = Fraction(next(settling, 1))
     charges: dict[str, Decimal] = defaultdict(Decimal)
     last: dict[str, Said] = {}
     events: list[KnownEvent] = []
@@ -340,21 +343,20 @@ def _events(told: Iterable[Said]) -> list[KnownEvent]:
             ):
                 last[identity] = said
         elif said.kind in _ACTIONS:
-            events.append(_action_event(said))
+            events.append(_action_event(said, multiplier))
     for identity, said in last.items():
         if said.qty:
-            value = Fraction(said.qty) * Fraction(said.price) * Fraction(said.multiplier)
+            value = Fraction(said.qty) * Fraction(said.price) * multiplier
             events.append(
                 KnownEvent(said.time, "execution", identity, said.qty, value, charges[identity])
             )
     return sorted(events, key=lambda event: event.time)
 
 
-def _action_event(said: Said) -> KnownEvent:
+def _action_event(said: Said, multiplier: Fraction) -> KnownEvent:
     fields = said.fields
     if "gone" in fields:
         return KnownEvent(said.time, "gone", said.exec_id)
-    multiplier = Fraction(said.multiplier)
     qty = Fraction(fields.get("qty") or 0)
     value = (
         Fraction(fields["cost_basis"]) if fields.get("cost_basis")

@@ -123,14 +123,23 @@ def test_all_that_changes_the_lots_of_a_key_is_known_in_order(stream: Stream) ->
         KnownEvent(8, "opening", "o", 3, 7), KnownEvent(9, "opening", "opening", -3, -24),
         KnownEvent(10, "split", "s", Fraction(1, 10), opened=4),
         KnownEvent(20, "split", "20", Fraction(3, 2), opened=10),
-        KnownEvent(30, "cost", "c", value=Fraction(-1, 2)),
+        KnownEvent(30, "cost", "c", value=Fraction(-1)),
         KnownEvent(41, "out", "t", 10**17), KnownEvent(42, "out", "q", 2),
-        KnownEvent(43, "in", "i", 2, 12, opened=1),
+        KnownEvent(43, "in", "i", 2, 24, opened=1),
         KnownEvent(60, "execution", ID, -5, -100, Decimal("0.75")),
     ]  # fmt: skip
     others = stream.history.known(set(), set()).others
     assert {("opening", "U1", "opening"), ("split", "U1", "20"), ("transfer", "U1", "i")} <= others
     assert len(others) == 8
+
+
+def test_money_per_point_is_the_keys_also_where_a_message_leaves_it_out(stream: Stream) -> None:
+    stream.add(exec_id="c", type="cost", per_unit="3", timestamp="1")
+    stream.add(multiplier="100", timestamp="2")
+    stream.add(exec_id=SECOND[:-4] + "2.01", timestamp="3")
+    stream.add(exec_id="in", type="transfer", direction="IN", qty="2", avg_price="4", opened="1",
+               timestamp="4")  # fmt: skip
+    assert [event.value for event in stream.events()] == [300, 5000, 5000, 800]
 
 
 def test_an_imported_opening_tells_since_when(stream: Stream) -> None:
