@@ -35,13 +35,13 @@ _PATHS = {
     "the book refuses a message":
         ("flows/job/position_step.py", "results.append(Rejected("),
     "an execution is corrected":
-        ("state/book.py", "stretch.put(old, cut=1)"),
+        ("state/order.py", "stretch.put(old, cut=1)"),
     "an execution is late beyond a split":
-        ("state/book.py", "parts.append(self._begin(action, place, parts[-1]"),
+        ("state/order.py", "new.append(_begin(action, place, new[-1]"),
     "a backlog is read in bulk":
         ("connectors/redis/source.py", "self._ask_bulk(last_id)"),
     "the last letters are offered again after a restart":
-        ("connectors/redis/dead_letter_sink.py", "with suppress(StoppedError):"),
+        ("connectors/redis/dead_letter_sink.py", "    self._write([])"),
 }  # fmt: skip
 """Each path, and the one line that only it comes to."""
 
