@@ -163,6 +163,7 @@ def test_a_fill_before_midnight_that_tws_no_longer_lists(
     router.start()
     wait_until(router.saw("connected to TWS", 2), START_S)
     wait_until(router.saw("break: U1:AAPL: ours 2, the broker's 3"), 20)
+    wait_until(lambda: redis.hlen("broker:breaks"), START_S)  # said first, then written
     found: Any = redis.hgetall("broker:breaks")
     assert {key: json.loads(value)["kind"] for key, value in found.items()} == {
         b"U1:AAPL": "quantity"
@@ -171,7 +172,7 @@ def test_a_fill_before_midnight_that_tws_no_longer_lists(
     # It ends when it is healed, and is then told no more.
     tws.hold(Holding("U1", AAPL, 2, 100))
     wait_until(router.saw("no break any more: U1:AAPL"), START_S)
-    assert redis.hlen("broker:breaks") == 0
+    wait_until(lambda: redis.hlen("broker:breaks") == 0, START_S)
 
 
 def test_fills_while_the_connection_is_lost_again_and_again_make_no_break(

@@ -12,6 +12,7 @@ import pytest
 
 from connectors.parquet.tables import POSITIONS_SCHEMA
 from connectors.redis.overview import Overview, Position, _position
+from flows.board import past as past_module
 from flows.board.past import (
     CURVE_POINTS,
     PAST_DAYS,
@@ -110,5 +111,5 @@ def test_of_the_files_the_latest_are_read_in_order_of_entries(
             os.utime(path, (10 * day + number,) * 2)
     found = read_past(tmp_path)
     assert found.select("ms", "seq").rows() == [(2, 9), (2, 10), (3, 9), (3, 10)]
-    monkeypatch.setattr("flows.board.past.PAST_FILES", 3)
+    monkeypatch.setattr(past_module, "PAST_FILES", 3)
     assert read_past(tmp_path).select("ms", "seq").rows() == [(2, 9), (3, 9), (3, 10)]

@@ -110,7 +110,7 @@ def test_the_rate_forgets_what_is_long_ago_and_is_never_below_0(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("flows.common.overview.time.monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     rate = Rate()
     for now, count in ((100.0, 0), (105.0, 1000), (115.0, 1020)):  # noqa: B007
         rate.count(count)

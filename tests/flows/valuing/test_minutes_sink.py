@@ -9,6 +9,7 @@ import pytest
 from connectors.parquet.minutes import MinuteFiles
 from connectors.redis.link import RedisLink
 from connectors.redis.valuations import Valued
+from flows.valuing import minutes_sink
 from flows.valuing.minutes_sink import MinutesSink
 from state.exact import MONEY, ONE
 from state.valuation import Day, Holding, value
@@ -27,11 +28,11 @@ def test_what_changed_is_written_when_its_minute_is_over_though_nothing_more_com
     found = value(held, None, Day("2025-11-24", None), MINUTE, 1000)
     part.write_batch([Valued("A", found, MINUTE, changed=False)])
     part.write_batch([Valued("B", found, MINUTE, changed=True)])
-    monkeypatch.setattr("flows.valuing.minutes_sink.now_ms", lambda: MINUTE + 59_999)
+    monkeypatch.setattr(minutes_sink, "now_ms", lambda: MINUTE + 59_999)
     [let_live] = link.while_alive
     let_live()
     assert not (tmp_path / "valuations").exists()
-    monkeypatch.setattr("flows.valuing.minutes_sink.now_ms", lambda: MINUTE + 60_000)
+    monkeypatch.setattr(minutes_sink, "now_ms", lambda: MINUTE + 60_000)
     let_live()
     [path] = (tmp_path / "valuations").glob("date=*/*.parquet")
     assert pq.ParquetFile(path).metadata.num_rows == 1, "B alone: A is as it was"

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from connectors.redis.exact_json import from_json
 from connectors.redis.link import RedisLink
 from flows.common.settings import Settings
+from flows.valuing import totals as totals_module
 from flows.valuing.totals import Totals, start_totals
 from state.exact import MONEY, ONE
 from state.valuation import Day, Holding, Mark, Valuation, value
@@ -176,7 +177,7 @@ def shown(client: redis_py.Redis) -> Any:
 def test_the_first_are_shown_a_look_after_something_was_found(
     redis: redis_py.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.valuing.totals.SHOW_EVERY_S", 0.0)
+    monkeypatch.setattr(totals_module, "SHOW_EVERY_S", 0.0)
     started = Started(redis_url, base_currency="USD")
     started.let_live()
     started.totals.take("A", held("A", net=1))
@@ -190,7 +191,7 @@ def test_the_first_are_shown_a_look_after_something_was_found(
 def test_told_to_end_while_redis_is_away_they_are_left_as_they_are(
     own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.valuing.totals.SHOW_EVERY_S", 0.0)
+    monkeypatch.setattr(totals_module, "SHOW_EVERY_S", 0.0)
     server = own_server()
     started = Started(server.url, base_currency="USD")
     started.totals.take("A", held("A", net=1))
