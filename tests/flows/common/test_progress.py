@@ -65,7 +65,8 @@ def test_what_is_not_known_yet_is_not_shown(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == told
 
 
-def test_a_terminal_has_a_bar_that_goes_away() -> None:
+def test_a_terminal_has_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one has none
     clock, shown = Clock(), io.StringIO()
     terminal = Console(file=shown, force_terminal=True, width=80)
     with Work("merging", "bytes", 10, console=terminal, clock=clock) as work:
