@@ -45,7 +45,7 @@ def build_flow(
     settings: Settings,
 ) -> Dataflow:
     """Wire the parts."""
-    stale_ms, calendar = _stale_ms(settings), Calendar(settings.day_zone)
+    stale_ms, calendar = settings.mark_stale_ms, Calendar(settings.day_zone)
     flow = Dataflow("valuation")
     news = op.input("news", flow, source)  # (symbol, News)
     valued = op.stateful_batch(
@@ -57,10 +57,6 @@ def build_flow(
     op.output("hash", valued, log_exceptions_of_parts(valuations))
     op.output("minutes", valued, log_exceptions_of_parts(minutes))
     return flow
-
-
-def _stale_ms(settings: Settings) -> int:
-    return int(settings.mark_stale_s * 1000)
 
 
 def flow() -> Dataflow:
@@ -92,7 +88,7 @@ def flow() -> Dataflow:
         valuations=settings.valuations_hash,
         changes=partition_names(settings.changes_stream, settings.stream_partitions),
         marks=settings.marks_stream,
-        passing=Passing(Calendar(settings.day_zone), _stale_ms(settings)),
+        passing=Passing(Calendar(settings.day_zone), settings.mark_stale_ms),
     )
     totals = start_totals(settings, link, source.rates)
     log.info(

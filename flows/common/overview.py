@@ -42,7 +42,7 @@ class Rate:
 
 def overview_reader(settings: Settings, *, valued: bool = False) -> OverviewReader:
     """Return what looks at the Redis that the settings name; valued: also at valuations."""
-    stale_ms = int(settings.mark_stale_s * 1000)
+    stale_ms = settings.mark_stale_ms
     valuations = Valuations(settings.valuations_hash, stale_ms, settings.day_zone)
     return OverviewReader(
         settings.redis_url.get_secret_value(),

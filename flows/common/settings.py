@@ -161,6 +161,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def mark_stale_ms(self) -> int:
+        """The age, in milliseconds, beyond which a mark is stale."""
+        return int(self.mark_stale_s * 1000)
+
+    @property
     def streams(self) -> list[str]:
         """All streams, in order of partition: one name, or `name:0` to `name:N-1`."""
         return partition_names(self.executions_stream, self.stream_partitions)

@@ -174,7 +174,7 @@ def start_totals(settings: Settings, link: RedisLink, rates: Mapping[str, Mark])
 
     rates: the marks of currency pairs. Raises SystemExit if the port is taken.
     """
-    totals = Totals(rates, settings.base_currency, int(settings.mark_stale_s * 1000))
+    totals = Totals(rates, settings.base_currency, settings.mark_stale_ms)
     if settings.base_currency is not None:
         link.while_alive.append(_shower(totals, TotalsKey(link, settings.valuations_hash)))
     if settings.metrics_port is not None:
