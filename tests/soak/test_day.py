@@ -4,16 +4,19 @@ LOTSTREAM_SOAK_DAY says how many entries.
 """
 
 import os
+import pickle
 import random
 import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +44,10 @@ _FAULTS = 10
 """An hour, at most."""
 STREAM = "executions"
 
+_Entry = tuple[str, list[bytes]]
+_Sum = tuple[int, int]
+"""How many rows there are, and the sum of their digests."""
+
 
 class Sample(NamedTuple):
     """At the end of an hour, when all is committed."""
@@ -52,12 +59,15 @@ class Sample(NamedTuple):
 class Day:
     """A flow, a server and a feed, with whatever befalls them."""
 
-    def __init__(self, flow: FlowProcess, server: RedisServer, rng: random.Random) -> None:
+    def __init__(
+        self, flow: FlowProcess, server: RedisServer, rng: random.Random, directory: Path
+    ) -> None:
+        """directory: takes the entries, since there may be more than memory holds."""
         self._flow, self._server, self._rng = flow, server, rng
         self._trader = chaos.Trader(rng, _KEYS)
-        self.entries: dict[str, list[tuple[str, list[bytes]]]] = {}
-        """By key."""
-        self._words: dict[bytes, bytes] = {}
+        self._directory = directory
+        directory.mkdir()
+        self._published: dict[str, list[_Entry]] = {}
         self.faults = 0
 
     def hour(self) -> Sample:
@@ -71,6 +81,7 @@ class Day:
                 self._rng.choice((self._server_dies, self._flow_dies, self._flow_stands_still))()
         with self._server.client() as client:
             self._flow.until(lambda: _is_committed(client), "all committed", 600)
+        self._put_away()
         return self._sample()
 
     def end(self) -> None:
@@ -85,13 +96,20 @@ class Day:
                 pipe.xadd(STREAM, fields)
             ids = pipe.execute()
         for entry_id, fields in zip(ids, made, strict=True):
-            pairs = [self._word(word) for pair in fields.items() for word in pair]
+            pairs = [word.encode() for pair in fields.items() for word in pair]
             key = f"{fields['account']}:{fields['symbol']}"
-            self.entries.setdefault(key, []).append((entry_id.decode(), pairs))
+            self._published.setdefault(key, []).append((entry_id.decode(), pairs))
 
-    def _word(self, text: str) -> bytes:
-        word = text.encode()
-        return self._words.setdefault(word, word) if len(word) < 12 else word
+    def _put_away(self) -> None:
+        """Add to each key's file what was published of it."""
+        published, self._published = self._published, {}
+        for key, entries in published.items():
+            with (self._directory / key.encode().hex()).open("ab") as file:
+                pickle.dump(entries, file)
+
+    def published(self) -> list[Path]:
+        """Return a file for each key."""
+        return sorted(self._directory.iterdir())
 
     def _server_dies(self) -> None:
         self._server.kill()
@@ -141,38 +159,55 @@ def _plain(value: object) -> str:
             return repr(value)
 
 
-def _rows(flow: FlowProcess, data_set: str) -> Iterator[Row]:
-    for path in parts(flow.data_dir, data_set):
-        for row in pq.ParquetFile(path).read().to_pylist():
-            if others := row.get("other_commissions"):
-                row["other_commissions"] = parse(others)
-            yield row
-
-
-def _summed(rows: Iterator[Row] | list[Row]) -> tuple[int, int]:
+def _summed(rows: Iterable[Row]) -> _Sum:
     count = total = 0
     for row in rows:
         count, total = count + 1, total + _digest(row)
     return count, total
 
 
+def _rows_of(part: Path) -> Iterator[Row]:
+    for row in pq.ParquetFile(part).read().to_pylist():
+        if others := row.get("other_commissions"):
+            row["other_commissions"] = parse(others)
+        yield row
+
+
+def _written(part: Path) -> _Sum:
+    """Sum up a file's rows."""
+    return _summed(_rows_of(part))
+
+
+def _entries_of(path: Path) -> Iterator[_Entry]:
+    with path.open("rb") as file, suppress(EOFError):
+        while True:
+            yield from pickle.load(file)  # noqa: S301  # the test's own
+
+
+def _expected(path: Path) -> tuple[dict[str, Row], int, _Sum, _Sum]:
+    """Return a key's hash value, how many dead letters it has, and its rows, summed up."""
+    found = naive.by_book(STREAM, _entries_of(path))
+    return found.hash, len(found.dead), _summed(found.positions), _summed(found.closed_lots)
+
+
 def compare(flow: FlowProcess, server: RedisServer, day: Day) -> tuple[int, int]:
     """Assert that all is as the naive book has it; return how many rows and letters there are."""
-    positions: dict[str, Row] = {}
-    dead = 0
-    wanted = {"positions": (0, 0), "closed_lots": (0, 0)}
-    for entries in day.entries.values():
-        expected = naive.by_book(STREAM, entries)
-        positions |= expected.hash
-        dead += len(expected.dead)
-        for name, (count, total) in wanted.items():
-            more = _summed(getattr(expected, name))
-            wanted[name] = (count + more[0], total + more[1])
+    with ProcessPoolExecutor() as pool:
+        written = [
+            _total(pool.map(_written, parts(flow.data_dir, name), chunksize=50))
+            for name in ("positions", "closed_lots")
+        ]
+        hashes, dead, *wanted = zip(*pool.map(_expected, day.published()), strict=True)
+    assert written == list(map(_total, wanted))
     with server.client() as client:
-        assert read_hash(client) == positions
-        assert len(read_stream(client, "executions:dead")) == dead
-    assert {name: _summed(_rows(flow, name)) for name in wanted} == wanted
-    return wanted["positions"][0], dead
+        assert read_hash(client) == dict(chain.from_iterable(one.items() for one in hashes))
+        assert len(read_stream(client, "executions:dead")) == sum(dead)
+    return written[0][0], sum(dead)
+
+
+def _total(sums: Iterable[_Sum]) -> _Sum:
+    counts, totals = zip(*sums, strict=True)
+    return sum(counts), sum(totals)
 
 
 @pytest.mark.soak
@@ -185,7 +220,7 @@ def test_a_day_with_faults_all_along(
     began = time.monotonic()
     # Some minutes are kept, else the server's restarts would take longer and longer.
     with FlowProcess(tmp_path / "flow", server.url, STREAM_RETENTION_HOURS="0.05") as flow:
-        day = Day(flow, server, rng)
+        day = Day(flow, server, rng, tmp_path / "published")
         samples = []
         for _ in range(_HOURS):
             samples.append(day.hour())
