@@ -29,14 +29,14 @@ from state.messages import (
     Message,
     Opening,
     RejectedError,
+    execution_from_state,
+    execution_to_state,
 )
 from state.order import (
     Laid,
     Order,
     Part,
     changed_lots,
-    fill_from_state,
-    fill_to_state,
     part_from_state,
     part_to_state,
 )
@@ -60,7 +60,7 @@ REMEMBERED = 2100
 
 FORGET_AT_ONCE = 500
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 
 _END_OF_MONEY = LIMIT * MONEY
 _LIMITS = (-LIMIT * ONE, -_END_OF_MONEY, LIMIT * ONE, _END_OF_MONEY)
@@ -838,7 +838,7 @@ class Book:
             [(*opening[:-1], tuple(opening.instrument), place)
              for opening, place in self._openings.values()],
             (self._places, self._horizon, list(self._forgotten)),
-            (self._before[0] and fill_to_state(self._before[0].fill), self._before[1]),
+            (self._before[0] and execution_to_state(self._before[0].fill), self._before[1]),
         )  # fmt: skip
 
     @classmethod
@@ -863,7 +863,7 @@ class Book:
             book._openings[exec_id] = (opening, place)
         book._places, book._horizon, forgotten = memory
         book._forgotten = dict.fromkeys(forgotten)
-        book._before = (last[0] and Row.of(fill_from_state(last[0]), -1, 0, 0), last[1])
+        book._before = (last[0] and Row.of(execution_from_state(last[0]), -1, 0, 0), last[1])
         for part in book._parts:
             if part.action is not None:
                 book._known[TYPE_NAMES[type(part.action)], part.action.exec_id] = part.place

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from state.exact import share
 from state.messages import Execution
-from state.run import Kept
+from state.run import Kept, said_from_state, said_to_state
 from state.snapshot import ClosedLot, new_closed_lot
 
 
@@ -348,17 +348,21 @@ class Stretch:
     # --- as plain values ----------------------------------------------------------------------
 
     def to_state(self) -> tuple[Any, ...]:
-        """Return all but the executions as plain values."""
-        columns = [list(column) for column in zip(*self.rows, strict=True)]
-        return (*columns[3:7], self.opened[: self.base], self.closed[self.base - 1])
+        """Return it as plain values."""
+        # Nobody's row is one, so that there are columns.
+        *columns, said = zip(*self.rows, strict=True)
+        return (
+            columns, said_to_state(said, columns[3]),
+            self.opened[: self.base], self.closed[self.base - 1],
+        )  # fmt: skip
 
     @classmethod
-    def from_state(cls, fills: Sequence[Execution], state: tuple[Any, ...]) -> "Stretch":
+    def from_state(cls, state: tuple[Any, ...]) -> "Stretch":
         """Return the stretch that `to_state` described."""
-        *columns, opened, closed = state
-        said = ([fill[at] for fill in fills] for at in (0, 3, 5))
+        columns, said, opened, closed = state
         new = cls()
-        new.rows = list(map(new_row, zip(*said, *columns, fills, strict=True)))
+        said = said_from_state(said, columns[3])
+        new.rows = list(map(new_row, zip(*columns, said, strict=True)))
         new.opened, new.base = list(opened), len(opened)
         new.closed, new.number = [closed] * new.base, list(range(new.base))
         rests = map(sub, opened[1:], opened)

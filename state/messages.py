@@ -167,5 +167,15 @@ def message_from_state(state: tuple[Any, ...]) -> Message:
     return message
 
 
+def execution_to_state(execution: Execution) -> tuple[Any, ...]:
+    """Return an execution as plain values."""
+    return (*execution[:9], tuple(execution.instrument), *execution[10:])
+
+
+def execution_from_state(state: tuple[Any, ...]) -> Execution:
+    """Return the execution that `execution_to_state` described."""
+    return new_execution((*state[:9], Instrument(*state[9]), *state[10:]))
+
+
 class RejectedError(Exception):
     """A message that cannot be used; the text says what was expected and found."""

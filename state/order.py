@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 from state.actions import Moved, act
 from state.fifo import Lot, Row, Stretch
-from state.messages import Action, Execution, Instrument, new_execution
+from state.messages import Action
 from state.snapshot import ClosedLot
 
 Order = tuple[int, int]
@@ -201,35 +201,17 @@ def _part_at(parts: Parts, order: Order) -> int:
 # --- as plain values ------------------------------------------------------------------------
 
 
-def fill_to_state(fill: Execution) -> tuple[Any, ...]:
-    """Return an execution as plain values."""
-    return (*fill[:9], tuple(fill.instrument), *fill[10:])
-
-
-def fill_from_state(state: tuple[Any, ...]) -> Execution:
-    """Return the execution that `fill_to_state` described."""
-    return new_execution((*state[:9], Instrument(*state[9]), *state[10:]))
-
-
 def part_to_state(part: Part) -> tuple[Any, ...]:
     """Return a part as plain values."""
     action = part.action and (type(part.action).__name__, *part.action)
-    # A lot that was split is shown at another price than that of its execution.
-    fills = [
-        fill_to_state(fill if fill.price == row.price else fill._replace(price=row.price))
-        for row in part.stretch.rows
-        for fill in [row.fill]
-    ]
-    return (action, part.place, tuple(part.moved), fills, part.stretch.to_state())
+    return (action, part.place, tuple(part.moved), part.stretch.to_state())
 
 
 def part_from_state(state: tuple[Any, ...]) -> Part:
     """Return the part that `part_to_state` described."""
-    action, place, moved, fills, stretch = state
-    return Part(
-        Stretch.from_state([fill_from_state(fill) for fill in fills], stretch),
-        action and _ACTIONS[action[0]](*action[1:]), place, Moved(*moved),
-    )  # fmt: skip
+    action, place, moved, stretch = state
+    act_ = action and _ACTIONS[action[0]](*action[1:])
+    return Part(Stretch.from_state(stretch), act_, place, Moved(*moved))
 
 
 _ACTIONS: dict[str, type[Action]] = {kind.__name__: kind for kind in get_args(Action)}

@@ -11,11 +11,19 @@ a line end behind each.
 
 from array import array
 from collections.abc import Iterable, Sequence
-from itertools import count
+from itertools import count, groupby
 from struct import Struct
 from typing import Any, NamedTuple
 
-from state.messages import CommissionReport, Execution, Instrument, Message, new_execution
+from state.messages import (
+    CommissionReport,
+    Execution,
+    Instrument,
+    Message,
+    execution_from_state,
+    execution_to_state,
+    new_execution,
+)
 from state.snapshot import PositionSnapshot
 
 NO_COMMISSION = -(2**63)
@@ -142,6 +150,42 @@ class Kept(NamedTuple):
             (exec_id, exec_id, 1, timestamp, qty, price, None if fee == NO_COMMISSION else fee,
              order_id, "BUY" if qty > 0 else "SELL", self.instrument, ref, None, None)
         )  # fmt: skip
+
+    def to_state(self, place: int, number: int) -> tuple[Any, ...]:
+        """Return some executions, from the one with a place of arrival on, as plain values."""
+        start, size = place - self.first, _NUMBERS.size
+        stop = start + number
+        refs = None if self.order_refs is None else self.order_refs[start:stop]
+        return (self.numbers[size * start : size * stop], refs, tuple(self.instrument))
+
+
+def said_to_state(said: Sequence[Execution | Kept], places: Sequence[int]) -> list[Any]:
+    """Return what is kept of executions as plain values; what follows in a run together.
+
+    places: those of arrival.
+    """
+    found = []
+    for _, some in groupby(range(len(said)), lambda at: (id(said[at]), places[at] - at)):
+        first, *more = some
+        one = said[first]
+        if isinstance(one, Kept):
+            found.append(one.to_state(places[first], 1 + len(more)))
+        else:
+            found.append(execution_to_state(one))
+    return found
+
+
+def said_from_state(state: Sequence[Any], places: Sequence[int]) -> list[Execution | Kept]:
+    """Return what `said_to_state` described."""
+    found: list[Execution | Kept] = []
+    for one in state:
+        if isinstance(one[0], bytes):
+            numbers, refs, instrument = one
+            kept = Kept(numbers, refs, Instrument(*instrument), places[len(found)])
+            found += [kept] * (len(numbers) // _NUMBERS.size)
+        else:
+            found.append(execution_from_state(one))
+    return found
 
 
 class RunUpdate(NamedTuple):

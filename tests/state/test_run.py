@@ -23,7 +23,7 @@ from state.run import (
     unpack_texts,
 )
 from tests.support.notation import exec_id, message, messages
-from tests.support.runs import fit_together, plain_sessions, reads
+from tests.support.runs import fit_together, plain_sessions, reads, state_of
 from tests.support.strategies import SETTINGS, sessions
 
 
@@ -65,7 +65,7 @@ def in_runs(book: Book, taken: Sequence[Message]) -> bool:
 
 def check_same(fast: Book, slow: Book) -> None:
     assert fast.snapshot() == slow.snapshot()
-    assert fast.to_state() == slow.to_state()
+    assert state_of(fast) == state_of(slow)
     assert fast.size == slow.size
 
 

@@ -1,11 +1,14 @@
 """Messages that make runs, and how a read may cut them."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hypothesis import strategies as st
 
+from state.book import Book
 from state.exact import ONE
 from state.messages import CommissionReport, Execution, Instrument, Message
+from state.run import Kept, said_from_state
 from tests.support.notation import exec_id
 
 
@@ -72,3 +75,17 @@ def plain_sessions(draw: st.DrawFn, most: int = 40) -> list[Message]:
                 CommissionReport(named.exec_id, named.identity, 1, time + 5, amount, currency)
             )
     return found
+
+
+def state_of(book: Book) -> list[Any]:
+    """Return a book's state, with each execution alone whether it came so or in a run."""
+    state: list[Any] = list(book.to_state())
+    for at, (*part, (columns, said, *lots)) in enumerate(state[3]):
+        exec_ids, places = columns[0], columns[3]
+        rows = zip(said_from_state(said, places), places, exec_ids, strict=True)
+        executions = [
+            one.execution(place, exec_id) if isinstance(one, Kept) else one
+            for one, place, exec_id in rows
+        ]
+        state[3][at] = (*part, (columns, executions, *lots))
+    return state
