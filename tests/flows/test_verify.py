@@ -188,25 +188,28 @@ def test_rows_and_books_of_entries_not_committed_yet_are_no_damage(kept: Kept) -
         part.with_name("ahead.parquet").unlink()
 
 
-def test_the_last_row_is_that_of_the_last_entry_wherever_it_stands(kept: Kept) -> None:
+def take_positions(kept: Kept) -> tuple[pa.Table, Path]:
+    """Take all rows of `positions` away; return them, and a file for what is to be there."""
     files = parts(kept.flow.data_dir, "positions")
     rows = pa.concat_tables(pq.ParquetFile(part).read() for part in files)
     for part in files:
         part.unlink()
-    back = rows.take(pa.array(range(rows.num_rows - 1, -1, -1)))
-    pq.write_table(back, files[0].with_name("a.parquet"))
+    return rows, files[0].with_name("a.parquet")
+
+
+def test_the_last_row_is_that_of_the_last_entry_wherever_it_stands(kept: Kept) -> None:
+    rows, file = take_positions(kept)
+    pq.write_table(rows.take(pa.array(range(rows.num_rows - 1, -1, -1))), file)
     assert kept.look() == []
 
 
 def test_a_last_row_of_another_figure_is_named(kept: Kept) -> None:
-    part = parts(kept.flow.data_dir, "positions")[-1]
-    rows = pq.ParquetFile(part).read()
-    part.unlink()
+    rows, file = take_positions(kept)
     for figure in ("qty", "cost_basis", "realized_pnl", "net_realized_pnl", "open_lots"):
         at = rows.schema.get_field_index(figure)
         other = pa.array([one + 1 for one in rows[figure].to_pylist()], rows.schema.types[at])
         changed = rows.set_column(at, rows.schema.field(at), other)
-        pq.write_table(changed, part.with_name("a.parquet"))
+        pq.write_table(changed, file)
         found = kept.look()
         assert {damage.where for damage in found} == {str(kept.flow.data_dir / "positions")}
         assert "expected the last row of" in found[0].what

@@ -207,15 +207,15 @@ class Numbers(FixedPartitionedSource):
     def build_part(self, step, part, state): return Part(state or 0)
 
 class Part(StatefulSourcePartition):
-    def __init__(self, last): self.last, self.given = last, 0
+    def __init__(self, last): self.last, self.has_given = last, False
     def next_batch(self):
-        if self.given == 2 or self.last == upto:
+        if self.has_given or self.last == upto:
             if self.last == upto and dies_in_epoch < 0: raise StopIteration
             return []
-        self.given += 1; self.last += 1
-        return [(f"key {self.last}", self.last)]
+        first, self.last, self.has_given = self.last + 1, min(self.last + 2, upto), True
+        return [(f"key {number}", number) for number in range(first, self.last + 1)]
     def snapshot(self):
-        self.given = 0
+        self.has_given = False
         return self.last
 
 class Count(op.StatefulLogic):
@@ -235,11 +235,14 @@ class Out(FixedPartitionedSink):
 
 class Lines(StatefulSinkPartition):
     """Dies in its snapshot: those of the state are stored by then, the epoch is not."""
+    has_written = False
     def write_batch(self, values):
+        self.has_written = True
         for value, count in values: print(value, count, flush=True)
     def snapshot(self):
         global epochs
-        epochs += 1
+        epochs += self.has_written
+        self.has_written = False
         if epochs == dies_in_epoch: os.kill(os.getpid(), signal.SIGKILL)
 
 flow = Dataflow("toy")
