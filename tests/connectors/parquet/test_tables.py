@@ -212,18 +212,25 @@ def test_figures_beyond_64_bits_are_exact() -> None:
     assert table.column("cost_basis").to_pylist()[-1] == 7 * Decimal(900_000_000)
 
 
-def test_runs_with_more_units_together_than_64_bits_count_are_exact() -> None:
+@pytest.mark.parametrize(("opens", "closes"), [("BUY", "SELL"), ("SELL", "BUY")])
+@pytest.mark.parametrize("before", [0, 1], ids=["opened in the run", "held before"])
+def test_runs_with_more_units_together_than_64_bits_count_are_exact(
+    opens: str, closes: str, before: int
+) -> None:
     by_runs, single = [], []
-    for number in range(5):
+    for number in range(6):
         lines = (
-            f"BUY 200000000 @ {number + 1}.01 fee 1", "SELL 100000000.0000000001 @ 7.5",
-            "SELL 60000000 @ 9", "#2 REPORT 3",
+            f"{opens} 200000000 @ {number + 1}.01 fee 1", f"{closes} 100000000.0000000001 @ 7.5",
+            f"{closes} 60000000 @ 9", "#2 REPORT 3",
         )  # fmt: skip
         part = messages(*lines)
-        run = in_a_run(Book(f"S{number}"), part, 0)
+        fast, slow = Book(f"S{number}"), Book(f"S{number}")
+        for book in (fast, slow):
+            one_by_one(book, part[:before], 0)
+        run = in_a_run(fast, part[before:], before)
         assert run is not None
         by_runs += run
-        single += one_by_one(Book(f"S{number}"), part, 0)
+        single += one_by_one(slow, part[before:], before)
     check_same(by_runs, single)
 
 
