@@ -93,8 +93,15 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
             self._write([])
 
     def _write(self, letters: list[Rejected]) -> None:
-        added = self._link.call(lambda client: self._add(client, [*self._maybe_lost(), *letters]))
-        self._retries = self._link.retries
+        retries = 0
+
+        def add(client: redis.Redis) -> list[Rejected]:
+            nonlocal retries
+            retries = self._link.retries  # not later: another thread may note an outage
+            return self._add(client, [*self._maybe_lost(), *letters])
+
+        added = self._link.call(add)
+        self._retries = retries
         self._note(letters)
         for rejected in added:
             metrics.DEAD_LETTERS.labels(metrics.field_of(rejected.reason)).inc()
