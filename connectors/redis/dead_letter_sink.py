@@ -74,7 +74,7 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
         self._retries: int | None = None
         """How many there had been when the last letters were written; None until then."""
         link.after_outage.append(lambda: self._write([]))
-        link.while_alive.append(self._write_after_start)
+        link.while_alive.append(self._write_lost)
 
     def write_batch(self, values: list[Rejected]) -> None:
         self._held += values
@@ -88,8 +88,9 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
         last = [(*one.entry, one.reason) for at, one in list(self._recent) if now - at < _LOST_S]
         return seal_values(self._source, last)
 
-    def _write_after_start(self) -> None:
-        if self._retries is None:
+    def _write_lost(self) -> None:
+        # At the start; and if an outage was over before its letters were noted.
+        if self._maybe_lost():
             self._write([])
 
     def _write(self, letters: list[Rejected]) -> None:

@@ -172,8 +172,9 @@ def test_after_an_outage_the_last_letters_are_written_once_and_not_with_each_new
     assert [entry for entry, _ in read_stream(redis, DEAD)] == ["7-1"]
 
 
+@pytest.mark.parametrize("found_out", ["after_outage", "while_alive"])
 def test_letters_are_written_again_if_redis_was_away_just_after_it_had_taken_them(
-    link: RedisLink, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+    link: RedisLink, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch, found_out: str
 ) -> None:
     """Another thread may find out before the one that has written goes on."""
     part = DeadLetterSink(link, {"executions": DEAD}).build_part("step", "executions", None)
@@ -189,7 +190,7 @@ def test_letters_are_written_again_if_redis_was_away_just_after_it_had_taken_the
     part.snapshot()
     monkeypatch.undo()
     redis.delete(DEAD)
-    for act in link.after_outage:
+    for act in getattr(link, found_out):
         act()
     assert [entry for entry, _ in read_stream(redis, DEAD)] == ["5-1"]
 
