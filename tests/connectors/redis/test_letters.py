@@ -61,10 +61,11 @@ def test_a_letter_of_the_flow_whose_id_is_taken_is_written_all_the_same(
     assert add_of_flow(redis, DEAD, [("5-4", words), ("5-5", WORDS), ("6-0", words)]) == [False] * 3
 
 
+@pytest.mark.parametrize("words", [WORDS, WIDE], ids=["few words", "many words"])
 def test_without_others_a_letter_has_its_entry_s_id_and_nothing_stands_beside(
-    redis: redis_py.Redis,
+    redis: redis_py.Redis, words: list[bytes]
 ) -> None:
-    assert add_of_flow(redis, DEAD, [("9-9", WORDS), ("10-0", WORDS)]) == [True, True]
+    assert add_of_flow(redis, DEAD, [("9-9", WORDS), ("10-0", words)]) == [True, True]
     assert ids(redis) == ["9-9", "10-0"]
     assert not redis.exists(*keys_beside(DEAD))
 
