@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.parquet import tables as tables_module
 from connectors.parquet.tables import DATA_SETS, _on_one_line, other_commissions_json, tables
 from state.book import Book
 from state.exact import ONE
@@ -220,8 +221,8 @@ def test_runs_with_more_units_together_than_64_bits_count_are_exact(
     by_runs, single = [], []
     for number in range(6):
         lines = (
-            f"{opens} 200000000 @ {number + 1}.01 fee 1", f"{closes} 100000000.0000000001 @ 7.5",
-            f"{closes} 60000000 @ 9", "#2 REPORT 3",
+            f"{opens} 200000000 @ {number + 1}.01 fee 1", f"{closes} 1.0000000001 @ 7.5",
+            f"{closes} 6 @ 9", "#2 REPORT 3",
         )  # fmt: skip
         part = messages(*lines)
         fast, slow = Book(f"S{number}"), Book(f"S{number}")
@@ -234,16 +235,31 @@ def test_runs_with_more_units_together_than_64_bits_count_are_exact(
     check_same(by_runs, single)
 
 
-def test_runs_are_divided_where_their_units_do_not_fit_on_one_line() -> None:
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [(2 * 4 + 1, [1] * 5), (2 * 4 + 2, [2, 2, 1]), (1, [1] * 5), (10 * 4 + 11, [5])],
+)
+def test_runs_are_divided_where_their_units_do_not_fit_on_one_line(
+    monkeypatch: pytest.MonkeyPatch, line: int, expected: list[int]
+) -> None:
+    """Each has 1 unit short, trades 3, and needs room for one more."""
+    unit = "0.0000000001"
     updates = []
     for number in range(5):
-        [change] = in_a_run(Book(f"S{number}"), messages("BUY 200000000 @ 1"), number) or []
+        book = Book(f"S{number}")
+        book.apply(message(f"SELL {unit} @ 1"))
+        lines = (f"BUY {unit} @ 1", f"SELL {unit} @ 1", f"BUY {unit} @ 1")
+        [change] = in_a_run(book, [message(one, n) for n, one in enumerate(lines, 2)], 0) or []
         assert isinstance(change.updates, RunUpdates)
         updates.append(change.updates)
+    monkeypatch.setattr(tables_module, "_LONGEST_LINE", line)
     divided = list(_on_one_line(updates))
     assert [run for some in divided for run in some] == updates
-    assert [len(some) for some in divided] == [2, 2, 1]
-    assert 2 * 200_000_000 * ONE < 2**63
+    assert [len(some) for some in divided] == expected
+
+
+def test_what_is_on_one_line_fits_in_64_bits_whatever_a_float_makes_of_it() -> None:
+    assert 2 * tables_module._LONGEST_LINE <= 2**63
 
 
 def test_runs_of_reports_alone_make_their_rows() -> None:
