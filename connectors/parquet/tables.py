@@ -100,14 +100,14 @@ def _on_one_line(runs: list[RunUpdates]) -> Iterator[list[RunUpdates]]:
     """Divide runs so that the units of those together, one behind the other, fit in 64 bits."""
     _, traded, *_ = _unpack((run.update.run.numbers for run in runs), EXECUTION_WIDTH)
     held = sum([abs(run.update.before.qty) for run in runs])
-    if np.abs(traded).sum(dtype=np.float64) + held + len(runs) < _LONGEST_LINE / 2:
+    if np.abs(traded).sum(dtype=np.float64) + held < _LONGEST_LINE / 2:
         yield runs  # all but always
         return
     some: list[RunUpdates] = []
     length = 0
     for run in runs:
         numbers = np.frombuffer(run.update.run.numbers, np.int64)
-        units = abs(run.update.before.qty) + int(np.abs(numbers[1::EXECUTION_WIDTH]).sum()) + 1
+        units = abs(run.update.before.qty) + int(np.abs(numbers[1::EXECUTION_WIDTH]).sum())
         if some and length + units > _LONGEST_LINE:
             yield some
             some, length = [], 0
@@ -205,7 +205,7 @@ class _Booked:
         """Find out which openers each execution closed units of, and how many."""
         lengths = np.zeros(len(self.runs), np.int64)
         np.maximum.at(lengths, self.open_run, self.ends)
-        offset = _begins(lengths + 1)
+        offset = _begins(lengths)
         opens = np.flatnonzero(self.ends > np.maximum(self.begins, 0))
         line = offset[self.open_run[opens]] + self.ends[opens]
         in_order = np.argsort(line, kind="stable")

@@ -237,12 +237,12 @@ def test_runs_with_more_units_together_than_64_bits_count_are_exact(
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [(2 * 4 + 1, [1] * 5), (2 * 4 + 2, [2, 2, 1]), (1, [1] * 5), (10 * 4 + 11, [5])],
+    [(7, [1] * 5), (8, [2, 2, 1]), (1, [1] * 5), (20, [5])],
 )
 def test_runs_are_divided_where_their_units_do_not_fit_on_one_line(
     monkeypatch: pytest.MonkeyPatch, line: int, expected: list[int]
 ) -> None:
-    """Each has 1 unit short, trades 3, and needs room for one more."""
+    """Each begins with 1 unit short, and trades 3."""
     unit = "0.0000000001"
     updates = []
     for number in range(5):
@@ -332,6 +332,20 @@ def test_a_row_is_under_the_date_of_the_position_or_of_its_own_message() -> None
     found = rows(one_by_one(book, messages(*lines), 0))
     assert [row["day"] for row in found["positions"]] == [3, 4, 2, 2, 2]
     assert [row["day"] for row in found["closed_lots"]] == [2]
+
+
+@pytest.mark.parametrize("days", [(1, 2, 1), (1, 1, 2), (2, 1, 1), (1, 1, 1)])
+def test_runs_of_several_days_are_each_under_their_own(days: tuple[int, ...]) -> None:
+    by_runs, single = [], []
+    for number, day in enumerate(days):
+        time = day * DAY_MS // 1000
+        part = messages(f"BUY 2 @ 5 at {time}", f"SELL 1 @ 6 at {time + 5}")
+        fast, slow = Book(f"S{number}"), Book(f"S{number}")
+        by_runs += in_a_run(fast, part, 2 * number) or []
+        single += one_by_one(slow, part, 2 * number)
+    assert len(by_runs) == len(days)
+    check_same(by_runs, single)
+    assert [row["day"] for row in rows(by_runs)["closed_lots"]] == list(days)
 
 
 def test_a_match_that_is_undone_is_taken_back_under_its_own_date() -> None:
