@@ -220,8 +220,7 @@ class _Booked:
         self.closers = np.repeat(closers, number)
         of_closer = np.arange(len(self.closers)) - np.repeat(_begins(number), number)
         self.matched = opens[np.repeat(first, number) + of_closer]
-        begin = np.maximum(self.closed_before[self.closers], self.begins[self.matched])
-        self.match_begins = np.maximum(begin, 0)
+        self.match_begins = np.maximum(self.closed_before[self.closers], self.begins[self.matched])
         self.match_ends = np.minimum(self.closed[self.closers], self.ends[self.matched])
         gone_before = np.searchsorted(line, offset[self.execution_run], "right")
         gone = np.searchsorted(line, stop, "right") - gone_before

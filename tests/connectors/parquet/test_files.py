@@ -187,8 +187,12 @@ def test_a_start_finishes_a_commit_and_refuses_a_damaged_file_of_it(tmp_path: Pa
     assert list(own.glob("*.parquet")) == []
 
 
-@pytest.mark.parametrize("rows", [999, 1000, 1001, 2000])
-def test_a_file_has_all_its_rows_however_many(tmp_path: Path, rows: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "groups"), [(999, [999]), (1000, [1000]), (1001, [1000, 1]), (2000, [1000, 1000])]
+)
+def test_a_file_has_all_its_rows_however_many_and_few_are_held(
+    tmp_path: Path, rows: int, groups: list[int]
+) -> None:
     files = started(tmp_path)
     for first in range(0, rows, 500):
         part = list(range(first, min(first + 500, rows)))
@@ -197,6 +201,8 @@ def test_a_file_has_all_its_rows_however_many(tmp_path: Path, rows: int) -> None
     files.close()
     [path] = (tmp_path / "positions").glob("*/*.parquet")
     assert pq.ParquetFile(path).read()["a"].to_pylist() == list(range(rows))
+    about = pq.read_metadata(path)
+    assert [about.row_group(at).num_rows for at in range(about.num_row_groups)] == groups
 
 
 def test_two_streams_of_one_directory_name_are_told_apart(tmp_path: Path) -> None:
