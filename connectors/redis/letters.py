@@ -139,7 +139,7 @@ def _add_wide(client: redis.Redis, stream: str, letters: Sequence[_Letter]) -> l
                 if place[1] is not None:
                     send(pipe, "SET", mark, entry_id)
 
-        client.transaction(add, stream, mark)  # anew if another adds meanwhile
+        client.transaction(add, stream)  # anew if another adds meanwhile
         added.append(place is not None)
     return added
 
