@@ -312,7 +312,7 @@ def _run_positions(did: _Booked) -> pa.Table:
     """One row for each message."""
     of_run, none = pa.array(did.of_run), did.is_report
     # Which execution the message is, and which was the last one booked by it.
-    itself = pa.array(np.where(none, 0, did.last), mask=none)
+    itself = pa.array(did.last, mask=none)
     last = pa.array(np.where(did.is_first, len(did.qtys) + did.of_run, did.last))
     exec_ids, before = _texts([run.exec_ids for run in did.runs]), did.before
 
@@ -367,7 +367,7 @@ def _run_positions(did: _Booked) -> pa.Table:
         "exec_id": _exec_ids(did, exec_ids),
         "order_id": pa.array(did.order_ids).take(itself),
         "order_ref": _order_refs(did).take(itself),
-        "message_commission": decimals(QUANTITY, Wide.of(np.where(said, fees, 0)), said),
+        "message_commission": decimals(QUANTITY, Wide.of(fees), said),
         "message_commission_currency": pc.if_else(pa.array(said), currencies, None),
         "realized_pnl_change": did.gains.to_decimals(MONEY),
         "net_realized_pnl_change": did.net_gains.to_decimals(MONEY),
@@ -388,7 +388,7 @@ def _named(
 def _exec_ids(did: _Booked, of_executions: pa.Array) -> pa.Array:
     """Return the execution that each message is or names."""
     of_reports = _texts([run.report_ids for run in did.runs])
-    at = np.where(did.is_report, 0, did.last)
+    at = did.last.copy()
     at[did.report_events] = len(did.qtys) + np.arange(len(did.report_events))
     return pa.concat_arrays([of_executions, of_reports]).take(pa.array(at))
 

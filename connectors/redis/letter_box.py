@@ -166,7 +166,7 @@ class LetterBox:
         words = [letter.id, len(fields), *fields, *trace]
 
         def handle(client: redis.Redis) -> Any:
-            if max(len(letter.fields), len(fields)) > WIDE:
+            if len(letter.fields) > WIDE:
                 return _handle_wide(client, keys, letter.id, fields, trace)
             return self._script(keys, words)
 
@@ -212,7 +212,7 @@ def _handle_wide(
             send(pipe, "XADD", traces, "*", *found[0][1], *trace, b"new_id", new_id)
             send(pipe, "XDEL", box, letter_id)
 
-    client.transaction(handle, *keys)  # anew if another writes meanwhile
+    client.transaction(handle, box, stream)  # anew if another writes meanwhile
     return new_id
 
 

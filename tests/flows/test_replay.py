@@ -204,6 +204,33 @@ def test_whatever_is_done_leaves_a_trace(redis: redis_py.Redis, more: dict[str, 
     assert "put back" not in replay("handled", "--limit", "1").output
 
 
+@pytest.mark.parametrize("stream", [DEAD, "executions"])
+def test_a_letter_of_many_words_is_handled_as_it_is_then_whatever_happens_meanwhile(
+    redis: redis_py.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    letter, link = add_letter(redis, GOOD | MORE[1]), RedisLink(redis_url, Event())
+    transaction: Any = link.client.transaction
+
+    def interrupted(act: Any, *watched: Any) -> Any:
+        def act_late(pipe: Any) -> None:
+            act(pipe)
+            if stream == DEAD:
+                redis.xdel(DEAD, letter)
+            elif not redis.exists("executions"):
+                redis.xadd("executions", GOOD, id="9999999999999-7")
+
+        return transaction(act_late, *watched)
+
+    monkeypatch.setattr(link.client, "transaction", interrupted)
+    with link.client:
+        box = LetterBox(link, [DEAD])
+        [found] = box.find(letter)
+        new = box.put_back(found, "executions", found.fields, changes="", at="", by="")
+    assert new == (None if stream == DEAD else "9999999999999-8")
+    assert redis.xlen(HANDLED) == (new is not None)
+    assert redis.xlen("executions") == 2 * (new is not None)
+
+
 def test_a_letter_of_many_words_goes_behind_what_the_stream_has(redis: redis_py.Redis) -> None:
     ahead = "9999999999999-7"  # a server's clock may have been set back
     for words in (MORE[0], MORE[1]):

@@ -324,6 +324,20 @@ def test_what_is_named_of_the_instrument_is_in_each_row() -> None:
     assert rows([change for some in changes for change in some])["positions"] == found
 
 
+def test_a_report_before_a_run_s_first_execution_tells_nothing_that_this_one_names() -> None:
+    said = [Instrument(), Instrument(con_id=7, sec_type="STK")]
+    bought, report, sold = messages("BUY 2 @ 5", "#1 REPORT 1", "SELL 1 @ 6")
+    assert isinstance(bought, Execution)
+    assert isinstance(sold, Execution)
+    parts = [[bought._replace(instrument=said[0])], [report, sold._replace(instrument=said[1])]]
+    single, runs = Book("XYZ"), Book("XYZ")
+    expected = [one_by_one(single, part, at) for at, part in enumerate(parts)]
+    found = [in_a_run(runs, part, at) or [] for at, part in enumerate(parts)]
+    check_same([*found[0], *found[1]], [*expected[0], *expected[1]])
+    told = [(row["sec_type"], row["con_id"]) for row in rows(found[1])["positions"]]
+    assert told == [(None, None), ("STK", 7)]
+
+
 def test_a_row_is_under_the_date_of_the_position_or_of_its_own_message() -> None:
     book = Book("XYZ")
     day = DAY_MS // 1000
