@@ -329,7 +329,10 @@ def test_a_report_before_a_run_s_first_execution_tells_nothing_that_this_one_nam
     bought, report, sold = messages("BUY 2 @ 5", "#1 REPORT 1", "SELL 1 @ 6")
     assert isinstance(bought, Execution)
     assert isinstance(sold, Execution)
-    parts = [[bought._replace(instrument=said[0])], [report, sold._replace(instrument=said[1])]]
+    parts: list[list[Message]] = [
+        [bought._replace(instrument=said[0])],
+        [report, sold._replace(instrument=said[1])],
+    ]
     single, runs = Book("XYZ"), Book("XYZ")
     expected = [one_by_one(single, part, at) for at, part in enumerate(parts)]
     found = [in_a_run(runs, part, at) or [] for at, part in enumerate(parts)]
