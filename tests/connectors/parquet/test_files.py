@@ -14,7 +14,14 @@ from prometheus_client import REGISTRY
 from connectors.disk import sync
 from connectors.file_lock import LockedError
 from connectors.parquet import files as files_module
-from connectors.parquet.files import DataDirError, PartFile, StreamFiles, publishing
+from connectors.parquet.files import (
+    DataDirError,
+    PartFile,
+    StreamFiles,
+    manifests,
+    publishing,
+    read_manifest,
+)
 from connectors.parquet.tables import Table
 from tests.support.happened import Happened
 
@@ -203,6 +210,30 @@ def test_a_file_has_all_its_rows_however_many_and_few_are_held(
     assert pq.ParquetFile(path).read()["a"].to_pylist() == list(range(rows))
     about = pq.read_metadata(path)
     assert [about.row_group(at).num_rows for at in range(about.num_row_groups)] == groups
+
+
+@pytest.mark.parametrize(
+    ("stream", "name"),
+    [
+        ("executions", "executions"), ("executions:3", "executions.3"),
+        ("{ib}:executions", "ib.executions"), ("_own", "own"), ("сделки", "stream"),
+    ],
+)  # fmt: skip
+def test_readers_see_the_rows_of_a_stream_of_any_name(
+    tmp_path: Path, stream: str, name: str
+) -> None:
+    for number in (1, 2):
+        files = StreamFiles(tmp_path, stream)
+        files.lock()
+        assert files.recover() == f"{number - 1}-0"
+        files.write(Table("positions", 0, pa.table({"a": [number]})))
+        files.commit(f"{number}-0")
+        files.close()
+    assert sorted(pq.read_table(tmp_path / "positions")["a"].to_pylist()) == [1, 2]
+    written = [path.name.split(".0-0.")[0] for path in tmp_path.rglob("*.0-0.*.parquet")]
+    assert written == [name]
+    [manifest] = manifests(tmp_path)
+    assert read_manifest(manifest)["stream"] == stream
 
 
 def test_two_streams_of_one_directory_name_are_told_apart(tmp_path: Path) -> None:
