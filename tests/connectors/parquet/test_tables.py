@@ -307,6 +307,16 @@ def test_each_type_of_message_makes_a_row_of_its_own_form() -> None:
     assert [row["stream_id"] for row in found] == [f"5-{at}" for at in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
 
 
+def test_a_report_is_in_its_own_currency() -> None:
+    taken = messages("BUY 3 @ 5", "#1 REPORT 2 EUR at 3", "BUY 1 @ 5", "#3 REPORT 1")
+    found = rows(one_by_one(Book("XYZ"), taken, 0))["positions"]
+    own = ("message_commission", "message_commission_currency", "commission", "other_commissions")
+    assert [tuple(row[name] for name in own) for row in found] == [
+        (None, None, 0, None), (2, "EUR", 0, '{"EUR": 2}'), (None, None, 0, '{"EUR": 2}'),
+        (1, "USD", 1, '{"EUR": 2}'),
+    ]  # fmt: skip
+
+
 def test_what_is_named_of_the_instrument_is_in_each_row() -> None:
     said = [Instrument("EUR", ONE, 7, "STK"), Instrument(), Instrument(sec_type="FUND")]
     part: list[Message] = []
