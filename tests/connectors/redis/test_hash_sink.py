@@ -209,8 +209,8 @@ def test_a_hash_that_is_there_is_looked_at_now_and_then_and_left_alone(
         calls.append(command)
         return call(command)
 
-    look(link)  # there is no position yet
     monkeypatch.setattr(hash_sink, "LOOK_EVERY_S", 0.0)
+    look(link)  # there is no position yet
     part.write_batch([change("A", "1-0")])
     redis.hset("positions", "A", "of another writer")
     look(link)
