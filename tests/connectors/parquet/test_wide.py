@@ -232,6 +232,8 @@ def test_a_large_numerator_over_0_gives_0(number: int) -> None:
         (MOST * MOST, MOST), (LEAST * LEAST + LEAST, LEAST), (LEAST * MOST, LEAST),
         (2**62, LEAST), (3 * 2**62, LEAST), (2**62 - 1, LEAST), (-(2**62), LEAST),
         (2**124 + 1, 2**62), (-(2**124) - 2**61, 2**62), (2**122 + 2**60, 2**61),
+        # A float is wrong by more of these than 64 bits tell.
+        ((2**61 + 12345) * (2**61 - 1) + 7, 2**61 - 1), ((2**60 - 99) * (7 - 2**61), 7 - 2**61),
     ],
 )  # fmt: skip
 def test_the_largest_magnitudes_are_divided_exactly(number: int, by: int) -> None:
