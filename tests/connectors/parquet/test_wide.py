@@ -234,6 +234,8 @@ def test_a_large_numerator_over_0_gives_0(number: int) -> None:
         (2**124 + 1, 2**62), (-(2**124) - 2**61, 2**62), (2**122 + 2**60, 2**61),
         # A float is wrong by more of these than 64 bits tell.
         ((2**61 + 12345) * (2**61 - 1) + 7, 2**61 - 1), ((2**60 - 99) * (7 - 2**61), 7 - 2**61),
+        ((2**58 + 95) * (2**60 - 1) + 7, 2**60 - 1), ((-(2**58) - 95) * (2**60 - 7), 2**60 - 7),
+        (2**64 + 5, 2**60 + 1), (-(2**65) - 5, 2**60 + 1),
     ],
 )  # fmt: skip
 def test_the_largest_magnitudes_are_divided_exactly(number: int, by: int) -> None:
