@@ -132,5 +132,13 @@ def test_rows_that_contradict_each_other_are_no_rows_of_a_key() -> None:
         retell([*rows, rows[0]._replace(fill_qty="9")], "K")
 
 
+def test_an_execution_may_have_an_id_of_any_shape() -> None:
+    rows = told(Book("K"), messages("BUY 10 @ 100", "SELL 4 @ 101"))
+    mine = [row._replace(exec_id=name) for row, name in zip(rows, ("mine", "2"), strict=True)]
+    [lot] = retell(mine, "K")
+    assert (lot.exec_id, lot.qty) == ("mine", 6 * ONE)
+    assert [lot.qty for lot in retell(mine, "K", 1000)] == [10 * ONE]
+
+
 def test_no_rows_tell_no_lots() -> None:
     assert retell([], "K") == []
