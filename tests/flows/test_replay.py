@@ -28,8 +28,11 @@ GOOD: dict[Any, Any] = {
     "exec_id": "e1", "timestamp": "1700000000000",
 }  # fmt: skip
 
-MORE = [{}, {f"n{number}": "1" for number in range(6000)}]
-"""What else a letter has: nothing, or more words than a script hands on."""
+MORE = {
+    name: {f"n{number}": "1" for number in range(fields)}
+    for name, fields in (("few words", 0), ("too many for a trace", 3985), ("too many", 6000))
+}
+"""What else a letter has. A script hands on 8,000 words at most."""
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +149,7 @@ def test_a_repaired_letter_goes_back_with_its_own_fields_only(redis: redis_py.Re
     assert redis.xlen(DEAD) == 0
 
 
-@pytest.mark.parametrize("more", MORE, ids=["few words", "many words"])
+@pytest.mark.parametrize("more", MORE.values(), ids=MORE)
 def test_a_letter_cannot_be_put_back_twice(redis: redis_py.Redis, more: dict[str, str]) -> None:
     letter = add_letter(redis, GOOD | more)
     assert replay("put-back", letter).exit_code == 0
@@ -159,7 +162,7 @@ def test_a_letter_cannot_be_put_back_twice(redis: redis_py.Redis, more: dict[str
     assert redis.xlen("executions") == redis.xlen(HANDLED) == 1
 
 
-@pytest.mark.parametrize("more", MORE, ids=["few words", "many words"])
+@pytest.mark.parametrize("more", MORE.values(), ids=MORE)
 def test_of_many_who_put_a_letter_back_at_once_one_does(
     redis: redis_py.Redis, redis_url: str, more: dict[str, str]
 ) -> None:
@@ -179,7 +182,7 @@ def test_of_many_who_put_a_letter_back_at_once_one_does(
     assert len(done) == redis.xlen("executions") == redis.xlen(HANDLED) == 1
 
 
-@pytest.mark.parametrize("more", MORE, ids=["few words", "many words"])
+@pytest.mark.parametrize("more", MORE.values(), ids=MORE)
 def test_whatever_is_done_leaves_a_trace(redis: redis_py.Redis, more: dict[str, str]) -> None:
     back, dropped = add_letter(redis, {**GOOD, **more, "side": "X"}), add_letter(redis, GOOD | more)
     replay("put-back", back, "--set", "side=BUY", "--unset", "note")
@@ -208,7 +211,7 @@ def test_whatever_is_done_leaves_a_trace(redis: redis_py.Redis, more: dict[str, 
 def test_a_letter_of_many_words_is_handled_as_it_is_then_whatever_happens_meanwhile(
     redis: redis_py.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, stream: str
 ) -> None:
-    letter, link = add_letter(redis, GOOD | MORE[1]), RedisLink(redis_url, Event())
+    letter, link = add_letter(redis, GOOD | MORE["too many"]), RedisLink(redis_url, Event())
     transaction: Any = link.client.transaction
 
     def interrupted(act: Any, *watched: Any) -> Any:
@@ -233,13 +236,13 @@ def test_a_letter_of_many_words_is_handled_as_it_is_then_whatever_happens_meanwh
 
 def test_a_letter_of_many_words_goes_behind_what_the_stream_has(redis: redis_py.Redis) -> None:
     ahead = "9999999999999-7"  # a server's clock may have been set back
-    for words in (MORE[0], MORE[1]):
+    for words in MORE.values():
         redis.xadd("executions", {"a": "b"}, id=ahead)
         assert replay("put-back", add_letter(redis, GOOD | words)).exit_code == 0
         assert read_stream(redis, "executions")[-1][0] == "9999999999999-8"
         redis.flushall()
     before = redis.time()[0] * 1000
-    assert replay("put-back", add_letter(redis, GOOD | MORE[1])).exit_code == 0
+    assert replay("put-back", add_letter(redis, GOOD | MORE["too many"])).exit_code == 0
     [(put_back, _)] = read_stream(redis, "executions")
     assert before <= int(put_back.partition("-")[0]) <= (redis.time()[0] + 1) * 1000
 
