@@ -223,6 +223,7 @@ def test_a_small_numerator_over_0_gives_0() -> None:
 @pytest.mark.parametrize("number", [2**100, -(2**100), 2**63])
 def test_a_large_numerator_over_0_gives_0(number: int) -> None:
     check_quotients([number, 7], [0, 2])
+    check_quotients([number, MOST * MOST], [0, MOST])  # of which a float tells too little
 
 
 @pytest.mark.parametrize(
