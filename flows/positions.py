@@ -60,7 +60,9 @@ def build_flow(
     reads = op.input(names.SOURCE, flow, source)  # Read
     # Rejected | Messages
     decode_logged = log_exceptions(partial(decode_read, progress=progress))
-    decoded = op.flat_map("decode", reads, lambda read: at_home(decode_logged(read), partitions))
+    decoded = op.flat_map(
+        "decode", reads, lambda read: at_home(decode_logged(read), partitions, progress)
+    )
     checked: BranchOut[Rejected, Messages]
     checked = op.branch("check", decoded, _is_rejected)  # type: ignore[assignment]
     keyed = op.key_on("key", checked.falses, lambda messages: messages.key)  # (key, Messages)

@@ -65,8 +65,10 @@ class StreamFiles:
 
     def __init__(self, data_dir: Path, stream: str) -> None:
         self._data_dir, self.stream = data_dir, stream
-        self._name = re.sub(r"[^A-Za-z0-9_-]+", ".", stream)
-        self._own_dir = own_dir(data_dir) / self._name
+        name = re.sub(r"[^A-Za-z0-9_-]+", ".", stream)
+        self._own_dir = own_dir(data_dir) / name
+        # Many readers pass over a file whose name begins with one of these.
+        self._name = name.lstrip("._") or "stream"
         self._manifest = self._own_dir / "manifest.json"
         self._lock: FileLock | None = None
         self._open: dict[tuple[str, int], PartFile] = {}
@@ -199,7 +201,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def manifests(data_dir: Path) -> list[Path]:
     """Return the manifests of all streams."""
-    return sorted(own_dir(data_dir).glob("*/manifest.json"))
+    return sorted(own_dir(data_dir).rglob("manifest.json"))
 
 
 _CHECKSUM = re.compile(r".+\.([0-9a-f]{8})\.parquet")

@@ -100,14 +100,14 @@ def _on_one_line(runs: list[RunUpdates]) -> Iterator[list[RunUpdates]]:
     """Divide runs so that the units of those together, one behind the other, fit in 64 bits."""
     _, traded, *_ = _unpack((run.update.run.numbers for run in runs), EXECUTION_WIDTH)
     held = sum([abs(run.update.before.qty) for run in runs])
-    if np.abs(traded).sum(dtype=np.float64) + held + len(runs) < _LONGEST_LINE / 2:
+    if np.abs(traded).sum(dtype=np.float64) + held < _LONGEST_LINE / 2:
         yield runs  # all but always
         return
     some: list[RunUpdates] = []
     length = 0
     for run in runs:
         numbers = np.frombuffer(run.update.run.numbers, np.int64)
-        units = abs(run.update.before.qty) + int(np.abs(numbers[1::EXECUTION_WIDTH]).sum()) + 1
+        units = abs(run.update.before.qty) + int(np.abs(numbers[1::EXECUTION_WIDTH]).sum())
         if some and length + units > _LONGEST_LINE:
             yield some
             some, length = [], 0
@@ -205,7 +205,7 @@ class _Booked:
         """Find out which openers each execution closed units of, and how many."""
         lengths = np.zeros(len(self.runs), np.int64)
         np.maximum.at(lengths, self.open_run, self.ends)
-        offset = _begins(lengths + 1)
+        offset = _begins(lengths)
         opens = np.flatnonzero(self.ends > np.maximum(self.begins, 0))
         line = offset[self.open_run[opens]] + self.ends[opens]
         in_order = np.argsort(line, kind="stable")
@@ -220,8 +220,7 @@ class _Booked:
         self.closers = np.repeat(closers, number)
         of_closer = np.arange(len(self.closers)) - np.repeat(_begins(number), number)
         self.matched = opens[np.repeat(first, number) + of_closer]
-        begin = np.maximum(self.closed_before[self.closers], self.begins[self.matched])
-        self.match_begins = np.maximum(begin, 0)
+        self.match_begins = np.maximum(self.closed_before[self.closers], self.begins[self.matched])
         self.match_ends = np.minimum(self.closed[self.closers], self.ends[self.matched])
         gone_before = np.searchsorted(line, offset[self.execution_run], "right")
         gone = np.searchsorted(line, stop, "right") - gone_before
@@ -313,7 +312,7 @@ def _run_positions(did: _Booked) -> pa.Table:
     """One row for each message."""
     of_run, none = pa.array(did.of_run), did.is_report
     # Which execution the message is, and which was the last one booked by it.
-    itself = pa.array(np.where(none, 0, did.last), mask=none)
+    itself = pa.array(did.last, mask=none)
     last = pa.array(np.where(did.is_first, len(did.qtys) + did.of_run, did.last))
     exec_ids, before = _texts([run.exec_ids for run in did.runs]), did.before
 
@@ -368,7 +367,7 @@ def _run_positions(did: _Booked) -> pa.Table:
         "exec_id": _exec_ids(did, exec_ids),
         "order_id": pa.array(did.order_ids).take(itself),
         "order_ref": _order_refs(did).take(itself),
-        "message_commission": decimals(QUANTITY, Wide.of(np.where(said, fees, 0)), said),
+        "message_commission": decimals(QUANTITY, Wide.of(fees), said),
         "message_commission_currency": pc.if_else(pa.array(said), currencies, None),
         "realized_pnl_change": did.gains.to_decimals(MONEY),
         "net_realized_pnl_change": did.net_gains.to_decimals(MONEY),
@@ -389,7 +388,7 @@ def _named(
 def _exec_ids(did: _Booked, of_executions: pa.Array) -> pa.Array:
     """Return the execution that each message is or names."""
     of_reports = _texts([run.report_ids for run in did.runs])
-    at = np.where(did.is_report, 0, did.last)
+    at = did.last.copy()
     at[did.report_events] = len(did.qtys) + np.arange(len(did.report_events))
     return pa.concat_arrays([of_executions, of_reports]).take(pa.array(at))
 

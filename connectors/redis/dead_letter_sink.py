@@ -74,7 +74,7 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
         self._retries: int | None = None
         """How many there had been when the last letters were written; None until then."""
         link.after_outage.append(lambda: self._write([]))
-        link.while_alive.append(self._write_after_start)
+        link.while_alive.append(self._write_lost)
 
     def write_batch(self, values: list[Rejected]) -> None:
         self._held += values
@@ -88,13 +88,21 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
         last = [(*one.entry, one.reason) for at, one in list(self._recent) if now - at < _LOST_S]
         return seal_values(self._source, last)
 
-    def _write_after_start(self) -> None:
-        if self._retries is None:
+    def _write_lost(self) -> None:
+        # At the start; and if an outage was over before its letters were noted.
+        if self._maybe_lost():
             self._write([])
 
     def _write(self, letters: list[Rejected]) -> None:
-        added = self._link.call(lambda client: self._add(client, [*self._maybe_lost(), *letters]))
-        self._retries = self._link.retries
+        retries = 0
+
+        def add(client: redis.Redis) -> list[Rejected]:
+            nonlocal retries
+            retries = self._link.retries  # not later: another thread may note an outage
+            return self._add(client, [*self._maybe_lost(), *letters])
+
+        added = self._link.call(add)
+        self._retries = retries
         self._note(letters)
         for rejected in added:
             metrics.DEAD_LETTERS.labels(metrics.field_of(rejected.reason)).inc()

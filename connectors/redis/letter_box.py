@@ -1,6 +1,6 @@
 """The dead letters from a person's side: read them, put repaired ones back, drop others.
 
-Whatever is done with a letter is one script on the server: the repaired entry onto its
+Whatever is done with a letter is one step on the server: the repaired entry onto its
 stream, a trace of it all, the letter's removal; all of it or nothing. So a letter can
 not be put back twice, however often and by however many people that is tried. Its place
 in the dead letter stream stays taken: the flow does not write it again.
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import redis
 
+from connectors.redis.letters import ORDER, WIDE
 from connectors.redis.link import RedisLink, send
 from connectors.redis.names import trace_stream
 
@@ -40,6 +41,14 @@ trace[#trace + 1] = new_id
 redis.call('XADD', KEYS[3], '*', unpack(trace))
 redis.call('XDEL', KEYS[1], ARGV[1])
 return new_id
+"""
+
+
+# KEYS: a stream. Answers with the id that its next entry gets by the server's clock.
+_NEXT = f"""{ORDER}
+local last, now = newest(KEYS[1]), redis.call('TIME')
+local id = string.format('%s%03d-0', now[1], math.floor(now[2] / 1000))
+return newer(id, last) and id or behind(last)
 """
 
 
@@ -155,7 +164,13 @@ class LetterBox:
         values = (letter.id, action, *about, stream)
         trace = [word for pair in zip(_TRACE_FIELDS, values, strict=False) for word in pair]
         words = [letter.id, len(fields), *fields, *trace]
-        new_id = self._link.call(lambda _client: self._script(keys, words))
+
+        def handle(client: redis.Redis) -> Any:
+            if len(letter.fields) > WIDE:
+                return _handle_wide(client, keys, letter.id, fields, trace)
+            return self._script(keys, words)
+
+        new_id = self._link.call(handle)
         return None if new_id is None else str(new_id.decode())
 
     def _entries(
@@ -172,6 +187,33 @@ class LetterBox:
             return send(client, command, stream, start, end, "COUNT", _PAGE)
 
         return list(self._link.call(ask))
+
+
+def _handle_wide(
+    client: redis.Redis,
+    keys: Sequence[str],
+    letter_id: str,
+    fields: Sequence[bytes],
+    trace: Sequence[Any],
+) -> Any:
+    """Do what the script does, from here: Lua can hand on only so many words at once."""
+    new_id: Any = None
+    box, stream, traces = keys
+
+    def handle(pipe: Any) -> None:
+        nonlocal new_id
+        new_id = None
+        found = send(pipe, "XRANGE", box, letter_id, letter_id)
+        if found:
+            new_id = send(pipe, "EVAL", _NEXT, 1, stream) if fields else b""
+            pipe.multi()
+            if fields:
+                send(pipe, "XADD", stream, new_id, *fields)
+            send(pipe, "XADD", traces, "*", *found[0][1], *trace, b"new_id", new_id)
+            send(pipe, "XDEL", box, letter_id)
+
+    client.transaction(handle, box, stream)  # anew if another writes meanwhile
+    return new_id
 
 
 def _letter(stream: str, entry_id: str, fields: list[bytes]) -> Letter:

@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError
 
 from connectors.redis.link import RedisLink, send
 
-_WIDE = 4_000
+WIDE = 4_000
 """A letter of more words is written without Lua, which hands on 8,000 at most."""
 
 _Letter = tuple[str, Sequence[bytes]]
@@ -103,7 +103,7 @@ def add_of_flow(client: redis.Redis, stream: str, letters: Sequence[_Letter]) ->
     All of them or, when Redis is out of memory, none (but for those of thousands of words).
     """
     added: list[bool] = []
-    for wide, some in groupby(letters, key=lambda letter: len(letter[1]) > _WIDE):
+    for wide, some in groupby(letters, key=lambda letter: len(letter[1]) > WIDE):
         added += (_add_wide if wide else _add_some)(client, stream, list(some))
     return added
 
@@ -136,10 +136,10 @@ def _add_wide(client: redis.Redis, stream: str, letters: Sequence[_Letter]) -> l
             pipe.multi()
             if place:
                 send(pipe, "XADD", stream, place[0], *words)
-                if len(place) > 1:
+                if place[1] is not None:
                     send(pipe, "SET", mark, entry_id)
 
-        client.transaction(add, stream, mark)  # anew if another adds meanwhile
+        client.transaction(add, stream)  # anew if another adds meanwhile
         added.append(place is not None)
     return added
 

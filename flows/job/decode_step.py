@@ -65,7 +65,7 @@ def _decode_one_by_one(read: Read) -> tuple[list[Messages], list[Refused]]:
 
 
 def at_home(
-    items: Iterable[Messages | Rejected], partitions: Sequence[str]
+    items: Iterable[Messages | Rejected], partitions: Sequence[str], progress: Progress
 ) -> Iterator[Messages | Rejected]:
     """Refuse messages in a partition where their key does not live: it would get two books."""
     for item in items:
@@ -79,4 +79,5 @@ def at_home(
             f"symbol: expected a key of stream {item.stream!r}, found {item.key!r}, which lives "
             f"in {home!r}"
         )
+        progress.read(0, len(item.entries), live=item.live)
         yield from (Rejected(item.stream, Entry.of(raw), reason) for raw in item.entries)

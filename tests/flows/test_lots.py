@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
 
+from flows.lots import app
 from tests.support.flow_process import ROOT
 from tests.support.rows import write_rows
 
@@ -73,3 +76,32 @@ def test_what_cannot_be_told_is_named(tmp_path: Path) -> None:
     assert before.stderr.startswith("no open lots of GOOD in ")
     for wrong in ("yesterday", "2026-07-06"):
         assert "expected a time with its zone" in run(tmp_path, "--at", wrong).stderr
+
+
+@pytest.mark.parametrize(
+    ("at", "ages"),
+    [("1970-01-01T05:07:59Z", ["?", "5:07"]), ("1970-01-03T00:00:01Z", ["?", "2 d"])],
+)
+def test_each_lot_is_a_line_with_its_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, ages: list[str]
+) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    write_rows(tmp_path, "U1", "AAPL", ["SELL 1234.5 @ 100.25"])
+    write_rows(tmp_path, None, "T", ["OPENING 2 @ 7 at 9"])
+    # Ages are those of the time that is asked for, whatever is known when.
+    done = CliRunner().invoke(app, ["--at", at, "--known-at", "2026-01-01T00:00Z"])
+    assert done.exit_code == 0
+    assert [line.split() for line in done.output.splitlines()[1:]] == [
+        ["–", "T", "1970-01-01", "00:00:09", "opening", "2", "7", "14.00", "USD",
+         *ages[0].split()],
+        ["U1", "AAPL", "1970-01-01", "00:00:01", "00000001.00000001.01.01", "-1,234.5", "100.25",
+         "-123,758.62", "USD", *ages[1].split()],
+    ]  # fmt: skip
+
+
+def test_no_lots_are_said_but_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    write_rows(tmp_path, None, "A", ["BUY 1 @ 2", "SELL 1 @ 3"])
+    plain, json_ = CliRunner().invoke(app, []), CliRunner().invoke(app, ["--json"])
+    assert (plain.exit_code, plain.stdout, plain.stderr) == (0, "", f"no open lots in {tmp_path}\n")
+    assert (json_.exit_code, json_.stdout, json_.stderr) == (0, "[]\n", "")

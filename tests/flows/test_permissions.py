@@ -127,8 +127,9 @@ def trade_a_little(server: RedisServer, operator: redis_py.Redis, tws: TwsDouble
     tws.commission("0000e0d5.00000001.01.01", "1.5")
     with client_of(server, "producer") as producer:
         add(producer, execution(1))
-        for number in (2, 3):
-            add(producer, execution(number, side="HOLD"))
+        add(producer, execution(2, side="HOLD"))
+        # More words than a script hands on.
+        add(producer, execution(3, side="HOLD", **{f"n{n}": "1" for n in range(6000)}))
     wait_until(lambda: operator.xlen("executions:dead") == 3, START_S)
     wait_until(lambda: b'"live"' in (operator.hget("valuations", "U1:AAPL") or b""), START_S)
     wait_until(lambda: operator.exists("valuations:totals") == 1, START_S)
@@ -166,8 +167,8 @@ def repair_all(server: RedisServer, dead: list[str]) -> None:
     """Do all that can be done with a dead letter."""
     assert "3 dead letters" in run(server, "replay", "flows.replay")
     run(server, "replay", "flows.replay", "show", dead[0])
-    run(server, "replay", "flows.replay", "put-back", dead[0], "--set", "side=BUY")
-    run(server, "replay", "flows.replay", "drop", dead[1], "--why", "a test")
+    run(server, "replay", "flows.replay", "drop", dead[0], "--why", "a test")
+    run(server, "replay", "flows.replay", "put-back", dead[1], "--set", "side=BUY")
     assert "a test" in run(server, "replay", "flows.replay", "handled")
 
 

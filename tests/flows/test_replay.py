@@ -28,6 +28,12 @@ GOOD: dict[Any, Any] = {
     "exec_id": "e1", "timestamp": "1700000000000",
 }  # fmt: skip
 
+MORE = {
+    name: {f"n{number}": "1" for number in range(fields)}
+    for name, fields in (("few words", 0), ("too many for a trace", 3985), ("too many", 6000))
+}
+"""What else a letter has. A script hands on 8,000 words at most."""
+
 
 @pytest.fixture(autouse=True)
 def settings(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,8 +149,9 @@ def test_a_repaired_letter_goes_back_with_its_own_fields_only(redis: redis_py.Re
     assert redis.xlen(DEAD) == 0
 
 
-def test_a_letter_cannot_be_put_back_twice(redis: redis_py.Redis) -> None:
-    letter = add_letter(redis, GOOD)
+@pytest.mark.parametrize("more", MORE.values(), ids=MORE)
+def test_a_letter_cannot_be_put_back_twice(redis: redis_py.Redis, more: dict[str, str]) -> None:
+    letter = add_letter(redis, GOOD | more)
     assert replay("put-back", letter).exit_code == 0
     again = replay("put-back", letter)
     assert again.exit_code == 0
@@ -155,10 +162,11 @@ def test_a_letter_cannot_be_put_back_twice(redis: redis_py.Redis) -> None:
     assert redis.xlen("executions") == redis.xlen(HANDLED) == 1
 
 
+@pytest.mark.parametrize("more", MORE.values(), ids=MORE)
 def test_of_many_who_put_a_letter_back_at_once_one_does(
-    redis: redis_py.Redis, redis_url: str
+    redis: redis_py.Redis, redis_url: str, more: dict[str, str]
 ) -> None:
-    letter, all_here = add_letter(redis, GOOD), Barrier(8)
+    letter, all_here = add_letter(redis, GOOD | more), Barrier(8)
 
     def put_back(_: int) -> str | None:
         link = RedisLink(redis_url, Event())
@@ -174,12 +182,15 @@ def test_of_many_who_put_a_letter_back_at_once_one_does(
     assert len(done) == redis.xlen("executions") == redis.xlen(HANDLED) == 1
 
 
-def test_whatever_is_done_leaves_a_trace(redis: redis_py.Redis) -> None:
-    back, dropped = add_letter(redis, {**GOOD, "side": "X"}), add_letter(redis, GOOD)
+@pytest.mark.parametrize("more", MORE.values(), ids=MORE)
+def test_whatever_is_done_leaves_a_trace(redis: redis_py.Redis, more: dict[str, str]) -> None:
+    back, dropped = add_letter(redis, {**GOOD, **more, "side": "X"}), add_letter(redis, GOOD | more)
     replay("put-back", back, "--set", "side=BUY", "--unset", "note")
     replay("drop", dropped, "--why", "a test order")
+    assert redis.xlen(DEAD) == 0
     first, second = entries(redis, HANDLED)
     assert first["side"] == "X"
+    assert more.items() <= first.items()
     assert first["error"].startswith("side: expected")
     assert (first["letter_id"], first["action"], first["changes"]) == (
         back, "put back", "side=BUY -note",
@@ -194,6 +205,46 @@ def test_whatever_is_done_leaves_a_trace(redis: redis_py.Redis) -> None:
     assert f"{getpass.getuser()}: a test order" in output
     assert f"{getpass.getuser()}: side=BUY -note" in output
     assert "put back" not in replay("handled", "--limit", "1").output
+
+
+@pytest.mark.parametrize("stream", [DEAD, "executions"])
+def test_a_letter_of_many_words_is_handled_as_it_is_then_whatever_happens_meanwhile(
+    redis: redis_py.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    letter, link = add_letter(redis, GOOD | MORE["too many"]), RedisLink(redis_url, Event())
+    transaction: Any = link.client.transaction
+
+    def interrupted(act: Any, *watched: Any) -> Any:
+        def act_late(pipe: Any) -> None:
+            act(pipe)
+            if stream == DEAD:
+                redis.xdel(DEAD, letter)
+            elif not redis.exists("executions"):
+                redis.xadd("executions", GOOD, id="9999999999999-7")
+
+        return transaction(act_late, *watched)
+
+    monkeypatch.setattr(link.client, "transaction", interrupted)
+    with link.client:
+        box = LetterBox(link, [DEAD])
+        [found] = box.find(letter)
+        new = box.put_back(found, "executions", found.fields, changes="", at="", by="")
+    assert new == (None if stream == DEAD else "9999999999999-8")
+    assert redis.xlen(HANDLED) == (new is not None)
+    assert redis.xlen("executions") == 2 * (new is not None)
+
+
+def test_a_letter_of_many_words_goes_behind_what_the_stream_has(redis: redis_py.Redis) -> None:
+    ahead = "9999999999999-7"  # a server's clock may have been set back
+    for words in MORE.values():
+        redis.xadd("executions", {"a": "b"}, id=ahead)
+        assert replay("put-back", add_letter(redis, GOOD | words)).exit_code == 0
+        assert read_stream(redis, "executions")[-1][0] == "9999999999999-8"
+        redis.flushall()
+    before = redis.time()[0] * 1000
+    assert replay("put-back", add_letter(redis, GOOD | MORE["too many"])).exit_code == 0
+    [(put_back, _)] = read_stream(redis, "executions")
+    assert before <= int(put_back.partition("-")[0]) <= (redis.time()[0] + 1) * 1000
 
 
 def test_what_nobody_has_done_is_said(redis: redis_py.Redis) -> None:

@@ -12,7 +12,7 @@ from state.exact import MONEY, MONEY_PLACES, ONE, to_text
 from state.messages import TYPE_NAMES, ContractNumber, Execution, Message, Opening, RejectedError
 from state.retold import Told, retell, terms
 from state.snapshot import OpenLot
-from tests.support.notation import messages
+from tests.support.notation import message, messages
 from tests.support.strategies import SETTINGS, Arrivals, arrivals, sessions, unruly
 
 
@@ -95,9 +95,27 @@ def test_a_short_opening_of_which_the_cost_is_known_is_told_without_its_charge()
     assert retell(rows, "K") == without_charges(book.open_lots())
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("OPENING -5 @ 10.5", '{"qty": -5, "avg_price": 10.5}'),
+        ("OPENING 5 cost 0.1", '{"qty": 5, "cost_basis": 0.1}'), ("OPENING 0", '{"qty": 0}'),
+        ("SPLIT 1:3 to 4", '{"ratio": "1:3", "places": 4}'),
+        ("COST -0.14", '{"per_unit": -0.14}'), ("OUT 50", '{"direction": "OUT", "qty": 50}'),
+        ("IN 2 @ 3 of 1.5",
+         '{"direction": "IN", "qty": 2, "avg_price": 3, "opened": 1500}'),
+        ("IN 2 cost 6 of 1",
+         '{"direction": "IN", "qty": 2, "cost_basis": 6, "opened": 1000}'),
+        ("BUY 1 @ 2", None), ("#1 REPORT 2", None), ("NUMBER 8", None),
+    ],
+)  # fmt: skip
+def test_what_a_message_says_besides_is_its_terms(line: str, expected: str | None) -> None:
+    assert terms(message(line)) == expected
+
+
 def test_what_the_rows_lack_is_said() -> None:
     rows = told(Book("K"), messages("BUY 10 @ 100", "SPLIT 2:1"))
-    assert [lot.qty for lot in retell(rows, "K")] == [20 * ONE]
+    assert [lot.qty for lot in retell(iter(rows), "K")] == [20 * ONE]
     with pytest.raises(ValueError, match=r"K: expected the terms of split '.*'.*earlier version"):
         retell([row._replace(message_terms=None) for row in rows], "K")
     with pytest.raises(ValueError, match=r"K: expected lots of 20 .*, found 0 .*rows are missing"):
@@ -112,6 +130,14 @@ def test_rows_that_contradict_each_other_are_no_rows_of_a_key() -> None:
     rows = told(Book("K"), messages("BUY 10 @ 100"))
     with pytest.raises(ValueError, match=r"K: expected rows that go together, found: exec_id: "):
         retell([*rows, rows[0]._replace(fill_qty="9")], "K")
+
+
+def test_an_execution_may_have_an_id_of_any_shape() -> None:
+    rows = told(Book("K"), messages("BUY 10 @ 100", "SELL 4 @ 101"))
+    mine = [row._replace(exec_id=name) for row, name in zip(rows, ("mine", "2"), strict=True)]
+    [lot] = retell(mine, "K")
+    assert (lot.exec_id, lot.qty) == ("mine", 6 * ONE)
+    assert [lot.qty for lot in retell(mine, "K", 1000)] == [10 * ONE]
 
 
 def test_no_rows_tell_no_lots() -> None:

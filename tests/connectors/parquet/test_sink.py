@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import redis as redis_py
 
 from connectors.file_lock import FileLock
 from connectors.kept import DamagedError, unseal_values
+from connectors.parquet import sink as sink_module
 from connectors.parquet.files import DataDirError
 from connectors.parquet.sink import ParquetSink
+from connectors.parquet.tables import Table, tables
 from state.book import Book
 from state.records import FIRST_ID, Changes, Update
 from tests.support import naive
@@ -189,7 +192,7 @@ def test_each_file_appears_whole_and_stays_as_it_is(
 # --- the sink alone ---------------------------------------------------------------------------
 
 
-def changes(symbol: str, *numbers: int) -> Changes:
+def changes(symbol: str, *numbers: int, live: bool = True) -> Changes:
     """Return what one read changed in a position: a purchase for each entry `5-number`."""
     book, updates = Book(symbol), []
     for number in numbers:
@@ -198,7 +201,7 @@ def changes(symbol: str, *numbers: int) -> Changes:
         assert applied is not None
         updates.append(Update(f"5-{number}", said, applied, book.snapshot()))
     stream_id = updates[-1].stream_id if updates else FIRST_ID
-    return Changes("s", symbol, stream_id, book.snapshot(), updates, live=True)
+    return Changes("s", symbol, stream_id, book.snapshot(), updates, live)
 
 
 def committed(
@@ -237,29 +240,73 @@ def test_what_only_shows_a_position_again_makes_no_row_and_no_commit(tmp_path: P
 
 
 def test_the_first_entry_that_has_a_row_stays_known(tmp_path: Path) -> None:
-    committed(tmp_path, [changes("A", 2, 4), changes("B", 3)], [changes("A", 6)])
-    committed(tmp_path, [changes("A", 7)])
-    assert ids(tmp_path) == ["5-2", "5-3", "5-4", "5-6", "5-7"]
+    committed(tmp_path, [changes("A", 10, 12), changes("B", 9)], [changes("A", 13)])
+    committed(tmp_path, [changes("A", 14)])
+    assert ids(tmp_path) == ["5-10", "5-12", "5-13", "5-14", "5-9"]
     found = json.loads((tmp_path / ".lotstream" / "s" / "manifest.json").read_text())
-    assert (found["first_id"], found["last_id"]) == ("5-2", "5-7")
+    assert (found["first_id"], found["last_id"]) == ("5-9", "5-14")
+
+
+def test_an_epoch_without_rows_writes_nothing_to_the_disk(tmp_path: Path) -> None:
+    manifest = tmp_path / ".lotstream" / "s" / "manifest.json"
+    part = ParquetSink(tmp_path, ["s"]).build_part("", "s", None)
+    assert unseal_values("s", part.snapshot()) == ("0-0",)
+    assert not manifest.exists()
+    part.write_batch([changes("A", 1)])
+    part.snapshot()
+    written = manifest.stat()
+    part.write_batch([changes("B")])
+    assert unseal_values("s", part.snapshot()) == ("5-1",)
+    assert manifest.stat() == written
+    part.close()
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_many_rows_are_made_while_an_epoch_runs_fewer_at_once_if_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: bool
+) -> None:
+    made: list[int] = []
+
+    def noted(held: list[Changes]) -> Iterator[Table]:
+        made.append(sum(each.size for each in held))
+        return tables(held)
+
+    monkeypatch.setattr(sink_module, "tables", noted)
+    monkeypatch.setattr(sink_module, "_ROWS_AT_ONCE_LIVE", 3)
+    monkeypatch.setattr(sink_module, "_ROWS_AT_ONCE", 6)
+    most = 3 if live else 6
+    first = [changes("A", *range(1, most), live=live), changes("B", most, live=live)]
+    part = ParquetSink(tmp_path, ["s"]).build_part("", "s", None)
+    for each in (*first, changes("C", most + 1, live=live)):
+        part.write_batch([each])
+    part.snapshot()
+    assert made == [most, 1]
+    part.write_batch([changes("D", *range(10, 9 + most), live=live)])
+    assert made == [most, 1]
+    part.snapshot()
+    part.close()
+    expected = [*range(1, most + 2), *range(10, 9 + most)]
+    assert ids(tmp_path) == sorted(f"5-{number}" for number in expected)
 
 
 def test_a_state_that_is_ahead_of_the_rows_or_damaged_is_refused(tmp_path: Path) -> None:
     part = ParquetSink(tmp_path, ["s"]).build_part("", "s", None)
-    part.write_batch([changes("A", 1)])
+    part.write_batch([changes("A", 9, 10)])
     state = part.snapshot()
     part.close()
-    assert committed(tmp_path, [], resume_state=state) == ["5-1"]
-    with pytest.raises(DataDirError, match=r"rows up to entry 5-1 .* found rows up to 0-0"):
-        committed(tmp_path / "other", [], resume_state=state)
+    assert committed(tmp_path, [], resume_state=state) == ["5-10"]
+    for other, upto in ((changes("A"), "0-0"), (changes("A", 9), "5-9")):
+        committed(tmp_path / upto, [other])
+        with pytest.raises(DataDirError, match=rf"entry 5-10 .* found rows up to {upto};"):
+            committed(tmp_path / upto, [], resume_state=state)
     with pytest.raises(DamagedError):
         committed(tmp_path, [], resume_state=("5-0", *state[1:]))
 
 
 def test_an_epoch_whose_rows_could_not_be_written_is_not_committed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("connectors.parquet.sink._ROWS_AT_ONCE_LIVE", 1)
+    monkeypatch.setattr(sink_module, "_ROWS_AT_ONCE_LIVE", 1)
     part = ParquetSink(tmp_path, ["s"]).build_part("", "s", None)
     (tmp_path / ".lotstream" / "s" / "positions.1970-01-01.0-0.parquet").mkdir()
     part.write_batch([changes("A", 1)])
@@ -267,3 +314,23 @@ def test_an_epoch_whose_rows_could_not_be_written_is_not_committed(
         part.snapshot()
     part.close()
     assert not (tmp_path / ".lotstream" / "s" / "manifest.json").exists()
+    [line] = caplog.messages
+    assert line.startswith("stopped: cannot write to DATA_DIR: ")
+
+
+@pytest.mark.parametrize("in_the_way", ["manifest.json", "left.parquet", "lock"])
+def test_a_start_that_a_data_dir_does_not_let_write_says_so_and_stops(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, in_the_way: str
+) -> None:
+    (tmp_path / ".lotstream" / "s" / in_the_way).mkdir(parents=True)
+    with pytest.raises((OSError, DataDirError), match=in_the_way):
+        ParquetSink(tmp_path, ["s"]).build_part("", "s", None)
+    [line] = caplog.messages
+    assert line.startswith("stopped: cannot write to DATA_DIR: ")
+
+
+def test_parts_are_numbered_as_the_engine_sorts_them(tmp_path: Path) -> None:
+    streams = [f"executions:{number}" for number in range(12)]
+    sink = ParquetSink(tmp_path, streams)
+    assert sink.list_parts() == sorted(streams)
+    assert [sink.list_parts()[sink.part_fn(stream)] for stream in streams] == streams

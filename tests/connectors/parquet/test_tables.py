@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.parquet import tables as tables_module
 from connectors.parquet.tables import DATA_SETS, _on_one_line, other_commissions_json, tables
 from state.book import Book
 from state.exact import ONE
@@ -212,31 +213,53 @@ def test_figures_beyond_64_bits_are_exact() -> None:
     assert table.column("cost_basis").to_pylist()[-1] == 7 * Decimal(900_000_000)
 
 
-def test_runs_with_more_units_together_than_64_bits_count_are_exact() -> None:
+@pytest.mark.parametrize(("opens", "closes"), [("BUY", "SELL"), ("SELL", "BUY")])
+@pytest.mark.parametrize("before", [0, 1], ids=["opened in the run", "held before"])
+def test_runs_with_more_units_together_than_64_bits_count_are_exact(
+    opens: str, closes: str, before: int
+) -> None:
     by_runs, single = [], []
-    for number in range(5):
+    for number in range(6):
         lines = (
-            f"BUY 200000000 @ {number + 1}.01 fee 1", "SELL 100000000.0000000001 @ 7.5",
-            "SELL 60000000 @ 9", "#2 REPORT 3",
+            f"{opens} 200000000 @ {number + 1}.01 fee 1", f"{closes} 1.0000000001 @ 7.5",
+            f"{closes} 6 @ 9", "#2 REPORT 3",
         )  # fmt: skip
         part = messages(*lines)
-        run = in_a_run(Book(f"S{number}"), part, 0)
+        fast, slow = Book(f"S{number}"), Book(f"S{number}")
+        for book in (fast, slow):
+            one_by_one(book, part[:before], 0)
+        run = in_a_run(fast, part[before:], before)
         assert run is not None
         by_runs += run
-        single += one_by_one(Book(f"S{number}"), part, 0)
+        single += one_by_one(slow, part[before:], before)
     check_same(by_runs, single)
 
 
-def test_runs_are_divided_where_their_units_do_not_fit_on_one_line() -> None:
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [(7, [1] * 5), (8, [2, 2, 1]), (1, [1] * 5), (20, [5])],
+)
+def test_runs_are_divided_where_their_units_do_not_fit_on_one_line(
+    monkeypatch: pytest.MonkeyPatch, line: int, expected: list[int]
+) -> None:
+    """Each begins with 1 unit short, and trades 3."""
+    unit = "0.0000000001"
     updates = []
     for number in range(5):
-        [change] = in_a_run(Book(f"S{number}"), messages("BUY 200000000 @ 1"), number) or []
+        book = Book(f"S{number}")
+        book.apply(message(f"SELL {unit} @ 1"))
+        lines = (f"BUY {unit} @ 1", f"SELL {unit} @ 1", f"BUY {unit} @ 1")
+        [change] = in_a_run(book, [message(one, n) for n, one in enumerate(lines, 2)], 0) or []
         assert isinstance(change.updates, RunUpdates)
         updates.append(change.updates)
+    monkeypatch.setattr(tables_module, "_LONGEST_LINE", line)
     divided = list(_on_one_line(updates))
     assert [run for some in divided for run in some] == updates
-    assert [len(some) for some in divided] == [2, 2, 1]
-    assert 2 * 200_000_000 * ONE < 2**63
+    assert [len(some) for some in divided] == expected
+
+
+def test_what_is_on_one_line_fits_in_64_bits_whatever_a_float_makes_of_it() -> None:
+    assert 2 * tables_module._LONGEST_LINE <= 2**63
 
 
 def test_runs_of_reports_alone_make_their_rows() -> None:
@@ -284,6 +307,16 @@ def test_each_type_of_message_makes_a_row_of_its_own_form() -> None:
     assert [row["stream_id"] for row in found] == [f"5-{at}" for at in (0, 1, 2, 3, 4, 5, 6, 8, 9)]
 
 
+def test_a_report_is_in_its_own_currency() -> None:
+    taken = messages("BUY 3 @ 5", "#1 REPORT 2 EUR at 3", "BUY 1 @ 5", "#3 REPORT 1")
+    found = rows(one_by_one(Book("XYZ"), taken, 0))["positions"]
+    own = ("message_commission", "message_commission_currency", "commission", "other_commissions")
+    assert [tuple(row[name] for name in own) for row in found] == [
+        (None, None, 0, None), (2, "EUR", 0, '{"EUR": 2}'), (None, None, 0, '{"EUR": 2}'),
+        (1, "USD", 1, '{"EUR": 2}'),
+    ]  # fmt: skip
+
+
 def test_what_is_named_of_the_instrument_is_in_each_row() -> None:
     said = [Instrument("EUR", ONE, 7, "STK"), Instrument(), Instrument(sec_type="FUND")]
     part: list[Message] = []
@@ -301,6 +334,23 @@ def test_what_is_named_of_the_instrument_is_in_each_row() -> None:
     assert rows([change for some in changes for change in some])["positions"] == found
 
 
+def test_a_report_before_a_run_s_first_execution_tells_nothing_that_this_one_names() -> None:
+    said = [Instrument(), Instrument(con_id=7, sec_type="STK")]
+    bought, report, sold = messages("BUY 2 @ 5", "#1 REPORT 1", "SELL 1 @ 6")
+    assert isinstance(bought, Execution)
+    assert isinstance(sold, Execution)
+    parts: list[list[Message]] = [
+        [bought._replace(instrument=said[0])],
+        [report, sold._replace(instrument=said[1])],
+    ]
+    single, runs = Book("XYZ"), Book("XYZ")
+    expected = [one_by_one(single, part, at) for at, part in enumerate(parts)]
+    found = [in_a_run(runs, part, at) or [] for at, part in enumerate(parts)]
+    check_same([*found[0], *found[1]], [*expected[0], *expected[1]])
+    told = [(row["sec_type"], row["con_id"]) for row in rows(found[1])["positions"]]
+    assert told == [(None, None), ("STK", 7)]
+
+
 def test_a_row_is_under_the_date_of_the_position_or_of_its_own_message() -> None:
     book = Book("XYZ")
     day = DAY_MS // 1000
@@ -309,6 +359,20 @@ def test_a_row_is_under_the_date_of_the_position_or_of_its_own_message() -> None
     found = rows(one_by_one(book, messages(*lines), 0))
     assert [row["day"] for row in found["positions"]] == [3, 4, 2, 2, 2]
     assert [row["day"] for row in found["closed_lots"]] == [2]
+
+
+@pytest.mark.parametrize("days", [(1, 2, 1), (1, 1, 2), (2, 1, 1), (1, 1, 1)])
+def test_runs_of_several_days_are_each_under_their_own(days: tuple[int, ...]) -> None:
+    by_runs, single = [], []
+    for number, day in enumerate(days):
+        time = day * DAY_MS // 1000
+        part = messages(f"BUY 2 @ 5 at {time}", f"SELL 1 @ 6 at {time + 5}")
+        fast, slow = Book(f"S{number}"), Book(f"S{number}")
+        by_runs += in_a_run(fast, part, 2 * number) or []
+        single += one_by_one(slow, part, 2 * number)
+    assert len(by_runs) == len(days)
+    check_same(by_runs, single)
+    assert [row["day"] for row in rows(by_runs)["closed_lots"]] == list(days)
 
 
 def test_a_match_that_is_undone_is_taken_back_under_its_own_date() -> None:

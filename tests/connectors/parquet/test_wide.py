@@ -223,6 +223,7 @@ def test_a_small_numerator_over_0_gives_0() -> None:
 @pytest.mark.parametrize("number", [2**100, -(2**100), 2**63])
 def test_a_large_numerator_over_0_gives_0(number: int) -> None:
     check_quotients([number, 7], [0, 2])
+    check_quotients([number, MOST * MOST], [0, MOST])  # of which a float tells too little
 
 
 @pytest.mark.parametrize(
@@ -232,6 +233,10 @@ def test_a_large_numerator_over_0_gives_0(number: int) -> None:
         (MOST * MOST, MOST), (LEAST * LEAST + LEAST, LEAST), (LEAST * MOST, LEAST),
         (2**62, LEAST), (3 * 2**62, LEAST), (2**62 - 1, LEAST), (-(2**62), LEAST),
         (2**124 + 1, 2**62), (-(2**124) - 2**61, 2**62), (2**122 + 2**60, 2**61),
+        # A float is wrong by more of these than 64 bits tell.
+        ((2**61 + 12345) * (2**61 - 1) + 7, 2**61 - 1), ((2**60 - 99) * (7 - 2**61), 7 - 2**61),
+        ((2**58 + 95) * (2**60 - 1) + 7, 2**60 - 1), ((-(2**58) - 95) * (2**60 - 7), 2**60 - 7),
+        (2**64 + 5, 2**60 + 1), (-(2**65) - 5, 2**60 + 1),
     ],
 )  # fmt: skip
 def test_the_largest_magnitudes_are_divided_exactly(number: int, by: int) -> None:

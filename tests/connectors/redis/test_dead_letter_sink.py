@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Event
+from typing import Any
 
 import pytest
 import redis as redis_py
@@ -169,6 +170,29 @@ def test_after_an_outage_the_last_letters_are_written_once_and_not_with_each_new
         if entry == "6-1":
             redis.delete(DEAD)  # by a person
     assert [entry for entry, _ in read_stream(redis, DEAD)] == ["7-1"]
+
+
+@pytest.mark.parametrize("found_out", ["after_outage", "while_alive"])
+def test_letters_are_written_again_if_redis_was_away_just_after_it_had_taken_them(
+    link: RedisLink, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch, found_out: str
+) -> None:
+    """Another thread may find out before the one that has written goes on."""
+    part = DeadLetterSink(link, {"executions": DEAD}).build_part("step", "executions", None)
+    call = link.call
+
+    def call_and_go(command: Any) -> Any:
+        answer = call(command)
+        link.retries += 1
+        return answer
+
+    monkeypatch.setattr(link, "call", call_and_go)
+    part.write_batch([rejected("5-1")])
+    part.snapshot()
+    monkeypatch.undo()
+    redis.delete(DEAD)
+    for act in getattr(link, found_out):
+        act()
+    assert [entry for entry, _ in read_stream(redis, DEAD)] == ["5-1"]
 
 
 def test_a_reason_that_is_no_text_for_redis_is_written_all_the_same(

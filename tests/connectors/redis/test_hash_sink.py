@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,9 +16,11 @@ from connectors.redis.dead_letter_sink import DeadLetterSink
 from connectors.redis.hash_sink import PositionHashSink, to_json
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError
 from state.book import Book
+from state.messages import Execution, Instrument
 from state.records import Changes
 from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess, add, read_hash, read_stream
+from tests.support.notation import message, messages
 from tests.support.servers import RedisServer, free_port
 
 EXECUTION = {
@@ -194,6 +197,39 @@ def test_a_deletion_is_told_by_the_key_that_has_not_changed_for_longest(
     assert [line for line in caplog.messages if "deleted or evicted" in line]
 
 
+def test_a_hash_that_is_there_is_looked_at_now_and_then_and_left_alone(
+    link: RedisLink,
+    redis: redis_py.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    part, call, calls = part_of(link), link.call, []
+
+    def noted(command: Any) -> Any:
+        calls.append(command)
+        return call(command)
+
+    monkeypatch.setattr(hash_sink, "LOOK_EVERY_S", 0.0)
+    look(link)  # there is no position yet
+    part.write_batch([change("A", "1-0")])
+    redis.hset("positions", "A", "of another writer")
+    look(link)
+    assert redis.hget("positions", "A") == b"of another writer"
+    monkeypatch.setattr(hash_sink, "LOOK_EVERY_S", 1e9)
+    look(link)
+    monkeypatch.setattr(link, "call", noted)
+    look(link)
+    assert (calls, caplog.messages) == ([], [])
+
+
+def test_more_positions_than_a_script_is_given_at_once_are_all_written(
+    link: RedisLink, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hash_sink, "_AT_ONCE", 2)
+    part_of(link).write_batch([change(key, f"{at}-0") for at, key in enumerate("ABCDE", 1)])
+    assert there(redis) == {"A": "1-0", "B": "2-0", "C": "3-0", "D": "4-0", "E": "5-0"}
+
+
 def test_what_is_not_written_yet_was_not_deleted(
     link: RedisLink, redis: redis_py.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -226,7 +262,9 @@ def test_where_no_changes_are_kept_there_is_no_stream_of_them(
     assert not redis.exists("positions:changes")
 
 
-def test_a_stop_while_redis_is_away_fails_nowhere() -> None:
+def test_a_stop_while_redis_is_away_fails_nowhere_and_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     impatient = Event()
     impatient.set()
     link = RedisLink(f"redis://127.0.0.1:{free_port()}/0", impatient)
@@ -236,6 +274,8 @@ def test_a_stop_while_redis_is_away_fails_nowhere() -> None:
     part.snapshot()
     for act in link.after_outage:
         act()
+    told = [line.partition(" not written")[0] for line in caplog.messages if "next start" in line]
+    assert told == ["positions", "changes", "positions"]
 
 
 def test_what_is_not_in_the_hash_does_not_get_among_the_changes(
@@ -279,3 +319,25 @@ def test_a_position_of_which_nothing_is_known_has_all_members() -> None:
         "open_lots": 0, "executions": 0, "last_exec_id": None, "last_price": None,
         "timestamp": None, "stream_id": "1-0",
     }  # fmt: skip
+
+
+def test_each_figure_of_a_position_is_under_its_name_with_every_digit() -> None:
+    book = Book('B "1"', "U1")
+    lines = ("BUY 3 @ 10.0000000001 x100 fee 1 adj 0.5", "SELL 1 @ 11 fee 0.25 EUR", "SELL 1 @ 12")
+    for each in messages(*lines):
+        book.apply(each)
+    last = message("BUY 0.5 @ 7 fee -2", 9)
+    assert isinstance(last, Execution)
+    book.apply(last._replace(instrument=Instrument("USD", None, 7, "FUT")))
+    text = to_json(book.snapshot(), "18446744073709551615-7")
+    found = json.loads(text, parse_float=Decimal, parse_int=Decimal)
+    assert found == {
+        "account": "U1", "symbol": 'B "1"', "currency": "USD", "multiplier": 100,
+        "sec_type": "FUT", "con_id": 7, "qty": Decimal("1.5"), "avg_price": Decimal("9.0000000001"),
+        "cost_basis": Decimal("1350.00000001"), "realized_pnl": Decimal("299.99999998"),
+        "commission": -1, "other_commissions": {"EUR": Decimal("0.25")},
+        "basis_adjustment": Decimal("0.5"), "net_realized_pnl": Decimal("298.99999998"),
+        "open_lots": 2, "executions": 4, "last_exec_id": "00000009.00000009.01.01",
+        "last_price": 7, "timestamp": 9000, "stream_id": "18446744073709551615-7",
+    }  # fmt: skip
+    assert text.endswith('"stream_id": "18446744073709551615-7"}')

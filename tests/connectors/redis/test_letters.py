@@ -13,6 +13,7 @@ from redis.crc import key_slot
 
 from connectors.redis.letters import OtherLetters, add_of_flow, keys_beside
 from connectors.redis.link import RedisLink
+from tests.support.flow_process import read_stream
 
 DEAD = "executions:dead"
 WORDS = [b"symbol", b"A"]
@@ -61,10 +62,11 @@ def test_a_letter_of_the_flow_whose_id_is_taken_is_written_all_the_same(
     assert add_of_flow(redis, DEAD, [("5-4", words), ("5-5", WORDS), ("6-0", words)]) == [False] * 3
 
 
+@pytest.mark.parametrize("words", [WORDS, WIDE], ids=["few words", "many words"])
 def test_without_others_a_letter_has_its_entry_s_id_and_nothing_stands_beside(
-    redis: redis_py.Redis,
+    redis: redis_py.Redis, words: list[bytes]
 ) -> None:
-    assert add_of_flow(redis, DEAD, [("9-9", WORDS), ("10-0", WORDS)]) == [True, True]
+    assert add_of_flow(redis, DEAD, [("9-9", WORDS), ("10-0", words)]) == [True, True]
     assert ids(redis) == ["9-9", "10-0"]
     assert not redis.exists(*keys_beside(DEAD))
 
@@ -126,6 +128,26 @@ def test_a_letter_of_more_words_than_a_script_hands_on_is_written_like_any_other
     assert [redis.get(key) for key in keys_beside(DEAD)[:1]] == [b"6-0"]
     found: Any = redis.xrange(DEAD)
     assert len(found[-1][1]) == 10_000
+
+
+def test_a_letter_of_many_words_goes_behind_one_that_comes_while_it_looks_for_its_place(
+    redis: redis_py.Redis, others: OtherLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_of_flow(redis, DEAD, [("5-3", WORDS)])
+    others.add_once("before", "executions", {}, "no")
+    transaction: Any = redis.transaction
+
+    def interrupted(act: Any, *watched: Any) -> Any:
+        def act_and_add(pipe: Any) -> None:
+            act(pipe)
+            others.add_once("meanwhile", "executions", {}, "no")
+
+        return transaction(act_and_add, *watched)
+
+    monkeypatch.setattr(redis, "transaction", interrupted)
+    assert add_of_flow(redis, DEAD, [("5-4", WIDE)]) == [True]
+    assert ids(redis) == ["5-3", "5-4", "5-5", "5-6"]
+    assert len(read_stream(redis, DEAD)[-1][1]) == len(WIDE)
 
 
 @pytest.mark.parametrize("words", [WORDS, WIDE], ids=["few words", "many words"])

@@ -143,7 +143,9 @@ def test_a_message_that_is_not_at_home_is_refused_with_where_it_lives() -> None:
     streams = [f"executions:{number}" for number in range(4)]
     entries = [entry(number) for number in range(1, 13)]
     items = [*decode_read(read_of(entries, 12), Progress())]
-    assert list(at_home(items, [])) == items
+    progress = Progress()
+    progress.read(12, live=False)
+    assert list(at_home(items, [], progress)) == items
     homes = {
         symbol: streams[partition_of(position_key(symbol, "U1"), 4)]
         for symbol in ("AAPL", "MSFT", "ES")
@@ -152,7 +154,7 @@ def test_a_message_that_is_not_at_home_is_refused_with_where_it_lives() -> None:
     assert len(set(homes.values())) > 1
     there = [item._replace(stream=stream) for item in items if isinstance(item, Messages)]
     refused = Rejected(stream, Entry("1-1", []), "why")
-    kept = list(at_home([refused, *there], streams))
+    kept = list(at_home([refused, *there], streams, progress))
     assert kept[0] is refused
     stays = [item for item in kept if isinstance(item, Messages)]
     assert {item.symbol for item in stays} == {s for s in homes if homes[s] == stream}
@@ -160,6 +162,7 @@ def test_a_message_that_is_not_at_home_is_refused_with_where_it_lives() -> None:
     assert [item.entry for item in gone] == [
         Entry.of(raw) for item in there if homes[item.symbol] != stream for raw in item.entries
     ]
+    assert (progress._entries, progress._errors) == (12, len(gone))
     assert all(
         item.reason.startswith(f"symbol: expected a key of stream {stream!r}, found 'U1:")
         for item in gone

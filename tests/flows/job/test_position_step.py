@@ -118,7 +118,10 @@ def test_each_change_of_quantity_is_told_while_live_and_no_other(
     book(logic, messages(entry(2)))
     report = {"type": "commission", "exec_id": "e1", "commission": "1", "currency": "USD"}
     book(logic, messages(entry(3, **report)))
-    assert caplog.messages == ["Position updated: A = 2 @ 1 (change: +1)"]
+    book(PositionLogic(None, None, Progress()), messages(entry(4)))
+    assert caplog.messages == [
+        "Position updated: A = 2 @ 1 (change: +1)", "Position updated: A = 1 @ 1 (change: +1)",
+    ]  # fmt: skip
 
 
 def counted() -> dict[str, float]:
@@ -194,6 +197,40 @@ def test_after_a_restart_the_position_is_shown_once_more_and_the_book_goes_on(
     assert shown.live
     assert logic.notify_at() is None
     assert changes(book(logic, messages(entry(3), entry(4, exec_id="e1")))) == [("3-0", 3, 1)]
+
+
+def test_a_key_of_an_account_is_shown_and_kept_under_its_own_name(
+    stores: BookStores, tmp_path: Path
+) -> None:
+    first = PositionLogic(None, stores, Progress())
+    book(first, messages(entry(1, account="U1")))
+    state = first.snapshot()
+    assert unseal_values("U1:A", state)[1:5] == ("executions", "U1:A", "A", "U1")
+    logic = resumed(state, tmp_path, "1-0")
+    [shown], _ = logic.on_notify()
+    assert isinstance(shown, Changes)
+    assert (shown.stream, shown.key) == ("executions", "U1:A")
+    assert (shown.position.symbol, shown.position.account) == ("A", "U1")
+    assert logic.snapshot() == state
+    assert changes(book(logic, messages(entry(2, account="U1")))) == [("2-0", 2, 1)]
+
+
+def test_a_read_of_which_the_book_takes_nothing_leaves_it_where_it_was(
+    stores: BookStores, tmp_path: Path
+) -> None:
+    first = PositionLogic(None, stores, Progress())
+    book(first, messages(entry(1)))
+    before = first.snapshot()
+    assert changes(book(first, messages(entry(2, currency="EUR")))) == []
+    assert first.snapshot() == before
+    assert changes(book(resumed(before, tmp_path, "2-0"), messages(entry(3)))) == [("3-0", 2, 1)]
+
+
+def test_without_a_recovery_store_a_snapshot_says_what_was_shown(logic: PositionLogic) -> None:
+    book(logic, messages(entry(1)))
+    assert unseal_values("A", logic.snapshot())[1:7] == (
+        "executions", "A", "A", None, "0-0", "1-0",
+    )  # fmt: skip
 
 
 def test_a_book_goes_on_although_nobody_knows_how_far_its_stream_was(
