@@ -1,0 +1,172 @@
+"""The broker's side in Redis, and the breaks, without a TWS: what a feed knows is given."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, cast
+
+import pytest
+import redis as redis_py
+
+from connectors.ibkr.feed import ExecutionFeed
+from connectors.redis.broker import BothSides, BothSidesReader, BrokerHash, BrokerPosition
+from connectors.redis.link import RedisLink
+from flows.broker import side
+from flows.broker.side import Comparison
+
+DEADLINE_S = 20.0
+LOOK_S = 0.005
+LONG_AGO = -1e9
+
+
+@dataclass
+class Listed:
+    """What a comparison asks a feed's positions."""
+
+    known: bool = True
+
+
+@dataclass
+class Feed:
+    """What a comparison asks a feed."""
+
+    listed: float | None = LONG_AGO
+    waiting: int = 0
+    positions: Listed = field(default_factory=Listed)
+
+
+class Reader(BothSidesReader):
+    """Reads both sides while something happens."""
+
+    def happens(self) -> None:
+        """Nothing, unless a test says otherwise."""
+
+    def read(self) -> BothSides:
+        self.happens()
+        return super().read()
+
+
+class Desk:
+    """Both sides in Redis, and what a comparison of them has told."""
+
+    def __init__(self, redis: redis_py.Redis, link: RedisLink) -> None:
+        self.redis, self.feed, self.on_their_way = redis, Feed(), 0
+        self.broker = BrokerHash(link, "broker")
+        self.reader = Reader(
+            link, positions_hash="positions", broker_hash="broker", streams=["executions"]
+        )
+        self.comparison = Comparison(self.reader, self.broker, lambda: self.on_their_way)
+        self.holds(2)
+        redis.hset(
+            "positions", "U1:A", '{"account": "U1", "symbol": "A", "qty": 2, "avg_price": 1}'
+        )
+
+    def holds(self, qty: int) -> bool:
+        """Have the broker hold so many; True, so that it may be a step."""
+        self.broker.write([BrokerPosition("U1", "A", str(qty), "1", "7", 1)], ["U1"])
+        self.broker.show(["U1"], known=True)
+        return True
+
+    @property
+    def breaks(self) -> dict[str, Any]:
+        found: Any = self.redis.hgetall("broker:breaks")
+        return {key.decode(): json.loads(value) for key, value in found.items()}
+
+    def run(self, *steps: Callable[[], object]) -> None:
+        """Compare until each step has been true once, one after the other."""
+
+        async def compare() -> None:
+            running = asyncio.create_task(self.comparison.run(cast("ExecutionFeed", self.feed)))
+            try:
+                async with asyncio.timeout(DEADLINE_S):
+                    for step in steps:
+                        while not running.done() and not await asyncio.to_thread(step):  # noqa: ASYNC110
+                            await asyncio.sleep(LOOK_S)
+            finally:
+                running.cancel()
+                with suppress(asyncio.CancelledError):
+                    await running
+
+        asyncio.run(compare())
+
+
+@pytest.fixture
+def desk(redis: redis_py.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.setattr(side, "LOOK_EVERY_S", LOOK_S)
+    monkeypatch.setattr(side, "AT_CONNECT_S", 10 * LOOK_S)
+    monkeypatch.setattr(side, "LASTING_S", 20 * LOOK_S)
+    link = RedisLink(redis_url, Event())
+    with closing(link.client):
+        yield Desk(redis, link)
+
+
+def test_a_break_is_told_while_it_lasts(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="lotstream.router")
+    desk.holds(5)
+    desk.run(lambda: desk.breaks, lambda: desk.holds(2), lambda: not desk.breaks)
+    assert caplog.messages == [
+        "break: U1:A: ours 2, the broker's 5 (quantity), +3 missing",
+        "no break any more: U1:A: ours 2, the broker's 5 (quantity), +3 missing",
+    ]
+
+
+def test_directly_after_a_connect_less_of_it_is_a_break(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side, "LASTING_S", 1000.0)
+    desk.feed.listed = time.monotonic()  # the loop's clock
+    desk.holds(5)
+    desk.run(lambda: desk.breaks)
+
+
+def test_a_break_that_an_earlier_run_has_left_stands_until_both_sides_are_known_to_agree(
+    desk: Desk,
+) -> None:
+    desk.broker.write_breaks({"U1:A": '{"since": 1}', "U1:OLD": '{"since": 1}'}, [])
+    desk.holds(5)
+    seen: list[set[str]] = []
+
+    def found_anew() -> bool:
+        seen.append({*desk.breaks})
+        return bool(desk.breaks["U1:A"]["since"] != 1)
+
+    desk.run(found_anew)
+    assert all("U1:A" in keys for keys in seen)
+    assert [*desk.breaks] == ["U1:A"]
+    desk.holds(2)
+    desk.run(lambda: not desk.breaks)  # another run finds that it has ended
+
+
+UNSURE: dict[str, Callable[[Desk, bool], object]] = {
+    "on its way to Redis": lambda desk, so: setattr(desk, "on_their_way", int(so)),
+    "waits for its contract": lambda desk, so: setattr(desk.feed, "waiting", int(so)),
+    "not all listed": lambda desk, so: setattr(desk.feed, "listed", None if so else LONG_AGO),
+    "positions not known": lambda desk, so: setattr(desk.feed.positions, "known", not so),
+    "connected anew meanwhile": lambda desk, so: setattr(
+        desk.reader, "happens", lambda: setattr(desk.feed, "listed", time.monotonic() * so)
+    ),
+    "no account known": lambda desk, so: desk.broker.show(["U1"], known=not so),
+    "not booked": lambda desk, so: (
+        desk.redis.xadd("executions", {"a": "b"}) if so else desk.redis.delete("executions")
+    ),
+    "not to be read": lambda desk, so: (
+        desk.redis.hset("positions", "B", "?") if so else desk.redis.hdel("positions", "B")
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNSURE)
+def test_what_is_not_sure_is_no_break_and_no_end_of_one(desk: Desk, what: str) -> None:
+    make = UNSURE[what]
+    desk.broker.write_breaks({"U1:OLD": '{"since": 1}'}, [])
+    desk.holds(5)
+    make(desk, True)
+    looks = iter(range(25))
+    desk.run(lambda: next(looks, None) is None)
+    assert [*desk.breaks] == ["U1:OLD"]
+    make(desk, False)
+    desk.run(lambda: [*desk.breaks] == ["U1:A"])
