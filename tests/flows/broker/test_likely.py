@@ -71,9 +71,17 @@ def test_what_we_have_under_one_name_and_the_broker_under_the_next_was_renumbere
     assert ("under a new contract number" in said) == is_renumbered
 
 
-def test_a_word_with_a_space_is_quoted() -> None:
-    said = likely("U1:BRK B", difference(ONLY_OURS, "1", "0"), [], None, {})
-    assert "symbol 'BRK B' account U1" in said
+def test_a_key_is_told_that_it_is_the_old_name_too() -> None:
+    others = {"U1:AAPL@TSE": difference(ONLY_BROKER, "0", "3")}
+    said = likely(KEY, difference(ONLY_OURS, "3", "0"), [], None, others)
+    assert said.startswith("U1:AAPL under a new contract number")
+
+
+@pytest.mark.parametrize(
+    ("key", "said"), [("U1:BRK B", "symbol 'BRK B' account U1 "), ("BRK", "symbol BRK exec_id ")]
+)
+def test_a_word_with_a_space_is_quoted_and_no_account_is_no_word(key: str, said: str) -> None:
+    assert said in likely(key, difference(ONLY_OURS, "1", "0"), [], None, {})
 
 
 # --- what is published ---------------------------------------------------------------------
