@@ -193,6 +193,35 @@ def test_a_commission_that_comes_before_its_execution_is_handed_on_behind_it(
     asyncio.run(scenario())
 
 
+def test_a_list_has_newer_commissions_than_those_that_came_before_it(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed)
+            await happen(tws.report, Fill(exec_id(1), AAPL, commission="2.5"))
+            await happen(tws.fill, Fill(exec_id(2), AAPL, commission=None))
+            await until(lambda: len(received) == 1)  # and so the report was read
+            fill = Fill(exec_id(1), AAPL, commission="3.0")
+            await asyncio.to_thread(lambda: tws.fill(fill, live=False))
+            received.feed.fetch()
+            await until(lambda: received.ids("commission"))
+        assert received[-1]["commission"] == "3"
+
+    asyncio.run(scenario())
+
+
+def test_what_is_wished_once_is_listed_once(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed)
+            asked = tws.requests.count(7)
+            received.feed.fetch()
+            await until(lambda: tws.requests.count(7) > asked)
+            await asyncio.sleep(0.2)
+            assert tws.requests.count(7) == asked + 1
+
+    asyncio.run(scenario())
+
+
 def test_a_commission_that_comes_late_or_changes_is_handed_on(tws: TwsDouble) -> None:
     async def scenario() -> None:
         async with following(tws) as received:
@@ -892,19 +921,22 @@ def test_positions_are_known_from_the_end_of_the_list_until_the_connection_is_lo
 def test_since_when_it_is_connected_is_not_since_the_last_list(tws: TwsDouble) -> None:
     async def scenario() -> None:
         async with following(tws, pause_s=0.05) as received:
-            await until(lambda: received.feed.listed)
+            await until(lambda: received.feed.listed and received.feed.positions.known)
             listed, lists = received.feed.listed, tws.requests.count(7)
+            asked = tws.requests.count(61)
             await until(lambda: tws.requests.count(7) > lists + 1)
             assert received.feed.listed == listed
+            assert tws.requests.count(61) == asked  # for positions, which are known
 
     asyncio.run(scenario())
 
 
-def test_a_new_connection_is_one_to_ibkrs_servers_too(tws: TwsDouble) -> None:
+@pytest.mark.parametrize("code", [1100, 2110])
+def test_a_new_connection_is_one_to_ibkrs_servers_too(tws: TwsDouble, code: int) -> None:
     async def scenario() -> None:
         async with following(tws) as received:
             await until(lambda: received.feed.listed)
-            await happen(tws.error, 1100, "lost")
+            await happen(tws.error, code, "lost")
             await until(lambda: not received.feed.positions.known)
             await happen(tws.drop)
             await until(lambda: received.feed.listed and received.feed.positions.known)
