@@ -389,11 +389,12 @@ def test_redis_away_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_no_directory_has_is_named(tmp_path: Path) -> None:
-    with new_store(tmp_path / "r", [(SOURCE_ID, "executions:0", ("5-0", 1))]):
+    made = tmp_path / "with those above it" / "r"
+    with new_store(made, [(SOURCE_ID, "executions:0", ("5-0", 1))]):
         pass
     said = "the recovery directories of executions:0, executions:1, found those of executions:0"
     with pytest.raises(rescale.RescaleError, match=said):
-        rescale.read_state([tmp_path / "r"], ["executions:0", "executions:1"])
+        rescale.read_state([made], ["executions:0", "executions:1"])
 
 
 def test_positions_of_another_version_are_not_moved(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from flows.broker.side import Comparison
 DEADLINE_S = 20.0
 LOOK_S = 0.005
 LONG_AGO = -1e9
+LOOKS = 30
 
 
 @dataclass
@@ -54,16 +55,22 @@ class Desk:
     """Both sides in Redis, and what a comparison of them has told."""
 
     def __init__(self, redis: redis_py.Redis, link: RedisLink) -> None:
-        self.redis, self.feed, self.on_their_way = redis, Feed(), 0
+        self.redis, self.feed = redis, Feed()
+        self.on_their_way, self.flickers = 0, False
         self.broker = BrokerHash(link, "broker")
         self.reader = Reader(
             link, positions_hash="positions", broker_hash="broker", streams=["executions"]
         )
-        self.comparison = Comparison(self.reader, self.broker, lambda: self.on_their_way)
+        self.comparison = Comparison(self.reader, self.broker, self._on_their_way)
         self.holds(2)
         redis.hset(
             "positions", "U1:A", '{"account": "U1", "symbol": "A", "qty": 2, "avg_price": 1}'
         )
+
+    def _on_their_way(self) -> int:  # asked once for each look
+        if self.flickers:
+            self.feed.positions.known = not self.feed.positions.known
+        return self.on_their_way
 
     def holds(self, qty: int) -> bool:
         """Have the broker hold so many; True, so that it may be a step."""
@@ -114,17 +121,24 @@ def test_a_break_is_told_while_it_lasts(desk: Desk, caplog: pytest.LogCaptureFix
     ]
 
 
-def test_directly_after_a_connect_less_of_it_is_a_break(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("just_now", "left"), [(True, {"U1:A", "U1:OLD"}), (False, set())], ids=["at once", "later"]
+)
+def test_directly_after_a_connect_less_of_it_is_a_break_and_none_that_was_left_goes(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, just_now: bool, left: set[str]
 ) -> None:
     monkeypatch.setattr(side, "LASTING_S", 1000.0)
-    desk.feed.listed = time.monotonic()  # the loop's clock
+    if just_now:
+        desk.feed.listed = time.monotonic()  # the loop's clock
+    desk.broker.write_breaks({"U1:OLD": "{}"}, [])
     desk.holds(5)
-    desk.run(lambda: desk.breaks)
+    looks = iter(range(LOOKS))
+    desk.run(lambda: "U1:A" in desk.breaks if just_now else next(looks, None) is None)
+    assert {*desk.breaks} == left
 
 
 def test_a_break_that_an_earlier_run_has_left_stands_until_both_sides_are_known_to_agree(
-    desk: Desk,
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.broker.write_breaks({"U1:A": '{"since": 1}', "U1:OLD": '{"since": 1}'}, [])
     desk.holds(5)
@@ -137,8 +151,12 @@ def test_a_break_that_an_earlier_run_has_left_stands_until_both_sides_are_known_
     desk.run(found_anew)
     assert all("U1:A" in keys for keys in seen)
     assert [*desk.breaks] == ["U1:A"]
-    desk.holds(2)
-    desk.run(lambda: not desk.breaks)  # another run finds that it has ended
+    # Another run may find that it has ended before it has lasted.
+    monkeypatch.setattr(side, "LASTING_S", 1000.0)
+    desk.broker.write_breaks({"U1:OLD": "{}"}, [])
+    desk.run(
+        lambda: "U1:OLD" not in desk.breaks, lambda: desk.holds(2), lambda: not desk.breaks
+    )  # fmt: skip
 
 
 UNSURE: dict[str, Callable[[Desk, bool], object]] = {
@@ -165,8 +183,16 @@ def test_what_is_not_sure_is_no_break_and_no_end_of_one(desk: Desk, what: str) -
     desk.broker.write_breaks({"U1:OLD": '{"since": 1}'}, [])
     desk.holds(5)
     make(desk, True)
-    looks = iter(range(25))
+    looks = iter(range(LOOKS))
     desk.run(lambda: next(looks, None) is None)
     assert [*desk.breaks] == ["U1:OLD"]
     make(desk, False)
     desk.run(lambda: [*desk.breaks] == ["U1:A"])
+
+
+def test_what_differs_counts_anew_whenever_the_brokers_side_was_not_known(desk: Desk) -> None:
+    desk.flickers = True
+    desk.holds(5)
+    looks = iter(range(2 * LOOKS))
+    desk.run(lambda: next(looks, None) is None)
+    assert not desk.breaks

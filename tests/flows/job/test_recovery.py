@@ -350,6 +350,27 @@ def test_an_epoch_is_complete_when_the_slowest_worker_has_completed_it(
     assert [epoch for [epoch] in left] == stays
 
 
+def test_what_an_earlier_run_has_reached_says_nothing_of_the_last(tmp_path: Path) -> None:
+    """The first, of two workers, has come to epoch 5; the last, of one, from there to 9."""
+    recovery.prepare(tmp_path, None).close()
+    with closing(sqlite3.connect(tmp_path / "part-0.sqlite3")) as db, db:
+        db.executemany(
+            "INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (?, ?, ?)",
+            [(1, 1, 5), (0, 2, 3)],
+        )
+        db.executemany(
+            "INSERT INTO fronts (ex_num, worker_index, worker_frontier) VALUES (?, ?, ?)",
+            [(1, 0, 9), (0, 0, 20), (0, 1, 5)],
+        )
+        row = (SOURCE_ID, "s", 8, dumps(sealed("s", "8-0", 8)))
+        db.execute(
+            "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)",
+            row,
+        )
+    recovery.prepare(tmp_path, None).close()
+    assert recovery.resumed_at(tmp_path) == {"s": "8-0"}
+
+
 def put(directory: Path, *rows: tuple[str, str, int, object]) -> None:
     """Write snapshots (step, key, epoch, values; None: let go) of a run that resumes at 5."""
     with closing(sqlite3.connect(directory / "part-0.sqlite3")) as db, db:
