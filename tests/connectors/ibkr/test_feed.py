@@ -699,14 +699,15 @@ def test_the_block_of_an_fa_master_is_not_handed_on_its_allocations_are(
     assert caplog.text.count("account DF1000000 are not published") == 1
 
 
+@pytest.mark.parametrize("with_block", [True, False])
 def test_reports_of_one_id_in_several_accounts_go_in_the_order_of_the_list(
-    tws: TwsDouble,
+    tws: TwsDouble, with_block: bool
 ) -> None:
     def listed(first: str, second: str) -> None:
         block = Fill(exec_id(1), AAPL, account="DF1000000", commission="9.0")
         one = replace(block, account="DU1", commission=first)
         two = replace(block, account="DU2", commission=second)
-        tws.fill(block, one, two, live=False)
+        tws.fill(*[block] * with_block, one, two, live=False)
 
     listed("1.0", "2.0")
 
@@ -767,6 +768,26 @@ def test_in_the_hour_that_comes_twice_the_order_of_arrival_decides(
     asyncio.run(scenario())
     assert caplog.text.count("its time comes twice") == 1
     assert f"execution {exec_id(1)}: its time comes twice" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "hour"), [(("03:00:00", "02:30:00"), 5), (("02:30:02", "02:30:01"), 6)]
+)
+def test_what_came_out_of_order_by_more_than_a_moment_does_not_tell_the_hour(
+    tws: TwsDouble, caplog: pytest.LogCaptureFixture, before: tuple[str, str], hour: int
+) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await connected(tws)
+            await until(lambda: received.feed.listed)
+            for number, clock in enumerate((*before, "01:30:00")):
+                time = f"20261101 {clock} US/Eastern"
+                await happen(tws.fill, Fill(exec_id(number), AAPL, time=time, commission=None))
+            await until(lambda: len(received) == 3)
+        assert int(received[2]["timestamp"]) == 1793511000000 + (hour - 5) * 3_600_000
+
+    asyncio.run(scenario())
+    assert caplog.text.count("its time comes twice") == (hour == 5)
 
 
 @pytest.mark.parametrize(
