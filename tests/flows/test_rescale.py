@@ -413,8 +413,8 @@ def divide(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "left",
     [
-        Left(0, 0), Left(7, 9), Left(26, 26), Left(7, 9, "trimmed"), Left(6, 0, "trimmed"),
-        Left(6, 6, "made anew"),
+        Left(0, 0), Left(7, 0), Left(7, 9), Left(26, 26), Left(7, 9, "trimmed"),
+        Left(6, 0, "trimmed"), Left(6, 6, "made anew"),
     ],
 )  # fmt: skip
 def test_each_part_gets_its_entries_and_what_was_read_and_written_of_them(
