@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ import redis as redis_py
 
 from connectors.codec import decode
 from connectors.ibkr.messages import Held
+from connectors.redis.link import RedisLink
 from flows.broker.healing import split_ratio
-from flows.reconcile import Book, compare
+from flows.reconcile import Book, compare, read_books
 from state.breaks import Difference, Kind
 from tests.support.servers import free_port
 from tests.support.tws_double import CHANGES_ORDERS, Fill, Holding, Instrument, TwsDouble
@@ -246,9 +248,23 @@ def test_each_account_is_compared_for_itself() -> None:
     }  # fmt: skip
 
 
-def test_contracts_that_share_a_name_are_summed() -> None:
-    positions = [their("RY", 10, "U1", con_id="1"), their("RY", 5, "U1", con_id="2")]
+def test_contracts_that_share_a_name_are_summed_and_have_no_price() -> None:
+    one = their("RY", 10, "U1", con_id="1")._replace(avg_price="1000")
+    positions = [one, their("RY", 5, "U1", con_id="2")]
     assert verdicts([our("RY", 10, "U1")], positions) == {"U1:RY": (10, 15)}
+    [equal] = compare([Book("U1", "RY", Decimal(15), Decimal(10))], positions)
+    assert not equal.is_break
+
+
+def test_a_contract_under_two_names_is_told_by_its_number(
+    redis: redis_py.Redis, redis_url: str
+) -> None:
+    value = '{"account": "U1", "symbol": "FB", "qty": 5, "avg_price": 10, "con_id": 107113386}'
+    redis.hset("positions", "U1:FB", value)
+    books = read_books(RedisLink(redis_url, Event()), "positions")
+    pairs = compare(books, [their("META", 5, "U1", con_id="107113386")])
+    kinds = {pair.key: pair.difference.kind for pair in pairs if pair.difference}
+    assert kinds == {"U1:FB": Kind.TWO_NAMES, "U1:META": Kind.TWO_NAMES}
 
 
 # --- prices and names ----------------------------------------------------------------------

@@ -15,7 +15,9 @@ from redis import Redis
 from typer.testing import CliRunner
 
 from connectors.parquet.files import StreamFiles
+from connectors.redis.letters import OtherLetters
 from connectors.redis.link import RedisLink, RedisRefusedError
+from connectors.redis.names import once_keys
 from connectors.redis.partitions import PartitionsError
 from connectors.redis.publisher import Once, Publisher
 from flows import rescale
@@ -229,6 +231,11 @@ def test_a_producer_that_was_not_told_is_refused_and_published_ids_stay_known(
     }  # fmt: skip
     untold = Publisher(link, ["executions"])
     assert untold.publish_once(Once("x", fields)) == [True]
+    letters = dict(
+        zip(partition_names("executions", 2), partition_names("executions:dead", 2), strict=True)
+    )
+    before = OtherLetters(link, {"executions": "executions:dead"})
+    assert before.add_once("U1:e1", "executions", fields, "why")
     done(run(tmp_path, redis_url, "--to", "2", "--into", f"{tmp_path}/new"))
     with pytest.raises(RedisRefusedError, match="WRONGTYPE"):
         untold.publish_once(Once("y", fields))
@@ -236,6 +243,8 @@ def test_a_producer_that_was_not_told_is_refused_and_published_ids_stay_known(
         Publisher(link, ["executions"]).publish(fields)
     told = Publisher(link, partition_names("executions", 2))
     assert told.publish_once(Once("x", fields), Once("y", fields)) == [False, True]
+    assert not any(OtherLetters(link, letters).add_once("U1:e1", to, fields, "") for to in letters)
+    assert not redis.exists(*once_keys("executions")[1:])
     assert redis.get("executions") == b"moved by flows.rescale to executions:0, executions:1"
 
 
@@ -371,11 +380,14 @@ def last_of(numbers: Sequence[int], upto: int) -> tuple[str, int]:
 
 
 class Left(NamedTuple):
-    """What a flow has left: how far it has read and written rows, how a beginning was lost."""
+    """What a flow has left: how far it has read and written rows, how some were lost."""
 
     read: int
     written: int
     lost: str = ""
+
+
+NEWEST = "deleted, the newest one"
 
 
 def leave(
@@ -394,11 +406,17 @@ def leave(
         kept: Any = redis.xrange(stream, progress[stream][0])
         if left.lost == "trimmed":  # as the flow itself does: all but the last that it has read
             redis.xtrim(stream, minid=progress[stream][0], approximate=False)
+        elif left.lost == NEWEST:
+            redis.xdel(stream, kept[-1][0])
         elif left.lost:
             redis.delete(stream)
             for entry_id, fields in kept:
                 redis.xadd(stream, fields, id=entry_id)
     return progress
+
+
+def numbers_in(redis: Redis, stream: str) -> list[int]:
+    return [int(entry_id.removesuffix("-0")) for entry_id, _ in read_stream(redis, stream)]
 
 
 def divide(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,7 +432,7 @@ def divide(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     "left",
     [
         Left(0, 0), Left(7, 0), Left(7, 9), Left(26, 26), Left(7, 9, "trimmed"),
-        Left(6, 0, "trimmed"), Left(6, 6, "made anew"),
+        Left(6, 0, "trimmed"), Left(6, 6, "made anew"), Left(7, 7, NEWEST),
     ],
 )  # fmt: skip
 def test_each_part_gets_its_entries_and_what_was_read_and_written_of_them(
@@ -424,20 +442,22 @@ def test_each_part_gets_its_entries_and_what_was_read_and_written_of_them(
     homes = publish_everywhere(redis)
     all_of = {TWO[n]: sorted(homes[FOUR[n]] + homes[FOUR[n + 2]]) for n in range(2)}
     progress = leave(tmp_path, redis, left, all_of)
+    there = {stream: numbers_in(redis, stream) for stream in TWO}
     divide(tmp_path, redis_url, monkeypatch)
     found = rescale.read_state([tmp_path / "new"], FOUR).progress
     for stream, home in homes.items():
-        numbers, first, (last_id, count) = home, home[0], progress[TWO[FOUR.index(stream) % 2]]
+        parent = TWO[FOUR.index(stream) % 2]
+        first, stays, gone = home[0], set[int](), 0
         if left.lost:  # each part wants to find the last that was read
-            last, first = int(last_id.removesuffix("-0")), all_of[TWO[FOUR.index(stream) % 2]][0]
-            numbers = sorted({last, *(number for number in home if number > last)})
-        ids = [entry_id for entry_id, _ in read_stream(redis, stream)]
-        assert ids == [f"{number}-0" for number in numbers]
-        reached, there = last_of(numbers, left.read)
-        assert found[stream] == (reached, there + (count - 1) * (left.lost == "trimmed"))
+            first, stays = all_of[parent][0], {int(progress[parent][0].removesuffix("-0"))}
+            gone = len(all_of[parent]) - len(there[parent])
+        numbers = sorted(stays | {*home} & {*there[parent]})
+        assert numbers_in(redis, stream) == numbers
+        reached, read = last_of(numbers, left.read)
+        assert found[stream] == (reached, read + gone * (left.lost != "made anew"))
         [told] = groups(redis, stream)
         assert (told["last-delivered-id"].decode(), told["entries-read"]) == found[stream]
-        assert told["lag"] == len(numbers) - there
+        assert told["lag"] == (None if left.lost == NEWEST else len(numbers) - read)
         rows_to, _ = last_of(numbers, left.written)
         rows_from = FIRST_ID if rows_to == FIRST_ID else f"{first}-0"
         assert StreamFiles(tmp_path / "data", stream).written() == (rows_from, rows_to)

@@ -1072,6 +1072,19 @@ def refusal(double: TwsDouble, answer_s: float = 5.0) -> TwsError:
     return refused.value
 
 
+def test_nothing_of_an_attempt_to_connect_is_left_behind(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        ib = ReadingIB(instead={})
+        events = ib.errorEvent, ib.client.conn.disconnected
+        before = [len(event) for event in events]
+        await connect(ib, Tws("127.0.0.1", tws.port, 1, UTC))
+        assert [len(event) for event in events] == before
+        ib.hang_up()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+
+
 def test_a_client_id_in_use_is_told_at_once(tws: TwsDouble) -> None:
     tws.taken_client_ids = {1}
     error = refusal(tws, answer_s=DEADLINE_S)
