@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 import redis as redis_py
+from typer.testing import CliRunner
 
 from connectors.codec import decode
+from connectors.ibkr.account import Account
 from connectors.ibkr.messages import Held
 from connectors.redis.link import RedisLink
+from flows import reconcile
 from flows.broker.healing import split_ratio
 from flows.reconcile import Book, compare, read_books
 from state.breaks import Difference, Kind
@@ -447,6 +450,32 @@ def test_what_is_not_booked_yet_is_waited_for_and_never_made_up_for(
     done = run("--adopt")
     assert (done.returncode, adopted(redis)) == (1, [])
     assert "1 entries are not booked yet" in done.stderr
+
+
+HELD = their("AAPL", 5, "U1")
+ASKED = Account([HELD], {}, ["U1"])
+
+
+@pytest.mark.parametrize(
+    ("asked_again", "adopted_now"),
+    [
+        (ASKED, True), (ASKED._replace(positions=[HELD._replace(doubt="for a moment")]), True),
+        (ASKED._replace(positions=[HELD._replace(qty="6")]), False),
+        (ASKED._replace(traded={"U1:MSFT": ["0000e0d5.00000009.01.01"]}), False),
+    ],
+)  # fmt: skip
+def test_nothing_is_adopted_while_something_happens_at_the_broker(
+    redis: redis_py.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch,
+    asked_again: Account, adopted_now: bool,
+) -> None:  # fmt: skip
+    answers = iter([ASKED, asked_again])
+    monkeypatch.setattr(reconcile, "ask_tws", lambda *_: next(answers))
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    done = CliRunner().invoke(reconcile.app, ["--adopt"])
+    assert len(openings(redis)) == adopted_now
+    said = "nothing adopted, as something happened meanwhile: try again" in done.output
+    assert (done.exit_code, said) == ((0, False) if adopted_now else (1, True))
+    assert not redis.exists("executions:partitions") or adopted_now  # it only looks
 
 
 # --- which ratio is a split ------------------------------------------------------------------
