@@ -61,7 +61,6 @@ class Desk:
         self.reader = Reader(
             link, positions_hash="positions", broker_hash="broker", streams=["executions"]
         )
-        self.comparison = Comparison(self.reader, self.broker, self._on_their_way)
         self.holds(2)
         redis.hset(
             "positions", "U1:A", '{"account": "U1", "symbol": "A", "qty": 2, "avg_price": 1}'
@@ -84,10 +83,11 @@ class Desk:
         return {key.decode(): json.loads(value) for key, value in found.items()}
 
     def run(self, *steps: Callable[[], object]) -> None:
-        """Compare until each step has been true once, one after the other."""
+        """Compare, as a run does, until each step has been true once, one after the other."""
+        comparison = Comparison(self.reader, self.broker, self._on_their_way)
 
         async def compare() -> None:
-            running = asyncio.create_task(self.comparison.run(cast("ExecutionFeed", self.feed)))
+            running = asyncio.create_task(comparison.run(cast("ExecutionFeed", self.feed)))
             try:
                 async with asyncio.timeout(DEADLINE_S):
                     for step in steps:
