@@ -14,7 +14,13 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from connectors.ibkr import feed as ibkr
-from connectors.ibkr.account import Accounts, account_figures, ask_account, open_orders
+from connectors.ibkr.account import (
+    Accounts,
+    Positions,
+    account_figures,
+    ask_account,
+    open_orders,
+)
 from connectors.ibkr.feed import ExecutionFeed
 from connectors.ibkr.instruments import Record
 from connectors.ibkr.messages import Letter, Message
@@ -942,6 +948,19 @@ def test_positions_are_known_from_the_end_of_the_list_until_the_connection_is_lo
             assert [each.qty for each in positions.held] == ["-1"]
 
     asyncio.run(scenario())
+
+
+def test_a_list_of_positions_that_was_cut_off_makes_nothing_known() -> None:
+    told: list[bool] = []
+    positions = Positions(Accounts(), lambda: told.append(positions.known))
+    positions.list_begins()
+    positions.lost()
+    positions.read_end([])
+    assert not positions.known
+    positions.list_begins()
+    positions.read_end([])
+    positions.read_end([])  # as the library's own request has it
+    assert told == [False, True]
 
 
 def test_since_when_it_is_connected_is_not_since_the_last_list(tws: TwsDouble) -> None:
