@@ -3,20 +3,22 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from threading import Event
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import redis as redis_py
 
+from connectors.ibkr.account import Accounts
 from connectors.ibkr.feed import ExecutionFeed
 from connectors.redis.broker import BothSides, BothSidesReader, BrokerHash, BrokerPosition
 from connectors.redis.link import RedisLink
 from flows.broker import side
-from flows.broker.side import Comparison
+from flows.broker.side import AccountView, Comparison
 
 DEADLINE_S = 20.0
 LOOK_S = 0.005
@@ -33,8 +35,9 @@ class Listed:
 
 @dataclass
 class Feed:
-    """What a comparison asks a feed."""
+    """What a comparison or a view asks a feed."""
 
+    ib: Any = None
     listed: float | None = LONG_AGO
     waiting: int = 0
     positions: Listed = field(default_factory=Listed)
@@ -85,20 +88,25 @@ class Desk:
     def run(self, *steps: Callable[[], object]) -> None:
         """Compare, as a run does, until each step has been true once, one after the other."""
         comparison = Comparison(self.reader, self.broker, self._on_their_way)
+        run(comparison.run(cast("ExecutionFeed", self.feed)), *steps)
 
-        async def compare() -> None:
-            running = asyncio.create_task(comparison.run(cast("ExecutionFeed", self.feed)))
-            try:
-                async with asyncio.timeout(DEADLINE_S):
-                    for step in steps:
-                        while not running.done() and not await asyncio.to_thread(step):  # noqa: ASYNC110
-                            await asyncio.sleep(LOOK_S)
-            finally:
-                running.cancel()
-                with suppress(asyncio.CancelledError):
-                    await running
 
-        asyncio.run(compare())
+def run(work: Coroutine[None, None, None], *steps: Callable[[], object]) -> None:
+    """Do something until each step has been true once, one after the other."""
+
+    async def both() -> None:
+        running = asyncio.create_task(work)
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                for step in steps:
+                    while not running.done() and not await asyncio.to_thread(step):  # noqa: ASYNC110
+                        await asyncio.sleep(LOOK_S)
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+
+    asyncio.run(both())
 
 
 @pytest.fixture
@@ -196,3 +204,54 @@ def test_what_differs_counts_anew_whenever_the_brokers_side_was_not_known(desk: 
     looks = iter(range(2 * LOOKS))
     desk.run(lambda: next(looks, None) is None)
     assert not desk.breaks
+
+
+class Library:
+    """What an account's view asks the library."""
+
+    asked, silent = 0, True
+
+    def accountValues(self) -> list[SimpleNamespace]:  # noqa: N802
+        value = {"tag": "NetLiquidation", "value": "5.0", "currency": "USD", "modelCode": ""}
+        return [SimpleNamespace(account=account, **value) for account in ("U1", "F2")]
+
+    async def reqAllOpenOrdersAsync(self) -> list[Any]:  # noqa: N802
+        self.asked += 1
+        if self.silent:
+            await asyncio.Event().wait()
+        return []
+
+
+def test_orders_that_tws_does_not_tell_are_not_none_and_asked_for_when_it_is_back(
+    redis: redis_py.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOOK_EVERY_S", "FIGURES_EVERY_S", "_ANSWER_S"):
+        monkeypatch.setattr(side, name, LOOK_S)
+    monkeypatch.setattr(side, "ORDERS_EVERY_S", 0.0)
+    library = Library()
+    feed, told, looks = Feed(ib=library), set[int](), iter(range(LOOKS))
+
+    def account() -> dict[str, Any]:
+        found: Any = redis.hgetall("broker:account")
+        view: dict[str, Any] = json.loads(found.get(b"U1", "{}"))
+        told.add(view.get("as_of", 0))
+        return view
+
+    def is_lost() -> bool:
+        assert (account()["open_orders"], library.asked) == (None, 1)
+        feed.listed, library.silent = None, False
+        return True
+
+    def is_back() -> bool:
+        feed.listed = LONG_AGO
+        return True
+
+    link = RedisLink(redis_url, Event())
+    with closing(link.client):
+        view = AccountView(BrokerHash(link, "broker"), Accounts())
+        run(
+            view.run(cast("ExecutionFeed", feed)),
+            lambda: account() and len(told) > 3, is_lost, lambda: next(looks, None) is None,
+            is_back, lambda: account()["open_orders"] == [] and library.asked > 2,
+        )  # fmt: skip
+    assert redis.hkeys("broker:account") == [b"U1"]
