@@ -246,6 +246,10 @@ def test_orders_that_tws_does_not_tell_are_not_none_and_asked_for_when_it_is_bac
         feed.listed = LONG_AGO
         return True
 
+    def answers_no_more() -> bool:
+        library.silent = True
+        return True
+
     link = RedisLink(redis_url, Event())
     with closing(link.client):
         view = AccountView(BrokerHash(link, "broker"), Accounts())
@@ -253,5 +257,6 @@ def test_orders_that_tws_does_not_tell_are_not_none_and_asked_for_when_it_is_bac
             view.run(cast("ExecutionFeed", feed)),
             lambda: account() and len(told) > 3, is_lost, lambda: next(looks, None) is None,
             is_back, lambda: account()["open_orders"] == [] and library.asked > 2,
+            answers_no_more, lambda: account()["open_orders"] is None,
         )  # fmt: skip
     assert redis.hkeys("broker:account") == [b"U1"]
