@@ -18,7 +18,7 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
     def acquire(self, *, shared: bool = False, wait_s: float = 0.0) -> None:
         """Take the lock, or change how it is held.

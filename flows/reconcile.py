@@ -118,7 +118,7 @@ def compare(books: Iterable[Book], positions: Iterable[Held]) -> list[Comparison
     accounts = {side.account for side in (*ours.values(), *sides.values()) if side.account}
     found = differences(ours, sides, accounts)
     pairs = [_pair(by_key.get(key), held[key], found.get(key)) for key in sorted({*by_key, *held})]
-    return [pair for pair in pairs if pair.ours or pair.theirs or pair.is_break]
+    return [pair for pair in pairs if pair.ours or pair.theirs]
 
 
 def _broker_side(position: Held, of_the_same_name: Side | None) -> Side:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ class Board:
             page.get_nowait()
         page.put_nowait(None)
 
-    async def frames(self) -> AsyncIterator[str]:
+    async def frames(self) -> AsyncGenerator[str, None]:
         """Yield a page's events: everything, then changes."""
         page: asyncio.Queue[str | None] = asyncio.Queue(_BEHIND)
         self._pages.add(page)

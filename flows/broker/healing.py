@@ -118,16 +118,15 @@ def split_ratio(
     ('4:1', None)
     """
     ours, theirs = difference.ours, difference.broker
-    if difference.kind is not Kind.QUANTITY or (ours > 0) != (theirs > 0):
-        return None
-    if not our_price or not their_price:
+    if difference.kind is not Kind.QUANTITY or not our_price or not their_price:
         return None
     ratio = (Fraction(theirs) / Fraction(ours)).limit_denominator(_MOST_OF_A_SPLIT)
+    if not 0 < ratio.numerator <= _MOST_OF_A_SPLIT or ratio == 1:
+        return None
     with localcontext(prec=28):
-        near = abs(theirs / ours * ratio.denominator / (ratio.numerator or 1) - 1) <= _ABOUT / 10
+        near = abs(theirs / ours * ratio.denominator / ratio.numerator - 1) <= _ABOUT / 10
         same_cost = abs(our_price * ours / (their_price * theirs) - 1) <= _ABOUT
-    simple = 0 < ratio.numerator <= _MOST_OF_A_SPLIT and ratio != 1
-    return f"{ratio.numerator}:{ratio.denominator}" if simple and near and same_cost else None
+    return f"{ratio.numerator}:{ratio.denominator}" if near and same_cost else None
 
 
 def _price_of(held: Sequence[Held]) -> Decimal | None:

@@ -161,8 +161,8 @@ class Comparison:
     ) -> None:
         self._reader, self._broker, self._on_their_way = reader, broker, on_their_way
         self._watch = BreakWatch()
-        self._before: set[str] | None = None
-        """Breaks that an earlier run has left, until it is known whether they stand."""
+        self._before: set[str] = set()
+        """Breaks that an earlier run has left, until it is known that they have ended."""
 
     async def run(self, feed: ExecutionFeed) -> None:
         """Look again and again, until cancelled. Raises RedisRefusedError."""
@@ -197,9 +197,9 @@ class Comparison:
         for key, difference in ended.items():
             log.info("no break any more: %s: %s", key, words(difference))
         gone = set(ended)
-        if self._before and found is not None and connected_s > LASTING_S:
-            gone |= self._before - self._watch.breaks.keys()
-            self._before = None
+        if found is not None and connected_s > LASTING_S:
+            gone |= self._before - found.keys()
+            self._before &= found.keys()
         now_ms = time.time_ns() // 1_000_000
         new = {key: difference_json(difference, now_ms) for key, difference in begun.items()}
         await in_daemon_thread(lambda: self._broker.write_breaks(new, gone))

@@ -142,26 +142,27 @@ def _snapshots(
     with read_only(path) as db:
         rows = db.execute("SELECT snap_epoch, step_id, state_key, ser_change FROM snaps")
         for epoch, step, key, data in rows:
-            if step not in steps:
-                continue
-            if data is None:
-                yield epoch, step, key, None
-                continue
-            [values] = loads(data)
-            if values is None:  # a step that kept nothing, in a version before
-                yield epoch, step, key, None
-                continue
-            if step == POSITION_ID and values[0] != POSITION_VERSION:
-                raise RecoveryError(
-                    f"the recovery directory {path.parent} is of another version of "
-                    f"lotstream: expected positions of version {POSITION_VERSION}, found "
-                    f"{values[0]}; start with an empty recovery directory: it is rebuilt "
-                    f"from the stream, and no row is written twice"
-                )
-            try:
-                yield epoch, step, key, unseal_values(key, values)
-            except DamagedError as error:
-                raise DamagedError(f"the snapshot of {key!r} in {step}: {error}") from None
+            if step in steps:
+                yield epoch, step, key, _values(path, step, key, data)
+
+
+def _values(path: Path, step: str, key: str, data: bytes | None) -> tuple[Any, ...] | None:
+    if data is None:
+        return None
+    try:
+        [values] = loads(data)
+        if values is None:  # a step that kept nothing, in a version before
+            return None
+        if step == POSITION_ID and values[0] != POSITION_VERSION:
+            raise RecoveryError(
+                f"the recovery directory {path.parent} is of another version of "
+                f"lotstream: expected positions of version {POSITION_VERSION}, found "
+                f"{values[0]}; start with an empty recovery directory: it is rebuilt "
+                f"from the stream, and no row is written twice"
+            )
+        return unseal_values(key, values)
+    except (ValueError, TypeError, LookupError) as error:  # damage may look like anything
+        raise DamagedError(f"the snapshot of {key!r} in {step}: {error}") from None
 
 
 def tell_of_full_disk(directory: Path) -> None:
@@ -210,8 +211,8 @@ def _wait_for(whom: str, told: str, stop: Event) -> str:
 def _enter(directory: Path, lock: FileLock, process: int, processes: int) -> int | None:
     """Join the run of the cluster that begins, or begin one; return its number.
 
-    Returns None if another run is still there. If it is one that this process was in,
-    that run is over, and the others are told.
+    Returns None if one of another size is still there. If it is one that this process was
+    in, that run is over, and the others are told.
     """
     guard = FileLock(directory / "starting.lock")
     guard.acquire(wait_s=_STARTING_S)
@@ -228,7 +229,7 @@ def _enter(directory: Path, lock: FileLock, process: int, processes: int) -> int
             return None
         over = members.over or process in members.joined
         members._replace(joined=[*members.joined, process], over=over).write(directory)
-        return None if over else members.run
+        return members.run
     finally:
         guard.close()
 
@@ -245,10 +246,15 @@ class _Members(NamedTuple):
 
     @classmethod
     def read(cls, directory: Path) -> "_Members":
+        path = directory / "members.json"
         try:
-            return cls(*json.loads((directory / "members.json").read_text()))
+            return cls(*json.loads(path.read_text()))
         except FileNotFoundError:
             return cls(0, 0, [], over=False)
+        except (ValueError, TypeError) as error:
+            raise RecoveryError(
+                f"{path} is damaged: {error}; delete it while no process of the cluster runs"
+            ) from error
 
     def write(self, directory: Path) -> None:
         temporary = directory / "members.tmp"

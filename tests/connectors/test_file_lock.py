@@ -63,11 +63,17 @@ def test_sharers_hold_a_lock_together_and_keep_others_out(tmp_path: Path) -> Non
     other.acquire(wait_s=20)
 
 
-def test_a_closed_lock_is_given_back(tmp_path: Path) -> None:
-    lock = FileLock(tmp_path / "lock")
-    lock.acquire()
-    lock.close()
-    FileLock(tmp_path / "lock").acquire()
+def test_a_closed_lock_is_given_back_and_so_is_its_file(tmp_path: Path) -> None:
+    before = _open_files()
+    for _ in range(100):
+        lock = FileLock(tmp_path / "lock")
+        lock.acquire()
+        lock.close()
+    assert _open_files() < before + 100  # others may open some
+
+
+def _open_files() -> int:
+    return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
 def test_a_lock_tells_its_holder_and_nothing_of_those_before(tmp_path: Path) -> None:

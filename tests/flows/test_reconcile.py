@@ -8,15 +8,20 @@ import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import redis as redis_py
+from typer.testing import CliRunner
 
 from connectors.codec import decode
+from connectors.ibkr.account import Account
 from connectors.ibkr.messages import Held
+from connectors.redis.link import RedisLink
+from flows import reconcile
 from flows.broker.healing import split_ratio
-from flows.reconcile import Book, compare
+from flows.reconcile import Book, compare, read_books
 from state.breaks import Difference, Kind
 from tests.support.servers import free_port
 from tests.support.tws_double import CHANGES_ORDERS, Fill, Holding, Instrument, TwsDouble
@@ -246,9 +251,23 @@ def test_each_account_is_compared_for_itself() -> None:
     }  # fmt: skip
 
 
-def test_contracts_that_share_a_name_are_summed() -> None:
-    positions = [their("RY", 10, "U1", con_id="1"), their("RY", 5, "U1", con_id="2")]
+def test_contracts_that_share_a_name_are_summed_and_have_no_price() -> None:
+    one = their("RY", 10, "U1", con_id="1")._replace(avg_price="1000")
+    positions = [one, their("RY", 5, "U1", con_id="2")]
     assert verdicts([our("RY", 10, "U1")], positions) == {"U1:RY": (10, 15)}
+    [equal] = compare([Book("U1", "RY", Decimal(15), Decimal(10))], positions)
+    assert not equal.is_break
+
+
+def test_a_contract_under_two_names_is_told_by_its_number(
+    redis: redis_py.Redis, redis_url: str
+) -> None:
+    value = '{"account": "U1", "symbol": "FB", "qty": 5, "avg_price": 10, "con_id": 107113386}'
+    redis.hset("positions", "U1:FB", value)
+    books = read_books(RedisLink(redis_url, Event()), "positions")
+    pairs = compare(books, [their("META", 5, "U1", con_id="107113386")])
+    kinds = {pair.key: pair.difference.kind for pair in pairs if pair.difference}
+    assert kinds == {"U1:FB": Kind.TWO_NAMES, "U1:META": Kind.TWO_NAMES}
 
 
 # --- prices and names ----------------------------------------------------------------------
@@ -433,6 +452,32 @@ def test_what_is_not_booked_yet_is_waited_for_and_never_made_up_for(
     assert "1 entries are not booked yet" in done.stderr
 
 
+HELD = their("AAPL", 5, "U1")
+ASKED = Account([HELD], {}, ["U1"])
+
+
+@pytest.mark.parametrize(
+    ("asked_again", "adopted_now"),
+    [
+        (ASKED, True), (ASKED._replace(positions=[HELD._replace(doubt="for a moment")]), True),
+        (ASKED._replace(positions=[HELD._replace(qty="6")]), False),
+        (ASKED._replace(traded={"U1:MSFT": ["0000e0d5.00000009.01.01"]}), False),
+    ],
+)  # fmt: skip
+def test_nothing_is_adopted_while_something_happens_at_the_broker(
+    redis: redis_py.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch,
+    asked_again: Account, adopted_now: bool,
+) -> None:  # fmt: skip
+    answers = iter([ASKED, asked_again])
+    monkeypatch.setattr(reconcile, "ask_tws", lambda *_: next(answers))
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    done = CliRunner().invoke(reconcile.app, ["--adopt"])
+    assert len(openings(redis)) == adopted_now
+    said = "nothing adopted, as something happened meanwhile: try again" in done.output
+    assert (done.exit_code, said) == ((0, False) if adopted_now else (1, True))
+    assert not redis.exists("executions:partitions") or adopted_now  # it only looks
+
+
 # --- which ratio is a split ------------------------------------------------------------------
 
 
@@ -443,7 +488,10 @@ def test_what_is_not_booked_yet_is_waited_for_and_never_made_up_for(
         ("1000", "333.3333", "1", "3.0000003", "1:3"), ("2", "3", "30", "20", "3:2"),
         ("-100", "-200", "10", "5", "2:1"), ("100", "101", "10", "9.9", None),
         ("100", "400", "40", "40", None), ("100", "-400", "40", "10", None),
-        ("100", "200", None, "5", None),
+        ("100", "200", None, "5", None), ("100", "200", "10", "0", None),
+        ("100", "400", "40", "10.15", "4:1"), ("100", "400", "40", "10.5", None),
+        ("1000", "4009", "40", "9.9776", None), ("10", "1010", "1010", "10", None),
+        ("100", "100.01", "10", "10", None), ("1000", "1", "1", "1000", None),
     ],
 )  # fmt: skip
 def test_only_what_keeps_the_cost_looks_like_a_split(

@@ -4,22 +4,28 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from redis import Redis
+from typer.testing import CliRunner
 
+from connectors.parquet.files import StreamFiles
+from connectors.redis.letters import OtherLetters
 from connectors.redis.link import RedisLink, RedisRefusedError
+from connectors.redis.names import once_keys
 from connectors.redis.partitions import PartitionsError
 from connectors.redis.publisher import Once, Publisher
 from flows import rescale
 from flows.common.settings import partition_names
 from flows.job.names import POSITION_ID, POSITION_VERSION, SOURCE_ID
 from flows.job.recovery import RecoveryError, new_store
+from state.keys import partition_of
+from state.records import FIRST_ID
 from tests.support.flow_process import ROOT, FlowProcess, group, groups, read_stream
 from tests.support.follower import newest
 from tests.support.scaling import Ledger, found
@@ -225,6 +231,11 @@ def test_a_producer_that_was_not_told_is_refused_and_published_ids_stay_known(
     }  # fmt: skip
     untold = Publisher(link, ["executions"])
     assert untold.publish_once(Once("x", fields)) == [True]
+    letters = dict(
+        zip(partition_names("executions", 2), partition_names("executions:dead", 2), strict=True)
+    )
+    before = OtherLetters(link, {"executions": "executions:dead"})
+    assert before.add_once("U1:e1", "executions", fields, "why")
     done(run(tmp_path, redis_url, "--to", "2", "--into", f"{tmp_path}/new"))
     with pytest.raises(RedisRefusedError, match="WRONGTYPE"):
         untold.publish_once(Once("y", fields))
@@ -232,6 +243,8 @@ def test_a_producer_that_was_not_told_is_refused_and_published_ids_stay_known(
         Publisher(link, ["executions"]).publish(fields)
     told = Publisher(link, partition_names("executions", 2))
     assert told.publish_once(Once("x", fields), Once("y", fields)) == [False, True]
+    assert not any(OtherLetters(link, letters).add_once("U1:e1", to, fields, "") for to in letters)
+    assert not redis.exists(*once_keys("executions")[1:])
     assert redis.get("executions") == b"moved by flows.rescale to executions:0, executions:1"
 
 
@@ -336,6 +349,120 @@ def test_what_it_cannot_do_it_refuses_in_one_line_that_says_why(
         redis.delete(stream)
 
 
+ENTRY: dict[Any, Any] = {
+    "side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1",
+    "timestamp": "1700000000000",
+}  # fmt: skip
+TWO, FOUR = partition_names("executions", 2), partition_names("executions", 4)
+
+
+def publish_everywhere(redis: Redis) -> dict[str, list[int]]:
+    """Fill two streams; return by entry's number which of four each belongs to."""
+    homes: dict[str, list[int]] = {stream: [] for stream in FOUR}
+    elsewhere = next(symbol for symbol in "ABCDEFGH" if partition_of(symbol, 2) == 0)
+    for number in range(1, 27):
+        symbol = "ABCDEFGH"[number % 8]
+        parent, home = TWO[partition_of(symbol, 2)], FOUR[partition_of(symbol, 4)]
+        fields = ENTRY | {"symbol": symbol, "exec_id": f"e{number}"}
+        if number == 5:  # a dead letter
+            parent, home, fields = TWO[1], FOUR[1], {"symbol": symbol}
+        if number == 18:  # a program has put it into the wrong stream
+            parent, home, fields = TWO[1], FOUR[1], fields | {"symbol": elsewhere}
+        redis.xadd(parent, fields, id=f"{number}-0")
+        homes[home].append(number)
+    return homes
+
+
+def last_of(numbers: Sequence[int], upto: int) -> tuple[str, int]:
+    """Return the last entry up to one, and how many there are until then."""
+    before = [number for number in numbers if number <= upto]
+    return f"{before[-1]}-0" if before else FIRST_ID, len(before)
+
+
+class Left(NamedTuple):
+    """What a flow has left: how far it has read and written rows, how some were lost."""
+
+    read: int
+    written: int
+    lost: str = ""
+
+
+NEWEST = "deleted, the newest one"
+
+
+def leave(
+    tmp_path: Path, redis: Redis, left: Left, all_of: dict[str, list[int]]
+) -> dict[str, tuple[str, int]]:
+    """Leave two recovery directories' and DATA_DIR's content; return what was read of each."""
+    progress = {stream: last_of(numbers, left.read) for stream, numbers in all_of.items()}
+    with new_store(tmp_path / "old", [(SOURCE_ID, *of) for of in progress.items()]):
+        pass
+    for stream, numbers in all_of.items():
+        files = StreamFiles(tmp_path / "data", stream)
+        files.lock()
+        files.first_id = f"{numbers[0]}-0" if left.written else FIRST_ID
+        files.commit(last_of(numbers, left.written)[0])
+        files.close()
+        kept: Any = redis.xrange(stream, progress[stream][0])
+        if left.lost == "trimmed":  # as the flow itself does: all but the last that it has read
+            redis.xtrim(stream, minid=progress[stream][0], approximate=False)
+        elif left.lost == NEWEST:
+            redis.xdel(stream, kept[-1][0])
+        elif left.lost:
+            redis.delete(stream)
+            for entry_id, fields in kept:
+                redis.xadd(stream, fields, id=entry_id)
+    return progress
+
+
+def numbers_in(redis: Redis, stream: str) -> list[int]:
+    return [int(entry_id.removesuffix("-0")) for entry_id, _ in read_stream(redis, stream)]
+
+
+def divide(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"REDIS_URL": url, "DATA_DIR": f"{tmp_path}/data", "STREAM_PARTITIONS": "2"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    options = ["--to", "4", "--from", f"{tmp_path}/old", "--into", f"{tmp_path}/new"]
+    ran = CliRunner().invoke(rescale.app, options)
+    assert ran.exit_code == 0, ran.output
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        Left(0, 0), Left(7, 0), Left(7, 9), Left(26, 26), Left(7, 9, "trimmed"),
+        Left(6, 0, "trimmed"), Left(6, 6, "made anew"), Left(7, 7, NEWEST),
+    ],
+)  # fmt: skip
+def test_each_part_gets_its_entries_and_what_was_read_and_written_of_them(
+    tmp_path: Path, redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, left: Left
+) -> None:
+    monkeypatch.setattr(rescale, "_PAGE", 5)
+    homes = publish_everywhere(redis)
+    all_of = {TWO[n]: sorted(homes[FOUR[n]] + homes[FOUR[n + 2]]) for n in range(2)}
+    progress = leave(tmp_path, redis, left, all_of)
+    there = {stream: numbers_in(redis, stream) for stream in TWO}
+    divide(tmp_path, redis_url, monkeypatch)
+    found = rescale.read_state([tmp_path / "new"], FOUR).progress
+    for stream, home in homes.items():
+        parent = TWO[FOUR.index(stream) % 2]
+        first, stays, gone = home[0], set[int](), 0
+        if left.lost:  # each part wants to find the last that was read
+            first, stays = all_of[parent][0], {int(progress[parent][0].removesuffix("-0"))}
+            gone = len(all_of[parent]) - len(there[parent])
+        numbers = sorted(stays | {*home} & {*there[parent]})
+        assert numbers_in(redis, stream) == numbers
+        reached, read = last_of(numbers, left.read)
+        assert found[stream] == (reached, read + gone * (left.lost != "made anew"))
+        [told] = groups(redis, stream)
+        assert (told["last-delivered-id"].decode(), told["entries-read"]) == found[stream]
+        assert told["lag"] == (None if left.lost == NEWEST else len(numbers) - read)
+        rows_to, _ = last_of(numbers, left.written)
+        rows_from = FIRST_ID if rows_to == FIRST_ID else f"{first}-0"
+        assert StreamFiles(tmp_path / "data", stream).written() == (rows_from, rows_to)
+
+
 def test_a_flow_that_runs_is_seen_by_either_of_its_directories(
     tmp_path: Path, redis: Redis, redis_url: str, start: Start
 ) -> None:
@@ -389,11 +516,12 @@ def test_redis_away_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_no_directory_has_is_named(tmp_path: Path) -> None:
-    with new_store(tmp_path / "r", [(SOURCE_ID, "executions:0", ("5-0", 1))]):
+    made = tmp_path / "with those above it" / "r"
+    with new_store(made, [(SOURCE_ID, "executions:0", ("5-0", 1))]):
         pass
     said = "the recovery directories of executions:0, executions:1, found those of executions:0"
     with pytest.raises(rescale.RescaleError, match=said):
-        rescale.read_state([tmp_path / "r"], ["executions:0", "executions:1"])
+        rescale.read_state([made], ["executions:0", "executions:1"])
 
 
 def test_positions_of_another_version_are_not_moved(tmp_path: Path) -> None:

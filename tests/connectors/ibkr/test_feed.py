@@ -14,7 +14,13 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from connectors.ibkr import feed as ibkr
-from connectors.ibkr.account import Accounts, account_figures, ask_account, open_orders
+from connectors.ibkr.account import (
+    Accounts,
+    Positions,
+    account_figures,
+    ask_account,
+    open_orders,
+)
 from connectors.ibkr.feed import ExecutionFeed
 from connectors.ibkr.instruments import Record
 from connectors.ibkr.messages import Letter, Message
@@ -189,6 +195,35 @@ def test_a_commission_that_comes_before_its_execution_is_handed_on_behind_it(
             await happen(tws.fill, Fill(exec_id(1), AAPL, commission=None))
             await until(lambda: len(received) == 2)
         assert [each.get("commission") for each in received] == [None, "2.5"]
+
+    asyncio.run(scenario())
+
+
+def test_a_list_has_newer_commissions_than_those_that_came_before_it(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed)
+            await happen(tws.report, Fill(exec_id(1), AAPL, commission="2.5"))
+            await happen(tws.fill, Fill(exec_id(2), AAPL, commission=None))
+            await until(lambda: len(received) == 1)  # and so the report was read
+            fill = Fill(exec_id(1), AAPL, commission="3.0")
+            await asyncio.to_thread(lambda: tws.fill(fill, live=False))
+            received.feed.fetch()
+            await until(lambda: received.ids("commission"))
+        assert [each["commission"] for each in received if "commission" in each] == ["3"]
+
+    asyncio.run(scenario())
+
+
+def test_what_is_wished_once_is_listed_once(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed)
+            asked = tws.requests.count(7)
+            received.feed.fetch()
+            await until(lambda: tws.requests.count(7) > asked)
+            await asyncio.sleep(0.2)
+            assert tws.requests.count(7) == asked + 1
 
     asyncio.run(scenario())
 
@@ -670,14 +705,15 @@ def test_the_block_of_an_fa_master_is_not_handed_on_its_allocations_are(
     assert caplog.text.count("account DF1000000 are not published") == 1
 
 
+@pytest.mark.parametrize("with_block", [True, False])
 def test_reports_of_one_id_in_several_accounts_go_in_the_order_of_the_list(
-    tws: TwsDouble,
+    tws: TwsDouble, with_block: bool
 ) -> None:
     def listed(first: str, second: str) -> None:
         block = Fill(exec_id(1), AAPL, account="DF1000000", commission="9.0")
         one = replace(block, account="DU1", commission=first)
         two = replace(block, account="DU2", commission=second)
-        tws.fill(block, one, two, live=False)
+        tws.fill(*[block] * with_block, one, two, live=False)
 
     listed("1.0", "2.0")
 
@@ -741,11 +777,36 @@ def test_in_the_hour_that_comes_twice_the_order_of_arrival_decides(
 
 
 @pytest.mark.parametrize(
+    ("before", "hour", "warnings"),
+    [
+        (("03:00:00", "02:30:00"), 5, 1), (("02:30:02", "02:30:01"), 6, 0),
+        (("01:30:00", "01:30:01"), 5, 3),
+    ],
+)  # fmt: skip
+def test_only_what_came_in_order_but_for_a_moment_tells_the_hour(
+    tws: TwsDouble, caplog: pytest.LogCaptureFixture, before: tuple[str, str], hour: int,
+    warnings: int,
+) -> None:  # fmt: skip
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await connected(tws)
+            await until(lambda: received.feed.listed)
+            for number, clock in enumerate((*before, "01:30:00")):
+                time = f"20261101 {clock} US/Eastern"
+                await happen(tws.fill, Fill(exec_id(number), AAPL, time=time, commission=None))
+            await until(lambda: len(received) == 3)
+        assert int(received[2]["timestamp"]) == 1793511000000 + (hour - 5) * 3_600_000
+
+    asyncio.run(scenario())
+    assert caplog.text.count("its time comes twice") == warnings
+
+
+@pytest.mark.parametrize(
     ("live", "now", "hour", "warnings"),
     [
         (True, "05:30:02", 5, 0), (True, "05:59:59", 5, 0), (True, "06:30:02", 6, 0),
         (True, "05:29:59", 5, 0), (True, "05:29:50", 5, 1), (True, "07:30:00", 5, 1),
-        (True, "07:00:00", 6, 0), (False, "06:30:02", 5, 1),
+        (True, "07:00:00", 6, 0), (True, "06:10:00", 6, 0), (False, "06:30:02", 5, 1),
     ],
 )  # fmt: skip
 def test_of_what_happens_now_the_clock_tells_which_hour_it_is(
@@ -889,22 +950,38 @@ def test_positions_are_known_from_the_end_of_the_list_until_the_connection_is_lo
     asyncio.run(scenario())
 
 
+def test_a_list_of_positions_that_was_cut_off_makes_nothing_known() -> None:
+    told: list[bool] = []
+    positions = Positions(Accounts(), lambda: told.append(positions.known))
+    positions.list_begins()
+    positions.lost()
+    positions.read_end([])
+    assert not positions.known
+    positions.list_begins()
+    positions.read_end([])
+    positions.read_end([])  # as the library's own request has it
+    assert told == [False, True]
+
+
 def test_since_when_it_is_connected_is_not_since_the_last_list(tws: TwsDouble) -> None:
     async def scenario() -> None:
         async with following(tws, pause_s=0.05) as received:
-            await until(lambda: received.feed.listed)
+            await until(lambda: received.feed.listed and received.feed.positions.known)
             listed, lists = received.feed.listed, tws.requests.count(7)
+            asked = tws.requests.count(61)
             await until(lambda: tws.requests.count(7) > lists + 1)
             assert received.feed.listed == listed
+            assert tws.requests.count(61) == asked  # for positions, which are known
 
     asyncio.run(scenario())
 
 
-def test_a_new_connection_is_one_to_ibkrs_servers_too(tws: TwsDouble) -> None:
+@pytest.mark.parametrize("code", [1100, 2110])
+def test_a_new_connection_is_one_to_ibkrs_servers_too(tws: TwsDouble, code: int) -> None:
     async def scenario() -> None:
         async with following(tws) as received:
             await until(lambda: received.feed.listed)
-            await happen(tws.error, 1100, "lost")
+            await happen(tws.error, code, "lost")
             await until(lambda: not received.feed.positions.known)
             await happen(tws.drop)
             await until(lambda: received.feed.listed and received.feed.positions.known)
@@ -1012,6 +1089,19 @@ def refusal(double: TwsDouble, answer_s: float = 5.0) -> TwsError:
         asyncio.run(attempt())
     assert time.monotonic() - began < DEADLINE_S / 2  # not by a time-out
     return refused.value
+
+
+def test_nothing_of_an_attempt_to_connect_is_left_behind(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        ib = ReadingIB(instead={})
+        events = ib.errorEvent, ib.client.conn.disconnected
+        before = [len(event) for event in events]
+        await connect(ib, Tws("127.0.0.1", tws.port, 1, UTC))
+        assert [len(event) for event in events] == before
+        ib.hang_up()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
 
 
 def test_a_client_id_in_use_is_told_at_once(tws: TwsDouble) -> None:

@@ -111,10 +111,14 @@ def test_a_call_waits_for_a_server_that_is_not_there_yet(
     server = own_server()
     server.kill()
     with linked(server.url, stop) as link:
+        back: list[int] = []
+        link.after_outage.append(lambda: back.append(link.retries))
         answer = background.submit(link.call, ping)
         until_retried(link, 2)
         server.start()
         assert answer.result(DEADLINE_S) is True
+        assert link.call(ping)
+        assert back == [link.retries]
     assert levels(caplog) == ["WARNING", "INFO"]
 
 
@@ -180,6 +184,7 @@ def test_a_stop_ends_the_waiting_at_once(
     with linked(server.url, stop) as link:
         answer = background.submit(link.call, ping)
         until_retried(link, 5)  # the next wait is longer than 1.6 s
+        assert link.retries < 10
         began = time.monotonic()
         stop.set()
         with pytest.raises(StoppedError, match="told to stop while Redis is away"):

@@ -75,7 +75,7 @@ def test_nothing_is_told_twice(board: Board, redis: redis_py.Redis) -> None:
     assert [row["key"] for row in changed["rows"]] == ["A"]
     assert (changed["worth"], changed["gone"]) == ([], [])
     assert changed["points"] == [["USD", [1700000000000, 2.0]]]
-    assert (gone["rows"], gone["gone"]) == ([], ["B"])
+    assert (gone["rows"], gone["gone"], gone["points"]) == ([], ["B"], changed["points"])
     assert unvalued["totals"][0]["unrealized_pnl"] is None
     assert (unvalued["state"]["valued"], unvalued["points"]) == (False, [])
 
@@ -158,17 +158,18 @@ def test_a_page_that_does_not_take_its_frames_is_ended_and_others_are_not(
 ) -> None:
     monkeypatch.setattr(frames, "_BEHIND", 3)
 
-    async def follow() -> tuple[int, int]:
+    async def follow() -> tuple[int, int, int]:
         deaf, awake = board.frames(), board.frames()
         await next_of(deaf)
         await next_of(awake)
         for _ in range(5):
             board._tell({"a": 1})
             await next_of(awake)
-        left = len([frame async for frame in deaf])
-        return left, len(board._pages)
+        left, pages = len([frame async for frame in deaf]), len(board._pages)
+        await awake.aclose()
+        return left, pages, len(board._pages)
 
-    assert asyncio.run(follow()) == (2, 1)
+    assert asyncio.run(follow()) == (2, 1, 0)
 
 
 def test_a_board_that_can_look_no_more_ends_the_program(

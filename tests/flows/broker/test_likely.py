@@ -11,6 +11,7 @@ import redis as redis_py
 from connectors.ibkr.messages import Held
 from connectors.redis.link import RedisLink
 from connectors.redis.publisher import Publisher
+from flows.broker import healing
 from flows.broker.healing import Adopter, Booked, likely
 from state.breaks import Difference, Kind
 
@@ -71,9 +72,17 @@ def test_what_we_have_under_one_name_and_the_broker_under_the_next_was_renumbere
     assert ("under a new contract number" in said) == is_renumbered
 
 
-def test_a_word_with_a_space_is_quoted() -> None:
-    said = likely("U1:BRK B", difference(ONLY_OURS, "1", "0"), [], None, {})
-    assert "symbol 'BRK B' account U1" in said
+def test_a_key_is_told_that_it_is_the_old_name_too() -> None:
+    others = {"U1:AAPL@TSE": difference(ONLY_BROKER, "0", "3")}
+    said = likely(KEY, difference(ONLY_OURS, "3", "0"), [], None, others)
+    assert said.startswith("U1:AAPL under a new contract number")
+
+
+@pytest.mark.parametrize(
+    ("key", "said"), [("U1:BRK B", "symbol 'BRK B' account U1 "), ("BRK", "symbol BRK exec_id ")]
+)
+def test_a_word_with_a_space_is_quoted_and_no_account_is_no_word(key: str, said: str) -> None:
+    assert said in likely(key, difference(ONLY_OURS, "1", "0"), [], None, {})
 
 
 # --- what is published ---------------------------------------------------------------------
@@ -91,10 +100,11 @@ class Desk:
         self.redis.xadd("executions", fields)
 
     def adopt(
-        self, found: Difference, held: Sequence[Held], ours: str | None = "10", waiting: int = 0
-    ) -> str:
+        self, found: Difference, held: Sequence[Held], ours: str | None = "10", waiting: int = 0,
+        stream_id: str = "5-0",
+    ) -> str:  # fmt: skip
         adopter = Adopter(self._link, Publisher(self._link, ["executions"]), {}, waiting=waiting)
-        booked = None if ours is None else Booked(Decimal(ours), None, "5-0")
+        booked = None if ours is None else Booked(Decimal(ours), None, stream_id)
         return adopter.adopt(KEY, found, booked, held, ["0000e0d5.00000001.01.01"] if ours else [])
 
     @property
@@ -112,9 +122,13 @@ def desk(redis: redis_py.Redis, redis_url: str) -> Desk:
     return Desk(redis, redis_url)
 
 
-def test_the_price_follows_from_the_last_revisions_of_the_keys_own_executions(desk: Desk) -> None:
-    desk.add(exec_id="0000e0d5.00000001.01.02", side="buy")
+def test_the_price_follows_from_the_last_revisions_of_the_keys_own_executions(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healing, "_PAGE", 1)
+    desk.add(exec_id="0000e0d5.00000001.01.02", side="buy", type="execution")
     desk.add(fill_price="99")  # replaced, though it came later
+    desk.add(exec_id="0000e0d5.00000001.01.02", fill_price="98")  # known already
     desk.add(exec_id="0000e0d5.00000002.01.01", fill_qty="7")
     desk.add(exec_id="0000e0d5.00000002.01.02", fill_qty="0")  # and busted
     desk.add(exec_id="0000e0d5.00000003.01.01", account="U2")
@@ -127,6 +141,17 @@ def test_the_price_follows_from_the_last_revisions_of_the_keys_own_executions(de
     assert desk.openings == [("20", "12.5", "adopted-5-0")]
     assert desk.adopt(found, [holding("30", "15")]) == "adopted before, but it is not booked yet"
     assert len(desk.openings) == 1
+    # Of another state of the book it is another opening.
+    assert desk.adopt(found, [holding("30", "15")], stream_id="6-0") == ""
+    assert desk.openings[1:] == [("20", "12.5", "adopted-6-0")]
+
+
+def test_an_opening_of_which_nothing_would_be_left_has_no_price(desk: Desk) -> None:
+    desk.add(exec_id="0000e0d5.00000001.01.01", fill_qty="15")
+    desk.add(exec_id="0000e0d5.00000002.01.01", fill_qty="5", side="SELL")
+    said = desk.adopt(difference(QUANTITY, "10", "-5"), [holding("-5", "15")])
+    assert said.startswith("not adopted, as the price of what was held before")
+    assert desk.openings == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The recovery directory: one run at a time, made when missing, scrubbed before use."""
 
+import os
 import pickle
 import shutil
 import signal
@@ -7,25 +8,36 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import pytest
 import redis as redis_py
 
 from connectors.book_store import BookStore, BookStores
-from connectors.file_lock import LockedError
+from connectors.file_lock import FileLock, LockedError
 from connectors.kept import dumps, seal_values
+from flows.common.process import Program
 from flows.job import recovery
 from flows.job.names import LETTERS_ID, PARQUET_ID, POSITION_ID, POSITION_VERSION, SOURCE_ID
 from state.book import Book
 from state.exact import ONE
 from state.messages import Execution
 from tests.support import naive
-from tests.support.flow_process import ROOT, FlowProcess, add, outcome, read_hash, read_stream
+from tests.support.flow_process import (
+    DEADLINE_S,
+    ROOT,
+    FlowProcess,
+    add,
+    outcome,
+    read_hash,
+    read_stream,
+)
 from tests.support.happened import Happened
+from tests.support.servers import tied
 from tests.support.stores import damage_index
 
 QUICK_S = 5.0
@@ -77,6 +89,19 @@ def test_a_copy_starts_as_soon_as_the_first_is_killed(
             publish(redis, 1)
             second.until_committed(redis)
             assert second.stop() == 0
+
+
+@pytest.mark.parametrize(("process", "held"), [(None, "lock"), (0, "process-0.lock")])
+def test_a_run_that_is_just_ending_is_waited_for(
+    tmp_path: Path, process: int | None, held: str
+) -> None:
+    ending, told_to_stop = FileLock(tmp_path / held), Event()
+    ending.acquire()
+    Timer(0.1, ending.release).start()
+    told_to_stop.set()
+    with suppress(SystemExit):  # of a cluster, as nobody else joins
+        recovery.prepare(tmp_path, process, 2, told_to_stop)
+    assert recovery.is_initialised(tmp_path)
 
 
 def test_a_lock_of_another_run_is_refused_within_seconds(tmp_path: Path) -> None:
@@ -148,10 +173,10 @@ def test_a_directory_of_another_version_is_refused_in_one_line_that_says_what_to
 def test_a_step_that_kept_nothing_in_a_version_before_is_no_damage(tmp_path: Path) -> None:
     recovery.prepare(tmp_path, None).close()
     with closing(sqlite3.connect(tmp_path / "part-0.sqlite3")) as db, db:
-        row = (LETTERS_ID, "executions", 1, pickle.dumps(None))
-        db.execute(
+        rows = [(LETTERS_ID, "s", 1, pickle.dumps(None)), ("positions.other", "s", 1, None)]
+        db.executemany(
             "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)",
-            row,
+            rows,
         )
     recovery.check(tmp_path)
 
@@ -176,6 +201,25 @@ def test_a_directory_that_lost_its_books_stops_it_and_says_what_to_do(
         assert flow.stop() == 0
     expected = naive.by_book("executions", read_stream(redis, "executions"))
     assert outcome(redis, flow.data_dir) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("database or disk is full", ["stopped: no room left for the recovery directory here"]),
+        ("division by zero", []),
+    ],
+)
+def test_a_store_without_room_is_said_and_the_error_is_shown_as_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, text: str, said: list[str]
+) -> None:
+    shown: list[BaseException] = []
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # is put back
+    monkeypatch.setattr(sys, "__excepthook__", lambda _kind, error, _trace: shown.append(error))
+    recovery.tell_of_full_disk(Path("here"))
+    error = RuntimeError(text)
+    sys.excepthook(RuntimeError, error, None)
+    assert (caplog.messages, shown) == (said, [error])
 
 
 # --- the snapshots of an epoch that a crash cut off -------------------------------------------
@@ -309,10 +353,33 @@ def test_an_epoch_is_complete_when_the_slowest_worker_has_completed_it(
     assert [epoch for [epoch] in left] == stays
 
 
+def test_what_an_earlier_run_has_reached_says_nothing_of_the_last(tmp_path: Path) -> None:
+    """The first, of two workers, has come to epoch 5; the last, of one, from there to 9."""
+    recovery.prepare(tmp_path, None).close()
+    with closing(sqlite3.connect(tmp_path / "part-0.sqlite3")) as db, db:
+        db.executemany(
+            "INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (?, ?, ?)",
+            [(1, 1, 5), (0, 2, 3)],
+        )
+        db.executemany(
+            "INSERT INTO fronts (ex_num, worker_index, worker_frontier) VALUES (?, ?, ?)",
+            [(1, 0, 9), (0, 0, 20), (0, 1, 5)],
+        )
+        row = (SOURCE_ID, "s", 8, dumps(sealed("s", "8-0", 8)))
+        db.execute(
+            "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)",
+            row,
+        )
+    recovery.prepare(tmp_path, None).close()
+    assert recovery.resumed_at(tmp_path) == {"s": "8-0"}
+
+
 def put(directory: Path, *rows: tuple[str, str, int, object]) -> None:
     """Write snapshots (step, key, epoch, values; None: let go) of a run that resumes at 5."""
     with closing(sqlite3.connect(directory / "part-0.sqlite3")) as db, db:
-        db.execute("INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (0, 1, 5)")
+        db.execute(
+            "INSERT OR IGNORE INTO exs (ex_num, worker_count, resume_epoch) VALUES (0, 1, 5)"
+        )
         db.executemany(
             "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)",
             [(*of, None if values is None else dumps(values)) for *of, values in rows],
@@ -350,6 +417,31 @@ def test_a_snapshot_that_was_changed_stops_a_start_before_it_writes_anything(
     assert not (tmp_path / "lock").exists()
 
 
+@pytest.mark.parametrize(
+    "found",
+    [b"", dumps(()), dumps(5), dumps({}), dumps("5-0"), 2 * dumps(sealed("s", "5-0"))],
+    ids=["nothing", "no values", "a number", "names", "a text", "two"],
+)
+@pytest.mark.parametrize("step", [SOURCE_ID, POSITION_ID])
+def test_a_snapshot_that_is_none_of_ours_is_damage_whatever_it_is(
+    tmp_path: Path, step: str, found: bytes
+) -> None:
+    recovery.prepare(tmp_path, None).close()
+    put(tmp_path, (step, "s", 4, None))
+    with closing(sqlite3.connect(tmp_path / "part-0.sqlite3")) as db, db:
+        db.execute("UPDATE snaps SET ser_change = ?", (found,))
+    said = f"is damaged: the snapshot of 's' in {step}: .*; restore it|of another version"
+    with pytest.raises(recovery.RecoveryError, match=said):
+        recovery.check(tmp_path)
+
+
+def test_what_a_step_that_keeps_nothing_is_said_to_have_kept_runs_nothing(tmp_path: Path) -> None:
+    recovery.prepare(tmp_path, None).close()
+    put(tmp_path, ("positions.other", "s", 4, Path("made")))
+    with pytest.raises(recovery.RecoveryError, match="damaged: cannot be read: expected plain"):
+        recovery.check(tmp_path)
+
+
 def test_a_store_that_cannot_be_opened_is_told_with_its_directory(tmp_path: Path) -> None:
     (tmp_path / "part-0.sqlite3").mkdir()
     said = f"cannot use the recovery directory {tmp_path}: "
@@ -371,12 +463,12 @@ def test_of_the_books_goes_what_is_beyond_what_was_read_of_their_own_stream(
     recovery.prepare(tmp_path, None).close()
     put(
         tmp_path,
-        (SOURCE_ID, "s", 4, sealed("s", "4-0", 4)), (SOURCE_ID, "t", 4, sealed("t", "6-0", 6)),
+        (SOURCE_ID, "s", 4, sealed("s", "4-0", 4)), (SOURCE_ID, "t", 4, sealed("t", "10-0", 6)),
         (POSITION_ID, "S", 4, sealed("S", POSITION_VERSION, "s")),
         (POSITION_ID, "T", 4, sealed("T", POSITION_VERSION, "t")),
     )  # fmt: skip
     store = BookStore(tmp_path)
-    for at in (4, 6, 8):
+    for at in (4, 6, 12):
         for key in ("S", "T", "new"):
             said = Execution(f"e{at}", f"e{at}", 1, at, ONE, ONE)
             store.remember(key, Book(key), b"%d-0\n" % at, [said])
@@ -457,6 +549,147 @@ def test_the_flow_scrubs_what_a_failing_flush_leaves(
     assert cut_off.stop() == 0
     expected = naive.by_book("executions", read_stream(redis, "executions"))
     assert outcome(redis, cut_off.data_dir) == expected
+
+
+# --- the processes of a cluster ---------------------------------------------------------------
+
+_MEMBER = """
+import logging, sys, time
+from pathlib import Path
+from flows.job import recovery
+logging.basicConfig(level=logging.INFO)
+lock = recovery.prepare(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+print("begun", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Iterator[Callable[[int, int], Program]]:
+    """Start a process of a cluster, by its number and how many there are, as far as its start."""
+    with ExitStack() as running:
+
+        def begin(number: int, size: int) -> Program:
+            words = [
+                sys.executable,
+                "-c",
+                _MEMBER,
+                str(tmp_path / "recovery"),
+                f"{number}",
+                f"{size}",
+            ]
+            return running.enter_context(Program(tied(words), tmp_path / f"log-{number}-{size}"))
+
+        yield begin
+
+
+def until_said(words: str, *members: Program) -> None:
+    for each in members:
+        each.until(lambda: words in each.log, words, DEADLINE_S)  # noqa: B023
+
+
+def members_of(directory: Path) -> recovery._Members:
+    found = recovery._Members.read(directory / "recovery")
+    return found._replace(joined=sorted(found.joined))
+
+
+def test_the_processes_of_a_cluster_begin_together_and_end_when_one_comes_back(
+    tmp_path: Path, member: Callable[[int, int], Program]
+) -> None:
+    first = member(0, 2)
+    until_said("waiting for process 1 of the cluster to join in", first)
+    second = member(1, 2)
+    until_said("begun", first, second)
+    assert first.log.count("waiting for") == 1
+    assert members_of(tmp_path) == (1, 2, [0, 1], False)
+    assert len(recovery.store_files(tmp_path / "recovery")) == 2
+    second.kill()
+    second.start()
+    until_said("waiting for the other processes of the last run to end", second)
+    assert first.wait(DEADLINE_S) == 1
+    assert "stopped: another process of the cluster was started anew" in first.log
+    first.start()
+    until_said("begun", first, second)
+    assert members_of(tmp_path) == (2, 2, [0, 1], False)
+    # As someone does who wants it rebuilt, and has not stopped all.
+    shutil.rmtree(tmp_path / "recovery")
+    assert [each.wait(DEADLINE_S) for each in (first, second)] == [1, 1]
+
+
+def test_a_cluster_of_another_size_waits_for_the_last_one_to_end(
+    tmp_path: Path, member: Callable[[int, int], Program]
+) -> None:
+    before = [member(number, 2) for number in range(2)]
+    until_said("begun", *before)
+    after = [member(number, 4) for number in (2, 3)]
+    until_said("waiting for the other processes of the last run to end", *after)
+    assert members_of(tmp_path) == (1, 2, [0, 1], False)
+    for each in before:
+        each.kill()
+    after += [member(number, 4) for number in range(2)]
+    until_said("begun", *after)
+    assert members_of(tmp_path) == (2, 4, [0, 1, 2, 3], False)
+
+
+def test_what_an_epoch_left_is_scrubbed_before_a_cluster_begins_and_not_while_it_does(
+    tmp_path: Path,
+) -> None:
+    recovery.prepare(tmp_path, None).close()
+    told_to_stop = Event()
+    told_to_stop.set()
+    for process, left in ((0, []), (1, [("s", 5)])):
+        put(tmp_path, (SOURCE_ID, "s", 5, sealed("s", "5-0", 5)))
+        with pytest.raises(SystemExit) as ended:
+            recovery.prepare(tmp_path, process, 3, told_to_stop)
+        assert ended.value.code == 0
+        with closing(sqlite3.connect(tmp_path / "part-0.sqlite3")) as db:
+            assert db.execute("SELECT state_key, snap_epoch FROM snaps").fetchall() == left
+    assert recovery._Members.read(tmp_path).joined == [0, 1]
+
+
+def test_a_run_that_is_over_stays_so_whoever_else_comes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="lotstream.recovery")
+    one_that_is_there, told_to_stop = FileLock(tmp_path / "lock"), Event()
+    one_that_is_there.acquire(shared=True)
+    told_to_stop.set()
+    recovery._Members(1, 3, [0, 1], over=True).write(tmp_path)
+    with pytest.raises(SystemExit):
+        recovery.prepare(tmp_path, 2, 3, told_to_stop)
+    assert recovery._Members.read(tmp_path).over
+    assert caplog.messages == ["waiting for the other processes of the last run to end"]
+    one_that_is_there.close()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "7"])
+def test_a_damaged_list_of_a_clusters_processes_is_told_with_what_to_do(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "members.json").write_text(text)
+    said = r"members\.json is damaged: .*; delete it while no process of the cluster runs"
+    with pytest.raises(recovery.RecoveryError, match=said):
+        recovery.prepare(tmp_path, 0, 2)
+
+
+def test_the_processes_of_a_cluster_enter_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "_STARTING_S", 0.1)
+    entering = FileLock(tmp_path / "starting.lock")
+    entering.acquire()
+    with pytest.raises(LockedError, match=r"starting\.lock is held by process"):
+        recovery.prepare(tmp_path, 0, 2)
+    assert not recovery.is_initialised(tmp_path)
+    entering.close()
+
+
+def test_a_cluster_keeps_off_a_directory_that_a_process_alone_uses(tmp_path: Path) -> None:
+    alone = recovery.prepare(tmp_path, None)
+    with pytest.raises(LockedError, match=f"lock is held by process {os.getpid()}"):
+        recovery.prepare(tmp_path, 0, 2)
+    alone.close()
+    assert recovery._Members.read(tmp_path).joined == []
 
 
 # --- stopping ---------------------------------------------------------------------------------
