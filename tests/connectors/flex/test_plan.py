@@ -1516,9 +1516,10 @@ def test_an_opening_moves_once_with_what_a_file_tells(tmp_path: Path, *, again: 
     [
         (KnownEvent(1704085199999, "execution", "x"), "nothing known of what was before"),
         (KnownEvent(1704085200000, "execution", "x"), ""),
-        (KnownEvent(1, "opening", "opening"), "no opening that is known"),
-        (KnownEvent(1, "opening", "flex-open-1704085200000-1"), ""),
-        (KnownEvent(1, "opening", "flex-open-1704085200001-1"), "no opening that is known"),
+        (KnownEvent(1, "opening", "opening", 1), "no opening that is known"),
+        (KnownEvent(1, "opening", "opening", 0), ""),  # it was taken back
+        (KnownEvent(1, "opening", "flex-open-1704085200000-1", 1), ""),
+        (KnownEvent(1, "opening", "flex-open-1704085200001-1", 1), "no opening that is known"),
     ],
 )
 def test_openings_go_to_keys_of_which_nothing_from_before_is_known(
