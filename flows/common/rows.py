@@ -137,13 +137,13 @@ def last_executions(data_dir: Path, key: str, count: int) -> list[dict[str, Any]
     return plain.collect().to_dicts()
 
 
-def laid(data_dir: Path) -> dict[str, Decimal]:
-    """Return by entry what it changed of what `cost` messages laid on its key.
+def laid(data_dir: Path) -> dict[tuple[str, str], Decimal]:
+    """Return by key and entry what it changed of what `cost` messages laid on the key.
 
     A late execution changes it too, as it was held when money was laid. Without keys whose
     rows do not tell all.
     """
-    changes: dict[str, Decimal] = {}
+    changes: dict[tuple[str, str], Decimal] = {}
     is_cost = pl.col("type") == "cost"
     keys = _rows(data_dir).filter(is_cost).select("key").unique().collect().to_series()
     for key in keys:
@@ -153,7 +153,7 @@ def laid(data_dir: Path) -> dict[str, Decimal]:
                 sums = [0, *retold_laid(told, name)]
                 entries = rows.select(*_ARRIVAL).iter_rows()
                 for (arrival, number), (before, after) in zip(entries, pairwise(sums), strict=True):
-                    changes[f"{arrival}-{number}"] = Decimal(to_text(after - before))
+                    changes[name, f"{arrival}-{number}"] = Decimal(to_text(after - before))
     return changes
 
 

@@ -214,7 +214,8 @@ class History:
             qty = qty or Decimal(0)
             one = account or "", symbol, kind in _ACTIONS, parse_exec_id(exec_id or "").identity
             before = bears.get(one, (Decimal(0), Decimal(0)))
-            adjusted -= by_costs.get(stream_id, 0)
+            key_name = position_key(symbol, account)
+            adjusted -= by_costs.get((key_name, stream_id), 0)
             bears[one] = charged, adjusted = before[0] + charged, before[1] + adjusted
             if commission is None and charged:  # of a report that came first, and has no row
                 commission = charged
@@ -223,7 +224,7 @@ class History:
                 -qty if side == "SELL" else qty, price or Decimal(0), multiplier,
                 currency if kind in _SETTLING else "",
                 commission, commission_currency or "", adjusted or None,
-                self._entry(position_key(symbol, account), stream_id) if of_watched else {},
+                self._entry(key_name, stream_id) if of_watched else {},
             )  # fmt: skip
 
     def _entry(self, key: str, entry_id: str) -> Mapping[str, str]:
