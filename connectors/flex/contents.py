@@ -28,7 +28,7 @@ from connectors.flex.xml import Row
 
 T = TypeVar("T")
 
-SUMS = frozenset({"ORDER", "SYMBOL_SUMMARY", "ASSET_SUMMARY", "WASH_SALE", "SYMBOLSUMMARY",
+SUMS = frozenset({"SYMBOL_SUMMARY", "ASSET_SUMMARY", "WASH_SALE", "SYMBOLSUMMARY",
                   "ASSETSUMMARY", "WASHSALE", "SUMMARY"})  # fmt: skip
 """Levels of detail that sum up what stands elsewhere, or tell of it again."""
 CLOSED = frozenset({"LOT", "CLOSED_LOT", "CLOSEDLOT"})
