@@ -155,8 +155,7 @@ class Contents:
         )
 
 
-_LEVELS = {"Trade": "EXECUTION", "TradeConfirm": "EXECUTION", "TradeConfirmation": "EXECUTION",
-           "Lot": "CLOSED_LOT"}  # fmt: skip
+_LEVELS = dict.fromkeys(("Trade", "TradeConfirm", "TradeConfirmation"), "EXECUTION")
 
 
 def _action_key(action: Action) -> tuple[str, ...]:

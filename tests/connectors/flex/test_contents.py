@@ -125,8 +125,8 @@ def test_of_rows_that_cannot_be_read_and_of_sections_nobody_knows_is_told(tmp_pa
     assert {"section": "Trades", "symbol": "A", "quantity": "x"}.items() <= shown.items()
     assert "ibCommission" not in shown
     assert other == {"section": "Transfers", "quantity": "1"}
-    unnamed = contents(tmp_path, flex(Transfers=[element("Transfer", odd="2", quantity="1")]))
-    assert unnamed.problems[0].row["section"] == "Transfers"
+    unnamed = contents(tmp_path, flex([element("Trade", odd="2")]))
+    assert unnamed.problems[0].row == {"section": "Trades", "odd": "2"}
 
 
 def _action(**more: object) -> str:

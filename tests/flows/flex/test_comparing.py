@@ -268,6 +268,27 @@ def test_open_lots_of_the_last_day_are_compared(
     assert counts(audit.compare(flex([], OpenPositions=lots))) == found
 
 
+def test_closed_lots_are_compared_also_where_no_execution_is_told(audit: Audit) -> None:
+    audit.book("A", *LINES)
+    found = audit.compare(flex([closed(-10, 51, 17, at(1), 2)]))
+    assert counts(found) == ({"closed lot": 1}, 0, 0)
+
+
+def test_what_has_a_new_number_is_the_same_key(audit: Audit, redis: redis_py.Redis) -> None:
+    audit.book("ACB", "BUY 24 @ 1", "SPLIT 1:12")
+    add(redis, {"type": "split", "symbol": "ACB", "account": ACCOUNT, "ratio": "1:12",
+                "timestamp": "2000"}, entry="2000-0")  # fmt: skip
+    text = "ACB(I1) SPLIT 1 FOR 12 ({}, X, {})"
+    splits = [
+        action("ACB.OLD", -24, text.format("ACB.OLD", "I1"), at(2), type="RS", conid=con_id("ACB")),
+        action("ACB", 2, text.format("ACB", "I2"), at(2), type="RS", conid="77"),
+    ]
+    opened = lot(2, 24, at(1), symbol="ACB", conid="77")
+    rows = [row(1, 24, 1, symbol="ACB", conid=con_id("ACB"))]
+    found = audit.compare(flex(rows, splits, OpenPositions=[opened]))
+    assert counts(found) == ({"open lot": 1}, 0, 0)
+
+
 def test_what_we_hold_of_what_was_traded_and_the_file_does_not_is_a_difference(
     audit: Audit,
 ) -> None:
@@ -279,6 +300,11 @@ def test_what_we_hold_of_what_was_traded_and_the_file_does_not_is_a_difference(
     assert [(each.symbol, each.ours, each.brokers) for each in found.differences] == [
         ("B", Fraction(50), Fraction(0)),
     ]
+    # Also of what is not booked yet.
+    gone = action("B", -10, "B(I1) (DELISTED) (B, B, I1)", at(9), type="DW", fifoPnlRealized=None)
+    for told in (flex([row(9, 1, 5, symbol="B")], OpenPositions=[lot(10, 50, at(1))]),
+                 flex([], [gone], OpenPositions=[lot(10, 50, at(1))])):  # fmt: skip
+        assert [each.symbol for each in audit.compare(told).differences] == ["B"]
     # Without open positions, and of an account that is not told of, nothing is missing.
     assert counts(audit.compare(flex(rows))) == ({}, 0, 0)
     other = flex(rows, OpenPositions=[lot(10, 50, at(1), accountId="U2")])
