@@ -19,7 +19,7 @@ from connectors.flex.records import Action, Contract
 BROKERS_PLACES = 4
 """To how many places the broker rounds shares, unless the row itself shows more."""
 _RATIO = re.compile(r"(\d+(?:\.\d+)?) +FOR +(\d+(?:\.\d+)?)\b", re.IGNORECASE)
-_LEADING = re.compile(r"\s*(?P<symbol>[^()]*?)\s*\((?P<isin>[A-Z0-9]+)\)")
+_LEADING = re.compile(r"(?P<symbol>[^()]*)\((?P<isin>[A-Z0-9]+)\)")
 _LARGEST = 10**9
 _AS_GOOD_AS_EQUAL = Fraction(1, 10**15)
 

@@ -1,5 +1,6 @@
 """The plain FIFO of an import and an audit: what lots cost, and where it goes."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -27,13 +28,14 @@ def held(*given: tuple[str, int, object, object, object]) -> Holding:
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_oldest_lot_is_closed_first_and_each_part_bears_its_charge(sign: int) -> None:
-    holding = held(("a", 1, 4 * sign, 40 * sign, 2), ("b", 2, 4 * sign, 80 * sign, 4))
+    last = ("z", 3, sign, 30 * sign, 0)
+    holding = held(("a", 1, 4 * sign, 40 * sign, 2), ("b", 2, 4 * sign, 80 * sign, 4), last)
     closed = holding.trade("c", 3, -6 * sign, -180 * sign, 3)
     assert [(part.lot.id, part.lot.qty, part.realized, part.charge) for part in closed] == [
         ("a", 4 * sign, 80 * sign, 4), ("b", 2 * sign, 20 * sign, 3),
     ]  # fmt: skip
-    assert lots(holding) == [("b", 2, 2 * sign, 40 * sign, 2)]
-    assert holding.trade("d", 4, -6 * sign, -60 * sign, 6)[0].charge == 4
+    assert lots(holding) == [("b", 2, 2 * sign, 40 * sign, 2), last]
+    assert holding.trade("d", 4, -7 * sign, -70 * sign, 7)[0].charge == 4
     assert lots(holding) == [("d", 4, -4 * sign, -40 * sign, 4)]
     assert holding.qty == -4 * sign
     assert holding.trade("e", 5, -1 * sign, -10 * sign, 0) == []
@@ -73,6 +75,9 @@ def test_the_oldest_leave_first(sign: int) -> None:
         ("a", 4 * sign, 40 * sign, 2), ("b", sign, 20 * sign, 1),
     ]  # fmt: skip
     assert lots(holding) == [("b", 2, 3 * sign, 60 * sign, 3)]
+    holding = full()
+    holding.leave(1)
+    assert [lot.id for lot in holding.lots] == ["a", "b"]
     for much in (None, 100):
         holding = full()
         assert [lot.qty for lot in holding.leave(much)] == [4 * sign] * 2
@@ -128,6 +133,9 @@ def test_what_moves_keeps_its_order_and_its_net_cost(sign: int) -> None:
         ("a", 1, 2 * sign, Fraction(10 * sign + 1, 2), 0),
         ("b", 2, sign, Fraction(20 * sign + 2, 2), 0),
     ]  # fmt: skip
+    thirds = moved(list(given), None, Fraction(1, 3))
+    assert sum(lot.cost for lot in thirds) == 10 * sign + 1
+    assert thirds[0].cost == rounded(Fraction(10 * sign + 1, 3), 10)
     come = moved(list(given), Fraction(sign), Fraction(1))
     assert [lot.qty for lot in come] == [
         sign * Fraction("0.6666666667"), sign * Fraction("0.3333333333"),
@@ -186,10 +194,12 @@ def test_a_name_is_given_once_and_is_no_others() -> None:
     assert names.of(_contract("?", "5"), "C") == "C"  # by the ticker before the action
     assert names.of(_contract("C", "6")) == "C#6"
     assert names.of(_contract("D", "")) == "D"
+    ended = replace(_contract("?", "9"), sec_type="OPT")
+    assert names.of(ended, "XOM   220121C00042500") == "XOM   220121C00042500"
     names.share(_contract("E", "7"), "B")
     assert (names.of(_contract("E", "7")), names.known("7"), names.known("8")) == ("B", "B", None)
     assert {number: (named.names[0], named.shared) for number, named in names.new.items()} == {
         "3": ("A@NYSE", False), "4": ("A#4", False), "5": ("C", False), "6": ("C#6", False),
-        "7": ("B", True),
+        "7": ("B", True), "9": ("XOM   220121C00042500", False),
     }  # fmt: skip
     assert names.new["7"].names == ["B"]
