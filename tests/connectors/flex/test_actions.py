@@ -228,6 +228,7 @@ def test_a_splits_ratio_and_places_follow_from_its_text_and_its_rows(
 @pytest.mark.parametrize(
     ("old", "new", "places", "fits"),
     [
+        ("999999999", "1000000000", 9, True),
         ("10000000000", "10196232339", 6, True), ("30000000001", "23456789012", 4, True),
         # Nothing is near enough, as it is nearly 1:1, 3:1 and 0:1, or it is too large itself.
         ("10000000000", "10000000001", 6, False), ("10000000000", "30000000001", 6, False),
@@ -272,20 +273,25 @@ def test_a_key_is_called_by_the_ticker_that_the_text_begins_with(
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize(
-    ("symbols", "isins"),
+    ("symbols", "isins", "goes"),
     [
-        (("X.OLD", "Y"), ("", "")), (("X", "Y"), ("I1", "I2")), (("X", "Y"), ("", "")),
-        (("X.OLD", "Y.OLD"), ("", "")),
+        # What was sold short goes the other way.
+        (("X.OLD", "Y"), ("", ""), -4), (("X.OLD", "Y"), ("", ""), 4),
+        (("X", "Y"), ("I1", "I2"), -4), (("X", "Y"), ("I1", "I2"), 4),
+        (("X", "Y"), ("", ""), -4), (("X.OLD", "Y.OLD"), ("", ""), -4),
     ],
 )  # fmt: skip
 def test_the_row_that_is_old_says_so_or_else_goes(
-    tmp_path: Path, symbols: tuple[str, str], isins: tuple[str, str], *, turned: bool
+    tmp_path: Path, symbols: tuple[str, str], isins: tuple[str, str], goes: int, *, turned: bool
 ) -> None:
-    text = "X(I1) CUSIP/ISIN CHANGE (X, X, I1)"
-    rows = [action(symbol, qty, text, WHEN, isin=isin)
-            for symbol, isin, qty in zip(symbols, isins, (-4, 4), strict=True)]  # fmt: skip
-    step = only(tmp_path, *(rows[::-1] if turned else rows))
-    assert (step.old.symbol, step.new.symbol, step.called) == (*symbols, "X")
+    texts = ["X(I1) CUSIP/ISIN CHANGE (X, X, I1)"]
+    texts += ["X(I1) SPLIT 1 FOR 1 (X, X, I1)"] if symbols[1] == "Y" and any(isins) else []
+    for text in texts:
+        rows = [action(symbol, qty, text, WHEN, isin=isin)
+                for symbol, isin, qty
+                in zip(symbols, isins, (goes, -goes), strict=True)]  # fmt: skip
+        step = only(tmp_path, *(rows[::-1] if turned else rows))
+        assert (step.old.symbol, step.new.symbol, step.called) == (*symbols, "X")
 
 
 @pytest.mark.parametrize(

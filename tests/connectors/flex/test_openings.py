@@ -96,7 +96,7 @@ def test_a_day_of_which_is_told_that_nothing_was_open_proves_that(
     assert found(tmp_path, traded) == ([], ["A"])
     # The end of a day is not before what happened in it.
     late = told.replace('toDate="20231231"', 'toDate="20240103"')
-    assert found(tmp_path, late, flex([trade("A", -1, 1, "20240103;100000")])) == ([], ["A"])
+    assert found(tmp_path, late, flex([trade("A", -1, 1, "20240103;235959")])) == ([], ["A"])
     undated = told.replace('toDate="20231231"', 'toDate=""')
     assert found(tmp_path, undated, traded) == ([], ["A"])
 
@@ -131,6 +131,9 @@ LAST = "20241231"
         ([trade("A", 2, 1, "20240101;000000")],
          [lot(5, "20230102", LAST),
           lot(2, "20240101", LAST, openDateTime="20240101;000000")], [5]),
+        ([trade("A", 3, 1, "20240101;000000"), trade("A", -3, 1, "20240104;100000"),
+          closed(-3, "20240101", "20240104;100000").replace("1;100000", "1;000000")],
+         [lot(5, "20230102", LAST)], [5]),
         # Of the last day that is told, and of trades until then.
         ([trade("A", 2, 1, "20240103;100000")],
          [lot(5, "20230102", LAST), lot(2, "20240103", LAST), lot(5, "20230102", "20240201")], [5]),
@@ -156,5 +159,13 @@ def test_after_a_corporate_action_the_last_day_proves_nothing(tmp_path: Path) ->
     split = action("A", 5, "A(I1) SPLIT 2 FOR 1 (A, A, I1)", "20240301;000000", type="FS")
     rows = [trade("A", 2, 1, "20240103;100000")]
     for day, problems in ((LAST, ["A"]), ("20231231", [])):
-        told = flex(rows, [split], OpenPositions=[lot(5, "20230102", day)])
-        assert found(tmp_path, told)[1] == problems
+        lots = [lot(5, "20230102", day), lot(2, "20240103", day)]
+        assert found(tmp_path, flex(rows, OpenPositions=lots))[1] == []
+        assert found(tmp_path, flex(rows, [split], OpenPositions=lots))[1] == problems
+    of_another = [lot(5, "20230102", "20231231", "B")]  # so of A there was nothing
+    assert found(tmp_path, flex(rows, [split], OpenPositions=of_another))[1] == []
+
+
+def test_the_last_day_before_is_that_of_all_keys(tmp_path: Path) -> None:
+    lots = [lot(5, "20230102", "20231231", "A"), lot(5, "20230102", "20231130", "B")]
+    assert found(tmp_path, flex(OpenPositions=lots))[0] == [("A", 5, ids(1)[0])]

@@ -422,12 +422,19 @@ def test_other_figures_under_a_known_id_are_listed(tmp_path: Path, said: dict[st
 def test_an_execution_that_is_known_under_another_name_keeps_it(tmp_path: Path) -> None:
     made = plan(tmp_path, flex([_row()]), known=_known(symbol="OLD", commission=None))
     assert [message.fields["symbol"] for message in made.messages] == ["OLD"]
+    corrected = plan(tmp_path, flex([_row(ibExecID=ID[:-1] + "2")]), known=_known(symbol="OLD"))
+    assert [fields["symbol"] for fields in _fields(corrected)] == ["OLD"]
 
 
 def test_times_that_differ_from_what_is_known_are_told(tmp_path: Path) -> None:
     assert plan(tmp_path, flex([_row()]), known=_known()).notes == []
     [note] = plan(tmp_path, flex([_row()]), known=_known(time=1704189600000)).notes
     assert note.startswith("1 executions are known with another time")
+
+
+def test_figures_are_compared_as_they_went_to_the_stream(tmp_path: Path) -> None:
+    row = _row(qty="5.00000000004", price="10.49999999996")
+    assert plan(tmp_path, flex([row]), known=_known()).problems == []
 
 
 def test_a_known_execution_whose_row_says_no_charge_keeps_its_own(tmp_path: Path) -> None:
@@ -674,6 +681,9 @@ def test_shares_known_without_the_premium_are_completed(tmp_path: Path) -> None:
 
     [fields] = _fields(known(0))
     assert (fields["exec_id"], fields["basis_adjustment"]) == ("flex-61", "-100")
+    # The id is remembered as published: only under another one, with its version, does it go out.
+    [completed] = [each for each in known(0).messages if each.fields == fields]
+    assert (completed.once_id, completed.version) == (f"{ACCOUNT}:flex-61 by flex", "-100")
     # All else is as it is known: the same id with other figures would be a dead letter.
     assert fields["timestamp"] == "1620764400001"
     assert not {"commission", "commission_currency"} & set(fields)

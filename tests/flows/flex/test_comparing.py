@@ -31,7 +31,7 @@ from tests.support.flex_files import (
 )
 from tests.support.flow_process import add
 from tests.support.notation import exec_id
-from tests.support.rows import write_rows
+from tests.support.rows import write_booked, write_rows
 
 
 class Audit:
@@ -40,6 +40,15 @@ class Audit:
 
     def book(self, symbol: str, *lines: str, account: str | None = ACCOUNT) -> None:
         write_rows(self._directory, account, symbol, lines)
+
+    def book_entries(self, *told: Mapping[str, str]) -> None:
+        entries = []
+        for number, said in enumerate(told, start=1):
+            fields = {"symbol": "A", "account": ACCOUNT, "order_id": "1", "side": "BUY",
+                      "sec_type": "STK", "timestamp": str(number * 10**12), **said}  # fmt: skip
+            pairs = [word.encode() for pair in fields.items() for word in pair]
+            entries.append((f"{number * 1000}-0", pairs))
+        write_booked(self._directory, entries)
 
     def compare(self, *texts: str) -> Comparison:
         link = RedisLink(self._url, Event())
@@ -144,8 +153,20 @@ def test_what_was_booked_without_an_account_is_compared_too(audit: Audit) -> Non
 
 def test_what_ended_for_money_is_compared_as_a_close(audit: Audit) -> None:
     text = "A(US1) (DELISTED) (A, A, US1)"
-    gone = action("A", -10, text, at(3), type="DW", fifoPnlRealized="-51", transactionID="71")
-    assert counts(audit.compare(flex([], [gone]))) == ({}, 1, 0)
+
+    def gone(pnl: str) -> str:
+        row = action("A", -10, text, at(3), type="DW", fifoPnlRealized=pnl, transactionID="71")
+        return flex([], [row])
+
+    [finding] = audit.compare(gone("-51")).differences
+    assert finding.why == "not in the book: import the file"
+    audit.book_entries(
+        {"exec_id": "a", "fill_qty": "10", "fill_price": "5", "commission": "1"},
+        {"exec_id": "flex-71", "side": "SELL", "fill_qty": "10", "fill_price": "0"},
+    )
+    assert counts(audit.compare(gone("-51"))) == (CLOSE, 0, 0)
+    [finding] = audit.compare(gone("-50")).differences
+    assert (finding.ours, finding.why) == (-51, "differs")
 
 
 @pytest.mark.parametrize(("lines", "equal"), [(["SELL 1 @ 5", "OUT 1"], 1), (["SELL 1 @ 5"], 0)])
