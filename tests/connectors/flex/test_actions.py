@@ -33,6 +33,14 @@ def found_steps(
     return steps(read.actions.values(), ratios or {}, contracts)
 
 
+def shown(step: Step, *names: str) -> tuple[object, ...]:
+    return tuple(getattr(step, name) for name in names)
+
+
+def shares(step: MoveStep) -> list[tuple[str, object]]:
+    return [(row.contract.symbol, share) for row, share in step.targets]
+
+
 def only(directory: Path, *rows: str, ratios: dict[str, Fraction] | None = None) -> Any:
     [step], problems = found_steps(directory, *rows, ratios=ratios)
     assert problems == []
@@ -72,13 +80,13 @@ def test_an_action_of_one_row_is_known_by_its_text_or_its_type(
     more = dict(said)
     row = action("X", more.pop("qty", 2), text, WHEN, **more)
     step = only(tmp_path, row, ratios={"X": Fraction(1, 4)})
-    assert type(step) is kind
-    if kind is SaleStep:
-        assert (step.qty, step.price) == (-2, 5 if "proceeds" in said else 0)
-    if kind is MoveStep:
+    assert isinstance(step, kind)
+    if isinstance(step, SaleStep):
+        assert shown(step, "qty", "price") == (-2, 5 if "proceeds" in said else 0)
+    if isinstance(step, MoveStep):
         share = 0 if "RIGHTS" in text else Fraction(1, 4)
         assert (step.source.symbol, step.called, step.leaves) == ("P", "P", None)
-        assert [(each.contract.symbol, part) for each, part in step.targets] == [("X", share)]
+        assert shares(step) == [("X", share)]
 
 
 @pytest.mark.parametrize(
@@ -98,13 +106,13 @@ def test_an_action_of_two_rows_is_known_by_its_text_or_its_type(
     rows = [action(symbol, qty, text.format(symbol), WHEN, type=code, isin=isin, proceeds=paid)
             for symbol, qty, isin, paid in (("Y", 4, "I2", "0"), ("X", -4, "I1", "8"))]  # fmt: skip
     step = only(tmp_path, *rows)
-    assert type(step) is kind
-    if kind is RenameStep:
+    assert isinstance(step, kind)
+    if isinstance(step, RenameStep):
         assert (step.old.symbol, step.new.symbol) == ("X", "Y")
-    if kind is MoveStep:
-        assert (step.source.symbol, step.leaves, step.note[:10]) == ("X", -4, "8 paid in ")
-        assert [(each.contract.symbol, part) for each, part in step.targets] == [("Y", 1)]
-    if kind is LeftOutStep:
+    if isinstance(step, MoveStep):
+        assert (step.source.symbol, step.note[:10]) == ("X", "8 paid in ")
+        assert (shown(step, "leaves"), shares(step)) == ((-4,), [("Y", 1)])
+    if isinstance(step, LeftOutStep):
         assert {each.symbol for each in step.touched} == {"X", "Y"}
 
 
@@ -316,10 +324,9 @@ def test_what_goes_in_a_merger_is_the_one_row_of_its_sign_or_what_is_named_first
         assert isinstance(step, LeftOutStep)
         return
     assert step.source.symbol == source
-    shares = {row.contract.symbol: share for row, share in step.targets}
     others = [symbol for symbol, _ in qtys if symbol != source]
     whole = {others[0]: 1} if len(others) == 1 else {"Y": Fraction(1, 4), "W": Fraction(3, 4)}
-    assert (shares, step.note) == (whole, "")
+    assert (dict(shares(step)), step.note) == (whole, "")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """The plain FIFO of an import and an audit: what lots cost, and where it goes."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
+from operator import attrgetter
 
 import pytest
 
@@ -10,11 +12,16 @@ from connectors.flex.lots import Held, Holding, exact_text, moved, rounded, spre
 from connectors.flex.records import Contract
 from tests.support.flex_files import con_id
 
-Lot = tuple[str, int, object, object, object]
+Row = tuple[object, ...]
 
 
-def lots(holding: Holding) -> list[Lot]:
+def lots(holding: Holding) -> list[Row]:
     return [(lot.id, lot.opened, lot.qty, lot.cost, lot.charge) for lot in holding.lots]
+
+
+def figures(found: Iterable[object], *names: str) -> list[Row]:
+    """Return what some things say, by the names of their attributes."""
+    return [attrgetter(*names)(each) for each in found]
 
 
 def held(*given: tuple[str, int, object, object, object]) -> Holding:
@@ -31,7 +38,7 @@ def test_the_oldest_lot_is_closed_first_and_each_part_bears_its_charge(sign: int
     last = ("z", 3, sign, 30 * sign, 0)
     holding = held(("a", 1, 4 * sign, 40 * sign, 2), ("b", 2, 4 * sign, 80 * sign, 4), last)
     closed = holding.trade("c", 3, -6 * sign, -180 * sign, 3)
-    assert [(part.lot.id, part.lot.qty, part.realized, part.charge) for part in closed] == [
+    assert figures(closed, "lot.id", "lot.qty", "realized", "charge") == [
         ("a", 4 * sign, 80 * sign, 4), ("b", 2 * sign, 20 * sign, 3),
     ]  # fmt: skip
     assert lots(holding) == [("b", 2, 2 * sign, 40 * sign, 2), last]
@@ -62,7 +69,7 @@ def test_money_is_laid_on_units_as_they_are_signed() -> None:
     assert [lot.charge for lot in holding.lots] == [0, -1]
     short = held(("a", 1, -4, -40, 2))
     short.lay(Fraction(-1, 2))
-    assert [(lot.charge, lot.net_cost) for lot in short.lots] == [(4, -36)]
+    assert figures(short.lots, "charge", "net_cost") == [(4, -36)]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -71,7 +78,7 @@ def test_the_oldest_leave_first(sign: int) -> None:
         return held(("a", 1, 4 * sign, 40 * sign, 2), ("b", 2, 4 * sign, 80 * sign, 4))
 
     holding = full()
-    assert [(lot.id, lot.qty, lot.cost, lot.charge) for lot in holding.leave(5)] == [
+    assert figures(holding.leave(5), "id", "qty", "cost", "charge") == [
         ("a", 4 * sign, 40 * sign, 2), ("b", sign, 20 * sign, 1),
     ]  # fmt: skip
     assert lots(holding) == [("b", 2, 3 * sign, 60 * sign, 3)]
@@ -97,7 +104,7 @@ def test_a_lot_that_comes_stands_behind_those_that_were_opened_by_then() -> None
     [(-3, [("a", 1, 1, 10, 0)]), (-4, []), (-6, [("x", 9, -2, -20, 0)])],
 )
 def test_of_a_lot_of_the_other_sign_as_much_leaves_and_the_rest_joins(
-    qty: int, left: list[Lot]
+    qty: int, left: list[Row]
 ) -> None:
     holding = held(("a", 1, 4, 40, 0))
     holding.join(Held("x", 9, Fraction(qty), Fraction(10 * qty)))
@@ -129,7 +136,7 @@ def test_a_fraction_is_written_plainly(value: str, places: int, text: str) -> No
 def test_what_moves_keeps_its_order_and_its_net_cost(sign: int) -> None:
     given = held(("a", 1, 2 * sign, 10 * sign, 1), ("b", 2, sign, 20 * sign, 2)).lots
     come = moved(list(given), None, Fraction(1, 2))
-    assert [(lot.id, lot.opened, lot.qty, lot.cost, lot.charge) for lot in come] == [
+    assert figures(come, "id", "opened", "qty", "cost", "charge") == [
         ("a", 1, 2 * sign, Fraction(10 * sign + 1, 2), 0),
         ("b", 2, sign, Fraction(20 * sign + 2, 2), 0),
     ]  # fmt: skip
@@ -149,10 +156,10 @@ def test_what_comes_to_no_unit_leaves_its_cost_to_the_next_or_of_the_last_to_the
     tiny = "0.00000000001"
     given = held(("a", 1, tiny, 3, 0), ("b", 2, 1, 5, 0), ("c", 3, tiny, 7, 0)).lots
     come = moved(list(given), Fraction(1), Fraction(1))
-    assert [(lot.id, lot.qty, lot.cost) for lot in come] == [("b", 1, 15)]
+    assert figures(come, "id", "qty", "cost") == [("b", 1, 15)]
     two = held(("a", 1, tiny, 3, 0), ("b", 2, 1, 5, 0), ("c", 3, 1, 7, 0)).lots
     come = moved(list(two), Fraction(2), Fraction(1))
-    assert [(lot.id, lot.qty, lot.cost) for lot in come] == [("b", 1, 8), ("c", 1, 7)]
+    assert figures(come, "id", "qty", "cost") == [("b", 1, 8), ("c", 1, 7)]
 
 
 # --- what was known before ------------------------------------------------------------------------

@@ -287,6 +287,7 @@ def test_a_cancelled_trade_is_busted_by_the_next_revision(tmp_path: Path) -> Non
     assert [(f["exec_id"], f["fill_qty"]) for f in _fields(made)] == [
         ("00015070.55f176d9.01.01", "100"), ("00015070.55f176d9.01.02", "0"),
     ]  # fmt: skip
+    assert [f.get("commission") for f in _fields(made)] == ["0.28696525", None]
     execution = KnownExecution("SSRAP", "00015070.55f176d9.01.02", Decimal(0), Decimal("16.2"), 1)
     known = Known({(ACCOUNT, "00015070.55f176d9.01.01"): execution})
     assert plan(tmp_path, flex([cancel, first]), known=known).messages == []
@@ -921,6 +922,7 @@ def test_a_refund_of_what_is_known_is_all_that_is_reported(tmp_path: Path) -> No
         (-83, "-11.68", "USD 0.1407 PER SHARE (Return of Capital)", "-0.1407"),
         (84, "11.68", "USD 0.1407 PER SHARE (Return of Capital)", ""),
         (82, "11.68", "USD 0.1407 PER SHARE (Return of Capital)", ""),
+        (83, "11.69", "USD 0.1407 PER SHARE (Return of Capital)", ""),
         (0, "0", "USD 0.1407 PER SHARE (Return of Capital)", ""),
         (83, "11.68", "CASH DIVIDEND (Return of Capital)", ""),
         (83, "11.68", "USD 0 PER SHARE (Return of Capital)", ""),
@@ -1432,8 +1434,8 @@ def test_lots_of_the_day_before_are_openings(tmp_path: Path) -> None:
     traded = flex([trade("A", -12, 20, "20240102;100000", ibExecID="", transactionID="61")])
     made = plan(tmp_path, traded, day_before, openings=True)
     assert made.problems == []
-    assert [(f["qty"], f["cost_basis"]) for f in _fields(made, "opening")] == [
-        ("10", "101"), ("5", "61"),
+    assert [(f["qty"], f["cost_basis"], f["timestamp"]) for f in _fields(made, "opening")] == [
+        ("10", "101", "1672930800000"), ("5", "61", "1675609200000"),
     ]  # fmt: skip
     _realizes(made, "flex-61", "114.6")
 
@@ -1526,7 +1528,7 @@ def test_an_opening_moves_once_with_what_a_file_tells(tmp_path: Path, *, again: 
     ("event", "reason"),
     [
         (KnownEvent(1704085199999, "execution", "x"), "nothing known of what was before"),
-        (KnownEvent(1704085200000, "execution", "x"), ""),
+        (KnownEvent(1704085200000, "execution", "x", 1), ""),
         (KnownEvent(1, "opening", "opening", 1), "no opening that is known"),
         (KnownEvent(1, "opening", "opening", 0), ""),  # it was taken back
         (KnownEvent(1, "opening", "flex-open-1704085200000-1", 1), ""),

@@ -166,7 +166,7 @@ def test_what_ended_for_money_is_compared_as_a_close(audit: Audit) -> None:
     )
     assert counts(audit.compare(gone("-51"))) == (CLOSE, 0, 0)
     [finding] = audit.compare(gone("-50")).differences
-    assert (finding.ours, finding.why) == (-51, "differs")
+    assert (finding.ours, finding.why) == (Fraction(-51), "differs")
 
 
 @pytest.mark.parametrize(("lines", "equal"), [(["SELL 1 @ 5", "OUT 1"], 1), (["SELL 1 @ 5"], 0)])
@@ -254,7 +254,8 @@ def test_of_a_close_that_turns_a_position_over_the_closing_part_bears_its_share(
         ([closed(10, 51, 17, at(1), 2)], ({}, 1, 0)),
         ([closed(-10, 51, 17, at(1), 3)], ({}, 1, 0)),  # closed at another time
         ([closed(-10, 51, 17, at(0), 2)], ({}, 2, 0)),  # opened at another time
-        ([closed(-9, 51, 17, at(1), 2, notes="ML")], ({}, 0, 1)),
+        ([closed(-9, 51, 17, at(1), 2, notes="P;ML")], ({}, 0, 1)),
+        ([closed(-9, 51, 17, at(1), 2, notes="P")], ({}, 1, 0)),
         ([closed(-9, 51, 17, at(1), 2, assetCategory="CASH")], ({}, 0, 0)),
         ([closed(-10, 51, 17, at(1), 2, symbol="B", conid="7")], ({}, 1, 0)),
         ([closed(-10, 51, 17, at(1), 2, accountId="U2")], ({}, 1, 0)),
@@ -326,6 +327,8 @@ def test_what_we_hold_of_what_was_traded_and_the_file_does_not_is_a_difference(
     for told in (flex([row(9, 1, 5, symbol="B")], OpenPositions=[lot(10, 50, at(1))]),
                  flex([], [gone], OpenPositions=[lot(10, 50, at(1))])):  # fmt: skip
         assert [each.symbol for each in audit.compare(told).differences] == ["B"]
+    fx = [rows[0], row(5, 10, 5, symbol="B", assetCategory="CASH")]
+    assert audit.compare(flex(fx, OpenPositions=[lot(10, 50, at(1))])).differences == []
     # Without open positions, and of an account that is not told of, nothing is missing.
     assert counts(audit.compare(flex(rows))) == ({}, 0, 0)
     other = flex(rows, OpenPositions=[lot(10, 50, at(1), accountId="U2")])
