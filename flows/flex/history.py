@@ -205,14 +205,14 @@ class History:
             "fill_price", "multiplier", "message_commission", "message_commission_currency",
             "currency", "charged", "adjusted", "stream_id",
         ]  # fmt: skip
-        bears: dict[tuple[str, str, bool, str], tuple[Decimal, Decimal]] = {}
+        bears: dict[tuple[str, str, str], tuple[Decimal, Decimal]] = {}
         by_costs = laid(self._data_dir)
         for row in rows.select(names).collect().iter_rows():
             (account, symbol, kind, exec_id, time, side, qty, price, multiplier, commission,
              commission_currency, currency, charged, adjusted, stream_id) = row  # fmt: skip
             of_watched = kind in _ACTIONS and (account or "", symbol) in watched
             qty = qty or Decimal(0)
-            one = account or "", symbol, kind in _ACTIONS, parse_exec_id(exec_id or "").identity
+            one = account or "", symbol, parse_exec_id(exec_id or "").identity
             before = bears.get(one, (Decimal(0), Decimal(0)))
             key_name = position_key(symbol, account)
             adjusted -= by_costs.get((key_name, stream_id), 0)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from connectors.codec import decode
 from connectors.parquet.tables import tables
 from state.book import Book
+from state.keys import position_key
 from state.messages import Execution, RejectedError
 from state.records import Changes, Update
 from tests.support.notation import messages
@@ -44,7 +45,7 @@ def write_booked(data_dir: Path, entries: Sequence[tuple[str, list[bytes]]]) -> 
             if applied is not None:
                 updates[symbol, account].append(Update(entry, message, applied, book.snapshot()))
     for (symbol, account), those in updates.items():
-        _write(data_dir, symbol, books[symbol, account], those)
+        _write(data_dir, position_key(symbol, account), books[symbol, account], those)
 
 
 def _write(data_dir: Path, name: str, book: Book, updates: list[Update]) -> None:

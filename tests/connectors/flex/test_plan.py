@@ -160,6 +160,20 @@ def test_a_bond_is_priced_in_per_cent(tmp_path: Path) -> None:
     _realizes(made, "flex-31", "123.82")
 
 
+def test_a_return_of_capital_is_told_per_point_of_price(tmp_path: Path) -> None:
+    paid = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="MAC",
+        conid=con_id("MAC"), multiplier="10", dateTime="20201203;202000", amount="50",
+        type="Dividends", description="USD 0.5 PER SHARE (Return of Capital)",
+    )  # fmt: skip
+    rows = [trade("MAC", 100, 2, "20200102;100000", multiplier="10"),
+            trade("MAC", -100, 2, "20210102;100000", multiplier="10", ibExecID="",
+                  transactionID="61")]  # fmt: skip
+    made = plan(tmp_path, flex(rows, CashTransactions=[paid]))
+    assert _fields(made, "cost")[0]["per_unit"] == "-0.05"
+    _realizes(made, "flex-61", "50")
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [

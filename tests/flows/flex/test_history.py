@@ -14,7 +14,8 @@ import redis as redis_py
 from connectors.flex.known import KnownEvent
 from connectors.redis.link import RedisLink
 from flows.flex import history
-from flows.flex.history import History
+from flows.flex.history import History, Match
+from tests.support import notation
 from tests.support.flow_process import add, read_stream
 from tests.support.rows import write_booked, write_rows
 
@@ -202,8 +203,43 @@ def test_files_with_fewer_or_more_columns_are_read(tmp_path: Path, stream: Strea
     [path] = (tmp_path / "positions").glob("*/A*")
     table = pq.read_table(path, partitioning=None).drop_columns(["order_ref", "message_terms"])
     pq.write_table(table.append_column("newer", [["x"]]), path)
-    known = stream.history.known(set(), {("U1", "A"), ("U1", "B")})
-    assert [len(events) for events in known.events.values()] == [1, 1]
+    write_rows(tmp_path, None, "C", ["BUY 1 @ 2"])
+    known = stream.history.known(set(), {("U1", "A"), ("U1", "B"), ("", "C")})
+    assert [len(events) for events in known.events.values()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_matches_that_stand_are_those_of_the_last_revision(
+    stream: Stream, tmp_path: Path, sign: int
+) -> None:
+    buy, sell = ("BUY", "SELL")[::sign]
+    write_rows(tmp_path, "U1", "A", [
+        f"{buy} 2 @ 2 x10", f"{buy} 5 @ 3 x10", f"{sell} 6 @ 4 x10", f"{sell} 1 @ 5 x10",
+        f"#3.2 {sell} 4 @ 4 x10 at 3",
+    ])  # fmt: skip
+    one, two, three = (notation.exec_id(number) for number in (1, 2, 3))
+    known = stream.history
+    assert known.matches({("U1", three)}) == [
+        Match("U1", "A", three, 3000, one, 1000, Decimal(2 * sign), Decimal(40 * sign),
+              Decimal(40)),
+        Match("U1", "A", three, 3000, two, 2000, Decimal(2 * sign), Decimal(20 * sign),
+              Decimal(40)),
+    ]  # fmt: skip
+    assert [each.point for each in known.matches({("U1", notation.exec_id(4))})] == [50]
+    assert known.matches({("U1", one)}) == []
+
+
+def test_of_what_is_booked_the_last_name_counts_and_only_the_rest_is_behind(
+    stream: Stream, redis: redis_py.Redis, tmp_path: Path
+) -> None:
+    for symbol, number in (("A", "1"), ("LATER", "1"), ("B", "")):
+        _add_later(stream, {"symbol": symbol, "con_id": number, "timestamp": "1"})
+    _add_later(stream, {"symbol": "C", "con_id": "2", "timestamp": "1"})
+    entries = read_stream(redis, "executions")
+    write_booked(tmp_path, entries[:3])
+    redis.xgroup_create("executions", "positions", entries[2][0])
+    assert stream.history.names({}) == {"1": "LATER", "2": "C"}
+    assert stream.history.behind == 1
 
 
 START = 1_700_000_000_000
@@ -241,6 +277,9 @@ def _add_later(stream: Stream, *told: dict[str, str]) -> None:
         [{}, *[{"basis_adjustment": "7", "timestamp": "0"}] * 2],
         [{"basis_adjustment": "7"}, {"exec_id": SECOND}],
         [{"basis_adjustment": "7"}, {"exec_id": SECOND, "basis_adjustment": "-4"}],
+        # The same id in another account, and in another key.
+        [{"basis_adjustment": "7", "timestamp": "5"}, {"account": "U2", "basis_adjustment": "3"},
+         {"account": "U2", "symbol": "B", "basis_adjustment": "3"}],
         # What is laid on late ones is not theirs.
         [{"timestamp": "4"}, {"type": "cost", "exec_id": "k", "per_unit": "-2", "timestamp": "9"},
          {"exec_id": "b", "timestamp": "2", "basis_adjustment": "3"}, {"exec_id": "c", "side":
@@ -273,7 +312,8 @@ def test_what_is_known_is_the_same_however_much_of_it_is_booked(
         last = entries[booked - 1][0] if 0 < booked == number else "0"
         redis.xgroup_create("executions", "positions", last)
         found = History(RedisLink(stream.url, Event()), ["executions"], directory)
-        each = found.known(asked, {KEY})
+        each, unwatched = found.known(asked, {KEY}), found.known(asked, set())
+        assert (unwatched.executions, unwatched.others) == (each.executions, each.others)
         # When the report was made that came first, no row tells.
         executions = {
             name: one._replace(commission_time=0) for name, one in each.executions.items()
