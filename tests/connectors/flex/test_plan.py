@@ -978,19 +978,21 @@ def test_a_sale_is_known_by_its_id_and_goes_before_what_follows(tmp_path: Path) 
     text = "PEIX(US69423U3059) TENDERED TO US2 FOR USD 3 PER SHARE (PEIX, P, US69423U3059)"
     row = action("PEIX", -40, text, "20201203;202500", type="TO", proceeds="120",
                  transactionID="70")  # fmt: skip
-    rows = flex([trade("PEIX", 140, 2, "20200102;100000")], [row, *_renamed()])
+    rows = flex([trade("PEIX", 40, 5, "20200102;100000"),
+                 trade("PEIX", 100, 2, "20200103;100000")], [row, *_renamed()])  # fmt: skip
 
     def made(qty: int, price: int) -> Plan:
         sale = KnownExecution("PEIX", "flex-70", Decimal(qty), Decimal(price), 1)
         return plan(tmp_path, rows, known=Known({(ACCOUNT, "flex-70"): sale} if qty else {}))
 
-    assert [f["qty"] for f in _fields(made(0, 0), "transfer")] == ["100", "100"]
-    assert [f["fill_price"] for f in _fields(made(0, 0))] == ["2", "3"]
+    assert [f["fill_price"] for f in _fields(made(0, 0))] == ["5", "2", "3"]
     again = made(-40, 3)
-    assert (len(_fields(again)), again.problems, again.known) == (1, [], 1)
-    assert [f["qty"] for f in _fields(again, "transfer")] == ["100", "100"]
+    assert (len(_fields(again)), again.problems, again.known) == (2, [], 1)
+    for each in (made(0, 0), again):
+        assert [f["qty"] for f in _fields(each, "transfer")] == ["100", "100"]
+        assert _fields(each, "transfer")[1]["cost_basis"] == "200"
     for other in (made(-40, 4), made(-50, 3)):
-        assert len(_fields(other)) == 1
+        assert len(_fields(other)) == 2
         assert "as it is known" in other.problems[0].reason
 
 
@@ -1103,6 +1105,20 @@ def test_a_cost_and_an_assignment_that_this_call_tells_are_booked_along_once(
     for known in (Known(), Known(events={(ACCOUNT, "PEIX"): events})):
         _, into = _fields(plan(tmp_path, rows, known=known), "transfer")
         assert into["cost_basis"] == "150"
+
+
+def test_what_moves_bears_what_was_charged_in_its_currency_and_what_an_option_left(
+    tmp_path: Path,
+) -> None:
+    when, put = "20200117;162000", "PEIX  200117P00002000"
+    end = option(put, 1, 0, when, **booked("A", cost="100", fifoPnlRealized="0"))
+    for rows, cost in (
+        ([trade("PEIX", 100, 2, when, ibCommission="-3")], "203"),
+        ([trade("PEIX", 100, 2, when, ibCommission="-3", ibCommissionCurrency="EUR")], "200"),
+        ([trade("PEIX", 100, 2, when, **booked("A")), end], "100"),
+    ):
+        moved = _fields(plan(tmp_path, flex(rows, _renamed())), "transfer")
+        assert [f["cost_basis"] for f in moved if f["symbol"] == "ALTO"] == [cost]
 
 
 def test_of_an_option_that_is_renumbered_what_was_assigned_stays_away(tmp_path: Path) -> None:
@@ -1310,6 +1326,8 @@ def test_a_move_of_more_than_is_held_is_left_out(tmp_path: Path) -> None:
             action("B", 140, text.format("B"), "20210112;202500", type="TC")]  # fmt: skip
     made = plan(tmp_path, flex([trade("A", 70, 1, "20200102;100000")], rows))
     assert (_fields(made, "transfer"), len(made.problems)) == ([], 2)
+    more = plan(tmp_path, flex([trade("A", 200, 1, "20200102;100000")], rows))
+    assert [f["qty"] for f in _fields(more, "transfer")] == ["140", "140"]
     before = KnownEvent(1, "execution", "x", Decimal(70), Decimal(70), Decimal(1))
     known = Known(events={(ACCOUNT, "A"): [before]})
     made = plan(tmp_path, flex([trade("A", 70, 1, "20200102;100000")], rows), known=known)
@@ -1332,6 +1350,30 @@ def test_what_a_call_tells_again_is_not_booked_twice_along(tmp_path: Path) -> No
     )
     again = plan(tmp_path, flex(trades, actions), asked=asked, known=known)
     assert again.messages == first.messages
+
+
+def test_what_lots_have_had_laid_on_them_or_moved_is_passed_over(tmp_path: Path) -> None:
+    trades, actions = _pharma()
+    paid = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="MAC",
+        conid=con_id("MAC"), dateTime="20201203;202000", amount="50", type="Dividends",
+        description="USD 0.5 PER SHARE (Return of Capital)", transactionID="81",
+    )  # fmt: skip
+    lots = [_open_lot("A", 10, "101", "20190105;100000", "20200831")]
+    text = flex([*trades, trade("MAC", 100, 2, "20200902;100000")], actions, OpenPositions=lots,
+                CashTransactions=[paid], days=("20200901", "20211231"))  # fmt: skip
+    asked = Asked(ratios={"801": Fraction(1, 6)})
+    first = plan(tmp_path, text, asked=asked, openings=True)
+    kinds = ("opening", "split", "cost", "transfer")
+    told = [each for each in first.messages if each.fields.get("type") in kinds]
+    assert {each.fields["type"] for each in told} == set(kinds)
+    for each in told:
+        assert each.once_id == ":".join(each.fields[name] for name in
+                                        ("type", "account", "exec_id"))  # fmt: skip
+    others = frozenset((each.fields["type"], ACCOUNT, each.fields["exec_id"]) for each in told)
+    again = plan(tmp_path, text, asked=asked, openings=True, known=Known(others=others))
+    assert again.messages == [each for each in first.messages if each not in told]
+    assert (again.known, again.problems) == (len(told), first.problems)
 
 
 def test_a_cancelled_action_and_its_cancellation_do_nothing(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from connectors.flex.known import KnownEvent
 from connectors.redis.link import RedisLink
 from flows.flex import history
 from flows.flex.history import History, Match
+from state.keys import partition_of
 from tests.support import notation
 from tests.support.flow_process import add, read_stream
 from tests.support.rows import write_booked, write_rows
@@ -237,9 +238,28 @@ def test_of_what_is_booked_the_last_name_counts_and_only_the_rest_is_behind(
     _add_later(stream, {"symbol": "C", "con_id": "2", "timestamp": "1"})
     entries = read_stream(redis, "executions")
     write_booked(tmp_path, entries[:3])
+    redis.xgroup_create("executions", "another", "$")
     redis.xgroup_create("executions", "positions", entries[2][0])
     assert stream.history.names({}) == {"1": "LATER", "2": "C"}
-    assert stream.history.behind == 1
+    link = RedisLink(stream.url, Event())
+    booked = History(link, ["executions"], tmp_path, booked=True)
+    assert (booked.names({}), booked.behind) == ({"1": "LATER"}, 1)
+
+
+def test_the_entry_of_a_row_is_looked_for_in_its_partition(
+    stream: Stream, redis: redis_py.Redis, tmp_path: Path
+) -> None:
+    streams = ["executions:0", "executions:1"]
+    link = RedisLink(stream.url, Event())
+    for symbol in "AD":  # of partition 0 and 1
+        write_rows(tmp_path, "U1", symbol, ["OPENING 1 @ 5"])
+        told = {"type": "opening", "symbol": symbol, "account": "U1", "qty": "1",
+                "avg_price": "5", "timestamp": "1000"}  # fmt: skip
+        partition = partition_of(f"U1:{symbol}", 2)
+        add(redis, told, stream=streams[partition], entry="1000-0")
+        history = History(link, streams, tmp_path, booked=True)
+        [event] = history.known(set(), {("U1", symbol)}).events["U1", symbol]
+        assert (event.kind, event.value) == ("opening", 5)
 
 
 START = 1_700_000_000_000
