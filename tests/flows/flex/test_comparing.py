@@ -120,7 +120,7 @@ def test_what_closes_nothing_on_either_side_is_not_compared(audit: Audit) -> Non
     for pnl in (None, "0"):
         assert counts(audit.compare(flex([row(1, 10, 5, pnl)]))) == ({}, 0, 0)
     # What closes nothing with us, and did with the broker.
-    [finding] = audit.compare(flex([row(1, 10, 5, "3")])).differences
+    [finding] = audit.compare(flex([row(1, 10, 5, "3", cost="50")])).differences
     assert (finding.ours, finding.brokers) == (Fraction(0), Fraction(3))
 
 
@@ -288,6 +288,21 @@ def test_open_lots_of_the_last_day_are_compared(
 ) -> None:
     audit.book("A", "BUY 10 @ 5 fee 1", "SELL 4 @ 7 fee 2", "BUY 5 @ 8", "BUY 1 @ 8 at 900000")
     assert counts(audit.compare(flex([], OpenPositions=lots))) == found
+
+
+def test_what_an_assignment_adds_is_a_charge_of_the_file_too(audit: Audit) -> None:
+    audit.book("XOM", "BUY 100 @ 40", "SELL 100 @ 42.5 adj -100")
+    ends = option("XOM   220121C00042500", 1, 0, at(2),
+                  **booked("A", cost="100", fifoPnlRealized="0"))  # fmt: skip
+    shares = row(2, -100, "42.5", "999", symbol="XOM", **{**booked("A"), "ibExecID": exec_id(2)})
+    found = audit.compare(flex([shares, ends])).differences
+    assert [each.why for each in found if each.symbol == "XOM"] == ["differs"]
+
+
+def test_lots_are_told_apart_by_the_second(audit: Audit) -> None:
+    audit.book("A", "BUY 1 @ 5 at 18000", "BUY 2 @ 5 at 18060.25")  # midnight in New York
+    lots = [lot(1, 5, at(18000)), lot(2, 10, at(18060))]
+    assert counts(audit.compare(flex(OpenPositions=lots))) == ({"open lot": 2}, 0, 0)
 
 
 def test_closed_lots_are_compared_also_where_no_execution_is_told(audit: Audit) -> None:
