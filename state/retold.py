@@ -7,7 +7,7 @@ cost is left out: it decides neither a lot's quantity nor its price or cost.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -90,6 +90,20 @@ def retell(rows: Iterable[Told], key: str, until: int | None = None) -> list[Ope
     if until is None and told:
         _check(lots, told[-1], key)
     return lots
+
+
+def laid(rows: Iterable[Told], key: str) -> Iterator[int]:
+    """Yield, after each of a key's rows, what `cost` laid on the key by then (10^-10 of money).
+
+    A row's `basis_adjustment` holds this too; the rest of it is of executions. Raises
+    ValueError as `retell` does.
+    """
+    book = Book(key)
+    for row in rows:
+        message = _message(row, key)
+        if message is not None:
+            _tell(book, message, key)
+        yield book.snapshot().basis_adjustment
 
 
 def _tell(book: Book, message: Message, key: str) -> None:

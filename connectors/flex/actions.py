@@ -19,8 +19,9 @@ from connectors.flex.records import Action, Contract
 BROKERS_PLACES = 4
 """To how many places the broker rounds shares, unless the row itself shows more."""
 _RATIO = re.compile(r"(\d+(?:\.\d+)?) +FOR +(\d+(?:\.\d+)?)\b", re.IGNORECASE)
-_LEADING = re.compile(r"\s*(?P<symbol>[^()]*?)\s*\((?P<isin>[A-Z0-9]+)\)")
+_LEADING = re.compile(r"(?P<symbol>[^()]*)\((?P<isin>[A-Z0-9]+)\)")
 _LARGEST = 10**9
+_AS_GOOD_AS_EQUAL = Fraction(1, 10**15)
 
 
 @dataclass(frozen=True)
@@ -275,12 +276,17 @@ def _places_of_added(ratio: Fraction, added: Decimal) -> int | None:
 def _written(ratio: Fraction, places: int | None, qty: Decimal) -> tuple[str, int | None]:
     """Return a ratio as the stream takes it: whole numbers below 1e9.
 
-    One of larger numbers is replaced by the nearest one, which is equal to 17 places and
-    more: rounded as the broker rounds, no quantity differs.
+    One of larger numbers is replaced by the nearest one, if that is as good as equal:
+    rounded as the broker rounds, no quantity differs.
     """
     if max(ratio.numerator, ratio.denominator) < _LARGEST:
         return f"{ratio.numerator}:{ratio.denominator}", places
-    near = ratio.limit_denominator(int((_LARGEST - 1) / max(ratio, Fraction(1))))
+    near = ratio.limit_denominator(max(int((_LARGEST - 1) / max(ratio, Fraction(1))), 1))
+    if near.numerator >= _LARGEST or abs(near - ratio) > ratio * _AS_GOOD_AS_EQUAL:
+        raise _InexpressibleError(
+            f"expected a ratio of whole numbers below {_LARGEST}, or one that is close to such a "
+            f"one, found {ratio}"
+        )
     shown = max(-int(qty.as_tuple().exponent), BROKERS_PLACES)
     return f"{near.numerator}:{near.denominator}", shown if places is None else places
 

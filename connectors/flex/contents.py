@@ -23,12 +23,12 @@ from connectors.flex.records import (
     read_open_lot,
     read_trade,
 )
-from connectors.flex.times import names_zone
+from connectors.flex.times import names_zone, read_time
 from connectors.flex.xml import Row
 
 T = TypeVar("T")
 
-SUMS = frozenset({"ORDER", "SYMBOL_SUMMARY", "ASSET_SUMMARY", "WASH_SALE", "SYMBOLSUMMARY",
+SUMS = frozenset({"SYMBOL_SUMMARY", "ASSET_SUMMARY", "WASH_SALE", "SYMBOLSUMMARY",
                   "ASSETSUMMARY", "WASHSALE", "SUMMARY"})  # fmt: skip
 """Levels of detail that sum up what stands elsewhere, or tell of it again."""
 CLOSED = frozenset({"LOT", "CLOSED_LOT", "CLOSEDLOT"})
@@ -63,6 +63,7 @@ class Contents:
     """Sections that say nothing of positions, or that nobody knows, and their rows."""
     zoneless: bool = False
     """Whether a time named no zone."""
+    _days: dict[str, str] = field(default_factory=dict)
 
     def add_file(self, rows: Iterable[Row]) -> None:
         """Take the rows of one file."""
@@ -81,14 +82,14 @@ class Contents:
             case "FlexStatement":
                 if row.tag == "OpenPositions":
                     account = row.statement.account.strip("-")
-                    self.told_open.add((account, row.statement.last_day))
+                    self.told_open.add((account, self._day(row.statement.last_day)))
             case "Trades" | "TradeConfirms" | "TradeConfirmations":
                 self._add_trade(row, closed)
             case "OpenPositions":
                 if row.fields.get("levelOfDetail", "").upper() == "LOT":
                     lot = read_open_lot(row, self.zone)
                     opened[lot] += 1
-                    self.first_days.add((lot.account, row.statement.first_day))
+                    self.first_days.add((lot.account, self._day(row.statement.first_day)))
                 else:
                     self.passed_over["OpenPositions (not lots)"] += 1
             case "CorporateActions":
@@ -100,6 +101,18 @@ class Contents:
                 self._add_transfer(row)
             case section:
                 self.passed_over[section] += 1
+
+    def _day(self, said: str) -> str:
+        """Return a day of a statement, "" if it has no or two readings; that is told once."""
+        if said not in self._days:
+            self._days[said] = said
+            try:
+                if said:
+                    read_time(said, self.zone)
+            except ValueError as error:
+                self._days[said] = ""
+                self.problems.append(Problem(str(error), {"section": "FlexStatement"}))
+        return self._days[said]
 
     def _add_trade(self, row: Row, closed: Counter[FlexLot]) -> None:
         level = row.fields.get("levelOfDetail", "").upper() or _LEVELS.get(row.tag, row.tag.upper())
@@ -118,7 +131,7 @@ class Contents:
 
     def _add_execution(self, trade: Trade, row: Row) -> None:
         self.zoneless = self.zoneless or not names_zone(row.fields.get("dateTime", ""))
-        self.first_days.add((trade.account, row.statement.first_day))
+        self.first_days.add((trade.account, self._day(row.statement.first_day)))
         old = self.trades.get(trade.key)
         if old is None:
             self.trades[trade.key] = trade
@@ -155,8 +168,7 @@ class Contents:
         )
 
 
-_LEVELS = {"Trade": "EXECUTION", "TradeConfirm": "EXECUTION", "TradeConfirmation": "EXECUTION",
-           "Lot": "CLOSED_LOT"}  # fmt: skip
+_LEVELS = dict.fromkeys(("Trade", "TradeConfirm", "TradeConfirmation"), "EXECUTION")
 
 
 def _action_key(action: Action) -> tuple[str, ...]:

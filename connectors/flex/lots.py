@@ -8,7 +8,7 @@ are exact fractions; the one rounding is a split's, to the broker's places.
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_HALF_EVEN, Decimal, localcontext
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 Number = Decimal | Fraction | int
@@ -144,7 +144,7 @@ def exact_text(value: Fraction, places: int) -> str:
     >>> exact_text(Fraction(1, 3), 4), exact_text(Fraction(-5), 4)
     ('0.3333', '-5')
     """
-    with localcontext(prec=80, rounding=ROUND_HALF_EVEN):
+    with localcontext(prec=80):
         number = Decimal(round(value * 10**places)).scaleb(-places)
         text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
@@ -171,7 +171,7 @@ def moved(lots: Sequence[Held], total: Fraction | None, share: Fraction) -> list
     """
     whole = abs(sum((lot.qty for lot in lots), Fraction(0)))
     sign = 1 if lots[0].qty > 0 else -1
-    qtys = spread(sign * abs(whole if total is None else total), [abs(lot.qty) for lot in lots])
+    qtys = spread(sign * abs(whole if total is None else total), [lot.qty for lot in lots])
     costs = [lot.net_cost * share for lot in lots]
     ends = [place for place, qty in enumerate(qtys) if qty]
     come, given = [], Fraction(0)

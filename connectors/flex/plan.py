@@ -216,8 +216,8 @@ class Planner:
             events = self._known.events.get(key, ())
             if any(event.kind != "opening" and event.time < opening.since for event in events):
                 reason = "expected nothing known of what was before, found messages of that time"
-            elif any(event.kind == "opening" and not event.id.startswith(f"flex-open-"
-                     f"{opening.since}-") for event in events):  # fmt: skip
+            elif any(event.kind == "opening" and event.qty and not event.id.startswith(
+                     f"flex-open-{opening.since}-") for event in events):  # fmt: skip
                 reason = "expected no opening that is known already, found one"
             else:
                 self._open(opening, key)

@@ -6,8 +6,10 @@ missing, rather than shown with lots that may be wrong.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import polars as pl
 
 from state.exact import MONEY_PLACES, to_text
 from state.retold import Told, retell
+from state.retold import laid as retold_laid
 from state.snapshot import OpenLot
 
 
@@ -132,6 +135,26 @@ def last_executions(data_dir: Path, key: str, count: int) -> list[dict[str, Any]
     text = pl.selectors.decimal().cast(pl.String)
     plain = rows.with_columns(text.str.strip_chars_end("0").str.strip_chars_end("."))
     return plain.collect().to_dicts()
+
+
+def laid(data_dir: Path) -> dict[tuple[str, str], Decimal]:
+    """Return by key and entry what it changed of what `cost` messages laid on the key.
+
+    A late execution changes it too, as it was held when money was laid. Without keys whose
+    rows do not tell all.
+    """
+    changes: dict[tuple[str, str], Decimal] = {}
+    is_cost = pl.col("type") == "cost"
+    keys = _rows(data_dir).filter(is_cost).select("key").unique().collect().to_series()
+    for key in keys:
+        for name, rows in _by_key(data_dir, key, None):
+            told = (Told(*row) for row in rows.select(Told._fields).iter_rows())
+            with suppress(ValueError):
+                sums = [0, *retold_laid(told, name)]
+                entries = rows.select(*_ARRIVAL).iter_rows()
+                for (arrival, number), (before, after) in zip(entries, pairwise(sums), strict=True):
+                    changes[name, f"{arrival}-{number}"] = Decimal(to_text(after - before))
+    return changes
 
 
 def keys_by_strategy(data_dir: Path, strategy: str | None = None) -> dict[str, list[str]]:

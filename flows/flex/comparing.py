@@ -84,7 +84,7 @@ class Books:
         closers = {(key[0], event.id) for (key, _), event in self._events.items()}
         self.matches: dict[tuple[str, str], list[Match]] = defaultdict(list)
         """By account and closing identity."""
-        for match in history.matches(identities | closers):
+        for match in history.matches(closers):
             self.matches[match.account, match.closed_by].append(match)
 
     def event(self, key: Key, identity: str) -> KnownEvent | None:

@@ -24,12 +24,15 @@ from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink
 from connectors.redis.names import GROUP, cancelled_key
 from connectors.redis.partitions import agree
+from flows.common.rows import laid
 from flows.common.settings import Settings
 from state.keys import parse_exec_id, partition_of, position_key
 
 PAGE = 5_000
 _OPENING = re.compile(r"flex-open-(\d+)-\d+")
 _ACTIONS = ("opening", "split", "cost", "transfer")
+_SETTLING = ("execution", "opening")
+"""What says what a key's currency is, and what a point of its price is worth."""
 _COLUMNS: dict[str, Any] = {
     "account": pl.String, "symbol": pl.String, "currency": pl.String, "con_id": pl.Int64,
     "multiplier": pl.Decimal(38, 10), "basis_adjustment": pl.Decimal(38, 10),
@@ -53,11 +56,13 @@ class Said(NamedTuple):
     """Signed."""
     price: Decimal
     multiplier: Decimal
+    currency: str
+    """The key's; "" if it does not speak of it."""
     commission: Decimal | None
     commission_currency: str
-    charge: Decimal
-    """What it changed of all charges in the key's currency."""
-    adjustment: Decimal
+    """"" for the key's."""
+    adjustment: Decimal | None
+    """What the execution bears of adjustments after it; None if it says nothing of them."""
     fields: Mapping[str, str]
     """The entry's own, where it is at hand."""
 
@@ -118,8 +123,11 @@ class History:
         by_identity: dict[tuple[str, str], list[Said]] = defaultdict(list)
         others: set[tuple[str, str, str]] = set()
         of_keys: dict[Key, list[Said]] = {key: [] for key in watched}
+        currencies: dict[Key, str] = {}
         since: dict[Key, int] = {}
         for said in self._said(wanted, watched):
+            if said.currency:
+                currencies.setdefault((said.account, said.symbol), said.currency)
             if said.kind in _ACTIONS:
                 others.add((said.kind, said.account, said.exec_id))
                 if said.kind == "opening" and (match := _OPENING.fullmatch(said.exec_id)):
@@ -134,10 +142,10 @@ class History:
             {
                 key: found
                 for key, told in by_identity.items()
-                if (found := _execution(told)) is not None
+                if (found := _execution(told, currencies)) is not None
             },
             frozenset(others),
-            {key: _events(told) for key, told in of_keys.items()},
+            {key: _events(told, currencies) for key, told in of_keys.items()},
             since,
         )
 
@@ -176,17 +184,17 @@ class History:
         yield from self._booked(wanted, watched)
         for fields in self._tail():
             try:
-                yield _said_by(fields)
+                said = _said_by(fields)
+                if said.kind in _ACTIONS:
+                    _action_event(said, Fraction(1))
             except (ArithmeticError, KeyError, ValueError):
                 continue  # it becomes a dead letter
+            yield said
 
     def _booked(self, wanted: set[str], watched: set[Key]) -> Iterator[Said]:
         key = pl.concat_str(pl.col("account").fill_null(""), pl.lit(":"), "symbol")
-        before = {name: pl.col(name).shift(1, fill_value=0).over("account", "symbol")
-                  for name in ("commission", "basis_adjustment")}  # fmt: skip
         rows = self._rows.with_columns(
-            charged=pl.col("commission") - before["commission"],
-            adjusted=pl.col("basis_adjustment") - before["basis_adjustment"],
+            charged=_change("commission"), adjusted=_change("basis_adjustment")
         ).filter(
             pl.col("type").is_in(_ACTIONS)
             | key.is_in([f"{account}:{symbol}" for account, symbol in watched])
@@ -197,16 +205,26 @@ class History:
             "fill_price", "multiplier", "message_commission", "message_commission_currency",
             "currency", "charged", "adjusted", "stream_id",
         ]  # fmt: skip
+        bears: dict[tuple[str, str, str], tuple[Decimal, Decimal]] = {}
+        by_costs = laid(self._data_dir)
         for row in rows.select(names).collect().iter_rows():
             (account, symbol, kind, exec_id, time, side, qty, price, multiplier, commission,
              commission_currency, currency, charged, adjusted, stream_id) = row  # fmt: skip
             of_watched = kind in _ACTIONS and (account or "", symbol) in watched
             qty = qty or Decimal(0)
+            one = account or "", symbol, parse_exec_id(exec_id or "").identity
+            before = bears.get(one, (Decimal(0), Decimal(0)))
+            key_name = position_key(symbol, account)
+            adjusted -= by_costs.get((key_name, stream_id), 0)
+            bears[one] = charged, adjusted = before[0] + charged, before[1] + adjusted
+            if commission is None and charged:  # of a report that came first, and has no row
+                commission = charged
             yield Said(
                 account or "", symbol, kind, exec_id or "", _ms(time),
-                -qty if side == "SELL" else qty, price or Decimal(0), multiplier, commission,
-                commission_currency or currency or "", charged + adjusted, adjusted,
-                self._entry(position_key(symbol, account), stream_id) if of_watched else {},
+                -qty if side == "SELL" else qty, price or Decimal(0), multiplier,
+                currency if kind in _SETTLING else "",
+                commission, commission_currency or "", adjusted or None,
+                self._entry(key_name, stream_id) if of_watched else {},
             )  # fmt: skip
 
     def _entry(self, key: str, entry_id: str) -> Mapping[str, str]:
@@ -253,15 +271,17 @@ class History:
 
 def _scan(data_dir: Path) -> pl.LazyFrame:
     files = sorted((data_dir / "positions").glob("date=*/*.parquet"))
-    if not files:
-        return pl.LazyFrame(schema=_COLUMNS).with_columns(
-            pl.col("commission", "basis_adjustment").cast(pl.Decimal(38, 10))
-        )
-    rows = pl.scan_parquet(files, glob=False, hive_partitioning=False)
+    rows = pl.LazyFrame(schema=_COLUMNS)
+    if files:
+        rows = pl.scan_parquet(files, glob=False, missing_columns="insert", schema=_COLUMNS,
+                               extra_columns="ignore", hive_partitioning=False)  # fmt: skip
     entry = pl.col("stream_id").str.split_exact("-", 1).struct
-    return rows.select(*_COLUMNS).sort(
-        entry.field("field_0").cast(pl.Int64), entry.field("field_1").cast(pl.UInt64)
-    )
+    return rows.sort(entry.field("field_0").cast(pl.Int64), entry.field("field_1").cast(pl.UInt64))
+
+
+def _change(column: str) -> pl.Expr:
+    before = pl.col(column).shift(1, fill_value=0).over("account", "symbol")
+    return pl.col(column) - before
 
 
 def _identity(exec_id: pl.Expr) -> pl.Expr:
@@ -281,20 +301,29 @@ def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:
 
 def _said_by(fields: Mapping[str, str]) -> Said:
     kind = fields.get("type") or "execution"
-    qty = Decimal(fields.get("fill_qty") or 0)
-    commission = fields.get("commission")
-    currency = fields.get("currency") or "USD"
-    other = fields.get("commission_currency") or currency
-    adjustment = Decimal(fields.get("basis_adjustment") or 0)
-    charge = Decimal(commission or 0) if other == currency or kind == "commission" else Decimal(0)
+    qty, sides = _decimal(fields, "fill_qty") or Decimal(0), {"BUY": 1, "SELL": -1}
+    paid_in = fields.get("currency" if kind == "commission" else "commission_currency")
+    settles = kind in _SETTLING and (kind == "execution" or _decimal(fields, "qty"))
     return Said(
         fields.get("account", ""), fields["symbol"], kind,
         fields.get("exec_id") or ("opening" if kind == "opening" else fields["timestamp"]),
-        int(fields["timestamp"]), -qty if fields.get("side", "").upper() == "SELL" else qty,
-        Decimal(fields.get("fill_price") or 0), Decimal(fields.get("multiplier") or 1),
-        Decimal(commission) if commission else None, other, charge + adjustment, adjustment,
+        int(fields["timestamp"]),
+        qty * sides[fields.get("side", "").upper()] if kind == "execution" else qty,
+        _decimal(fields, "fill_price") or Decimal(0),
+        _decimal(fields, "multiplier") or Decimal(1),
+        (fields.get("currency") or "USD") if settles else "",
+        _decimal(fields, "commission"), paid_in or "", _decimal(fields, "basis_adjustment"),
         fields,
     )  # fmt: skip
+
+
+def _decimal(fields: Mapping[str, str], name: str) -> Decimal | None:
+    if not fields.get(name):
+        return None
+    number = Decimal(fields[name])
+    if not number.is_finite():
+        raise ValueError(number)
+    return number
 
 
 # --- what messages come to -------------------------------------------------------------------
@@ -304,7 +333,11 @@ def _revision(said: Said) -> int:
     return parse_exec_id(said.exec_id).revision or 1
 
 
-def _execution(told: Iterable[Said]) -> KnownExecution | None:
+def _facts(said: Said) -> tuple[int, int, Decimal, Decimal]:
+    return _revision(said), said.time, said.qty, said.price
+
+
+def _execution(told: Iterable[Said], currencies: Mapping[Key, str]) -> KnownExecution | None:
     """Return what counts of an execution: the last revision, and the report that is valid."""
     told = list(told)
     executions = [said for said in told if said.kind == "execution"]
@@ -314,42 +347,46 @@ def _execution(told: Iterable[Said]) -> KnownExecution | None:
     reports = [said for said in told if said.kind == "commission" and said.commission is not None]
     # The latest of equal ones: the last to arrive.
     report = max(reversed(reports), key=lambda said: (_revision(said), said.time), default=None)
-    own = [said for said in executions if _revision(said) == _revision(last)]
+    # The same id with other figures is refused as a whole.
+    own = [said for said in executions if _facts(said) == _facts(last)]
     said_itself = next((said for said in own if said.commission is not None), None)
     counts = report or said_itself
+    currency = currencies.get((last.account, last.symbol), "")
     return KnownExecution(
         last.symbol, last.exec_id, last.qty, last.price, last.time,
-        counts.commission if counts else None, counts.commission_currency if counts else "",
+        counts.commission if counts else None,
+        counts.commission_currency or currency if counts else "",
         report.time if report else 0,
-        sum((said.adjustment for said in own), Decimal(0)),
+        next((said.adjustment for said in own if said.adjustment is not None), Decimal(0)),
     )  # fmt: skip
 
 
-def _events(told: Iterable[Said]) -> list[KnownEvent]:
+def _events(told: Iterable[Said], currencies: Mapping[Key, str]) -> list[KnownEvent]:
     """Return what changed the lots of one key, executions with their last revision."""
     told = list(told)
     # The first that can speak of it settles it for all, also for those that leave it out.
-    settling = (said.multiplier for said in told if said.kind in ("execution", "opening"))
-    multiplier = Fraction(next(settling, 1))
-    charges: dict[str, Decimal] = defaultdict(Decimal)
-    last: dict[str, Said] = {}
-    events: list[KnownEvent] = []
+    multiplier = Fraction(next((said.multiplier for said in told if said.currency), 1))
+    executions: dict[str, list[Said]] = defaultdict(list)  # in the order that they came in
+    reports: dict[str, list[Said]] = defaultdict(list)
+    actions: dict[tuple[str, str], KnownEvent] = {}
     for said in told:
         if said.kind in ("execution", "commission"):
-            identity = parse_exec_id(said.exec_id).identity
-            charges[identity] += said.charge
-            if said.kind == "execution" and (
-                identity not in last or _revision(said) > _revision(last[identity])
-            ):
-                last[identity] = said
+            of_kind = executions if said.kind == "execution" else reports
+            of_kind[parse_exec_id(said.exec_id).identity].append(said)
         elif said.kind in _ACTIONS:
-            events.append(_action_event(said, multiplier))
-    for identity, said in last.items():
-        if said.qty:
-            value = Fraction(said.qty) * Fraction(said.price) * multiplier
-            events.append(
-                KnownEvent(said.time, "execution", identity, said.qty, value, charges[identity])
-            )
+            # The same again changes nothing; an opening of no quantity takes it back for good.
+            event, one = _action_event(said, multiplier), (said.kind, said.exec_id)
+            if one not in actions or (event.kind == "opening" and not event.qty):
+                actions[one] = event
+    events = list(actions.values())
+    for identity, those in executions.items():
+        known = _execution([*those, *reports[identity]], currencies)
+        if known is not None and known.qty:
+            value = Fraction(known.qty) * Fraction(known.price) * multiplier
+            own = known.commission_currency == currencies.get((those[0].account, known.symbol), "")
+            charge = (known.commission or 0) * own + known.adjustment
+            event = KnownEvent(known.time, "execution", identity, known.qty, value, charge)
+            events.append(event)
     return sorted(events, key=lambda event: event.time)
 
 
@@ -358,26 +395,31 @@ def _action_event(said: Said, multiplier: Fraction) -> KnownEvent:
     if "gone" in fields:
         return KnownEvent(said.time, "gone", said.exec_id)
     qty = Fraction(fields.get("qty") or 0)
-    value = (
-        Fraction(fields["cost_basis"]) if fields.get("cost_basis")
-        else qty * Fraction(fields.get("avg_price") or 0) * multiplier
-    )  # fmt: skip
-    match said.kind:
-        case "split":
+    match said.kind, fields.get("direction", "OUT").upper():
+        case "split", _:
             new, old = fields["ratio"].split(":")
             ratio = Fraction(new) / Fraction(old)
             places = int(fields.get("places") or 10)
             return KnownEvent(said.time, "split", said.exec_id, ratio, opened=places)
-        case "cost":
+        case "cost", _:
             per_unit = Fraction(fields["per_unit"]) * multiplier
             return KnownEvent(said.time, "cost", said.exec_id, value=per_unit)
-        case "opening":
+        case "opening", _:
+            value = _value(fields, qty, multiplier)
             return KnownEvent(said.time, "opening", said.exec_id, qty, value)
-        case _ if fields.get("direction", "OUT").upper() == "IN":
-            opened = int(fields["opened"])
+        case _, "IN":
+            value, opened = _value(fields, qty, multiplier), int(fields["opened"])
             return KnownEvent(said.time, "in", said.exec_id, qty, value, opened=opened)
-        case _:
+        case _, "OUT":
             return KnownEvent(said.time, "out", said.exec_id, qty or 10**17)
+        case _, direction:
+            raise ValueError(direction)
+
+
+def _value(fields: Mapping[str, str], qty: Fraction, multiplier: Fraction) -> Fraction:
+    if fields.get("cost_basis"):
+        return Fraction(fields["cost_basis"])
+    return qty * Fraction(fields["avg_price"]) * multiplier if qty else Fraction(0)
 
 
 # --- names -----------------------------------------------------------------------------------

@@ -1,13 +1,17 @@
-"""Parquet files as the flow writes them, of messages in the notation of the tests."""
+"""Parquet files as the flow writes them: of messages in the tests' notation, of a stream."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from connectors.codec import decode
 from connectors.parquet.tables import tables
 from state.book import Book
-from state.messages import Execution
+from state.keys import position_key
+from state.messages import Execution, RejectedError
 from state.records import Changes, Update
 from tests.support.notation import messages
 
@@ -26,8 +30,27 @@ def write_rows(
         applied = book.apply(each)
         assert applied is not None
         updates.append(Update(f"{number * 1000}-0", each, applied, book.snapshot()))
-    changes = Changes("s", symbol, updates[-1].stream_id, book.snapshot(), updates, live=False)
+    _write(data_dir, symbol, book, updates)
+
+
+def write_booked(data_dir: Path, entries: Sequence[tuple[str, list[bytes]]]) -> None:
+    """Book a stream's entries; write their rows as the flow does."""
+    books: dict[tuple[str, str | None], Book] = {}
+    updates: dict[tuple[str, str | None], list[Update]] = defaultdict(list)
+    for entry, pairs in entries:
+        with suppress(RejectedError):
+            symbol, account, message = decode(pairs)
+            book = books.setdefault((symbol, account), Book(symbol, account))
+            applied = book.apply(message)
+            if applied is not None:
+                updates[symbol, account].append(Update(entry, message, applied, book.snapshot()))
+    for (symbol, account), those in updates.items():
+        _write(data_dir, position_key(symbol, account), books[symbol, account], those)
+
+
+def _write(data_dir: Path, name: str, book: Book, updates: list[Update]) -> None:
+    changes = Changes("s", name, updates[-1].stream_id, book.snapshot(), updates, live=False)
     for table in tables([changes]):
         directory = data_dir / table.data_set / f"date=1970-01-{table.day + 1:02}"
         directory.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.rows, directory / f"{symbol}.{table.rows.num_rows}.parquet")
+        pq.write_table(table.rows, directory / f"{name}.{table.rows.num_rows}.parquet")

@@ -105,7 +105,8 @@ def test_of_two_charges_the_one_of_the_later_statement_counts(tmp_path: Path) ->
     said = {"ibExecID": "0000aaaa.0000bbbb.01.01", "transactionID": "9"}
     old, new = (trade("A", 1, 1, "20240102", ibCommission=charge, **said) for charge in (-1, 0))
     texts = [flex([new], generated="20240301;000000"), flex([old], generated="20240201;000000")]
-    assert [fields["commission"] for fields in _fields(plan(tmp_path, *texts))] == ["0"]
+    for files in (texts, texts[::-1]):
+        assert [fields["commission"] for fields in _fields(plan(tmp_path, *files))] == ["0"]
 
 
 def test_a_charge_that_only_one_of_two_rows_says_counts(tmp_path: Path) -> None:
@@ -157,6 +158,20 @@ def test_a_bond_is_priced_in_per_cent(tmp_path: Path) -> None:
     made = plan(tmp_path, flex([row], [call]))
     assert [fields["multiplier"] for fields in _fields(made)] == ["0.01", "0.01"]
     _realizes(made, "flex-31", "123.82")
+
+
+def test_a_return_of_capital_is_told_per_point_of_price(tmp_path: Path) -> None:
+    paid = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="MAC",
+        conid=con_id("MAC"), multiplier="10", dateTime="20201203;202000", amount="50",
+        type="Dividends", description="USD 0.5 PER SHARE (Return of Capital)",
+    )  # fmt: skip
+    rows = [trade("MAC", 100, 2, "20200102;100000", multiplier="10"),
+            trade("MAC", -100, 2, "20210102;100000", multiplier="10", ibExecID="",
+                  transactionID="61")]  # fmt: skip
+    made = plan(tmp_path, flex(rows, CashTransactions=[paid]))
+    assert _fields(made, "cost")[0]["per_unit"] == "-0.05"
+    _realizes(made, "flex-61", "50")
 
 
 @pytest.mark.parametrize(
@@ -286,6 +301,7 @@ def test_a_cancelled_trade_is_busted_by_the_next_revision(tmp_path: Path) -> Non
     assert [(f["exec_id"], f["fill_qty"]) for f in _fields(made)] == [
         ("00015070.55f176d9.01.01", "100"), ("00015070.55f176d9.01.02", "0"),
     ]  # fmt: skip
+    assert [f.get("commission") for f in _fields(made)] == ["0.28696525", None]
     execution = KnownExecution("SSRAP", "00015070.55f176d9.01.02", Decimal(0), Decimal("16.2"), 1)
     known = Known({(ACCOUNT, "00015070.55f176d9.01.01"): execution})
     assert plan(tmp_path, flex([cancel, first]), known=known).messages == []
@@ -421,12 +437,19 @@ def test_other_figures_under_a_known_id_are_listed(tmp_path: Path, said: dict[st
 def test_an_execution_that_is_known_under_another_name_keeps_it(tmp_path: Path) -> None:
     made = plan(tmp_path, flex([_row()]), known=_known(symbol="OLD", commission=None))
     assert [message.fields["symbol"] for message in made.messages] == ["OLD"]
+    corrected = plan(tmp_path, flex([_row(ibExecID=ID[:-1] + "2")]), known=_known(symbol="OLD"))
+    assert [fields["symbol"] for fields in _fields(corrected)] == ["OLD"]
 
 
 def test_times_that_differ_from_what_is_known_are_told(tmp_path: Path) -> None:
     assert plan(tmp_path, flex([_row()]), known=_known()).notes == []
     [note] = plan(tmp_path, flex([_row()]), known=_known(time=1704189600000)).notes
     assert note.startswith("1 executions are known with another time")
+
+
+def test_figures_are_compared_as_they_went_to_the_stream(tmp_path: Path) -> None:
+    row = _row(qty="5.00000000004", price="10.49999999996")
+    assert plan(tmp_path, flex([row]), known=_known()).problems == []
 
 
 def test_a_known_execution_whose_row_says_no_charge_keeps_its_own(tmp_path: Path) -> None:
@@ -673,6 +696,9 @@ def test_shares_known_without_the_premium_are_completed(tmp_path: Path) -> None:
 
     [fields] = _fields(known(0))
     assert (fields["exec_id"], fields["basis_adjustment"]) == ("flex-61", "-100")
+    # The id is remembered as published: only under another one, with its version, does it go out.
+    [completed] = [each for each in known(0).messages if each.fields == fields]
+    assert (completed.once_id, completed.version) == (f"{ACCOUNT}:flex-61 by flex", "-100")
     # All else is as it is known: the same id with other figures would be a dead letter.
     assert fields["timestamp"] == "1620764400001"
     assert not {"commission", "commission_currency"} & set(fields)
@@ -910,6 +936,7 @@ def test_a_refund_of_what_is_known_is_all_that_is_reported(tmp_path: Path) -> No
         (-83, "-11.68", "USD 0.1407 PER SHARE (Return of Capital)", "-0.1407"),
         (84, "11.68", "USD 0.1407 PER SHARE (Return of Capital)", ""),
         (82, "11.68", "USD 0.1407 PER SHARE (Return of Capital)", ""),
+        (83, "11.69", "USD 0.1407 PER SHARE (Return of Capital)", ""),
         (0, "0", "USD 0.1407 PER SHARE (Return of Capital)", ""),
         (83, "11.68", "CASH DIVIDEND (Return of Capital)", ""),
         (83, "11.68", "USD 0 PER SHARE (Return of Capital)", ""),
@@ -951,19 +978,21 @@ def test_a_sale_is_known_by_its_id_and_goes_before_what_follows(tmp_path: Path) 
     text = "PEIX(US69423U3059) TENDERED TO US2 FOR USD 3 PER SHARE (PEIX, P, US69423U3059)"
     row = action("PEIX", -40, text, "20201203;202500", type="TO", proceeds="120",
                  transactionID="70")  # fmt: skip
-    rows = flex([trade("PEIX", 140, 2, "20200102;100000")], [row, *_renamed()])
+    rows = flex([trade("PEIX", 40, 5, "20200102;100000"),
+                 trade("PEIX", 100, 2, "20200103;100000")], [row, *_renamed()])  # fmt: skip
 
     def made(qty: int, price: int) -> Plan:
         sale = KnownExecution("PEIX", "flex-70", Decimal(qty), Decimal(price), 1)
         return plan(tmp_path, rows, known=Known({(ACCOUNT, "flex-70"): sale} if qty else {}))
 
-    assert [f["qty"] for f in _fields(made(0, 0), "transfer")] == ["100", "100"]
-    assert [f["fill_price"] for f in _fields(made(0, 0))] == ["2", "3"]
+    assert [f["fill_price"] for f in _fields(made(0, 0))] == ["5", "2", "3"]
     again = made(-40, 3)
-    assert (len(_fields(again)), again.problems, again.known) == (1, [], 1)
-    assert [f["qty"] for f in _fields(again, "transfer")] == ["100", "100"]
+    assert (len(_fields(again)), again.problems, again.known) == (2, [], 1)
+    for each in (made(0, 0), again):
+        assert [f["qty"] for f in _fields(each, "transfer")] == ["100", "100"]
+        assert _fields(each, "transfer")[1]["cost_basis"] == "200"
     for other in (made(-40, 4), made(-50, 3)):
-        assert len(_fields(other)) == 1
+        assert len(_fields(other)) == 2
         assert "as it is known" in other.problems[0].reason
 
 
@@ -1076,6 +1105,20 @@ def test_a_cost_and_an_assignment_that_this_call_tells_are_booked_along_once(
     for known in (Known(), Known(events={(ACCOUNT, "PEIX"): events})):
         _, into = _fields(plan(tmp_path, rows, known=known), "transfer")
         assert into["cost_basis"] == "150"
+
+
+def test_what_moves_bears_what_was_charged_in_its_currency_and_what_an_option_left(
+    tmp_path: Path,
+) -> None:
+    when, put = "20200117;162000", "PEIX  200117P00002000"
+    end = option(put, 1, 0, when, **booked("A", cost="100", fifoPnlRealized="0"))
+    for rows, cost in (
+        ([trade("PEIX", 100, 2, when, ibCommission="-3")], "203"),
+        ([trade("PEIX", 100, 2, when, ibCommission="-3", ibCommissionCurrency="EUR")], "200"),
+        ([trade("PEIX", 100, 2, when, **booked("A")), end], "100"),
+    ):
+        moved = _fields(plan(tmp_path, flex(rows, _renamed())), "transfer")
+        assert [f["cost_basis"] for f in moved if f["symbol"] == "ALTO"] == [cost]
 
 
 def test_of_an_option_that_is_renumbered_what_was_assigned_stays_away(tmp_path: Path) -> None:
@@ -1283,6 +1326,8 @@ def test_a_move_of_more_than_is_held_is_left_out(tmp_path: Path) -> None:
             action("B", 140, text.format("B"), "20210112;202500", type="TC")]  # fmt: skip
     made = plan(tmp_path, flex([trade("A", 70, 1, "20200102;100000")], rows))
     assert (_fields(made, "transfer"), len(made.problems)) == ([], 2)
+    more = plan(tmp_path, flex([trade("A", 200, 1, "20200102;100000")], rows))
+    assert [f["qty"] for f in _fields(more, "transfer")] == ["140", "140"]
     before = KnownEvent(1, "execution", "x", Decimal(70), Decimal(70), Decimal(1))
     known = Known(events={(ACCOUNT, "A"): [before]})
     made = plan(tmp_path, flex([trade("A", 70, 1, "20200102;100000")], rows), known=known)
@@ -1305,6 +1350,30 @@ def test_what_a_call_tells_again_is_not_booked_twice_along(tmp_path: Path) -> No
     )
     again = plan(tmp_path, flex(trades, actions), asked=asked, known=known)
     assert again.messages == first.messages
+
+
+def test_what_lots_have_had_laid_on_them_or_moved_is_passed_over(tmp_path: Path) -> None:
+    trades, actions = _pharma()
+    paid = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="MAC",
+        conid=con_id("MAC"), dateTime="20201203;202000", amount="50", type="Dividends",
+        description="USD 0.5 PER SHARE (Return of Capital)", transactionID="81",
+    )  # fmt: skip
+    lots = [_open_lot("A", 10, "101", "20190105;100000", "20200831")]
+    text = flex([*trades, trade("MAC", 100, 2, "20200902;100000")], actions, OpenPositions=lots,
+                CashTransactions=[paid], days=("20200901", "20211231"))  # fmt: skip
+    asked = Asked(ratios={"801": Fraction(1, 6)})
+    first = plan(tmp_path, text, asked=asked, openings=True)
+    kinds = ("opening", "split", "cost", "transfer")
+    told = [each for each in first.messages if each.fields.get("type") in kinds]
+    assert {each.fields["type"] for each in told} == set(kinds)
+    for each in told:
+        assert each.once_id == ":".join(each.fields[name] for name in
+                                        ("type", "account", "exec_id"))  # fmt: skip
+    others = frozenset((each.fields["type"], ACCOUNT, each.fields["exec_id"]) for each in told)
+    again = plan(tmp_path, text, asked=asked, openings=True, known=Known(others=others))
+    assert again.messages == [each for each in first.messages if each not in told]
+    assert (again.known, again.problems) == (len(told), first.problems)
 
 
 def test_a_cancelled_action_and_its_cancellation_do_nothing(tmp_path: Path) -> None:
@@ -1421,8 +1490,8 @@ def test_lots_of_the_day_before_are_openings(tmp_path: Path) -> None:
     traded = flex([trade("A", -12, 20, "20240102;100000", ibExecID="", transactionID="61")])
     made = plan(tmp_path, traded, day_before, openings=True)
     assert made.problems == []
-    assert [(f["qty"], f["cost_basis"]) for f in _fields(made, "opening")] == [
-        ("10", "101"), ("5", "61"),
+    assert [(f["qty"], f["cost_basis"], f["timestamp"]) for f in _fields(made, "opening")] == [
+        ("10", "101", "1672930800000"), ("5", "61", "1675609200000"),
     ]  # fmt: skip
     _realizes(made, "flex-61", "114.6")
 
@@ -1515,10 +1584,11 @@ def test_an_opening_moves_once_with_what_a_file_tells(tmp_path: Path, *, again: 
     ("event", "reason"),
     [
         (KnownEvent(1704085199999, "execution", "x"), "nothing known of what was before"),
-        (KnownEvent(1704085200000, "execution", "x"), ""),
-        (KnownEvent(1, "opening", "opening"), "no opening that is known"),
-        (KnownEvent(1, "opening", "flex-open-1704085200000-1"), ""),
-        (KnownEvent(1, "opening", "flex-open-1704085200001-1"), "no opening that is known"),
+        (KnownEvent(1704085200000, "execution", "x", 1), ""),
+        (KnownEvent(1, "opening", "opening", 1), "no opening that is known"),
+        (KnownEvent(1, "opening", "opening", 0), ""),  # it was taken back
+        (KnownEvent(1, "opening", "flex-open-1704085200000-1", 1), ""),
+        (KnownEvent(1, "opening", "flex-open-1704085200001-1", 1), "no opening that is known"),
     ],
 )
 def test_openings_go_to_keys_of_which_nothing_from_before_is_known(

@@ -20,10 +20,35 @@ MOMENT = 1704205800000
         "02-Jan-24;093000", "02-JAN-2024 09:30:00", "20240102;0930", "20240102;093000 EST",
         "20240102;093000 America/New_York", "2024-01-02T09:30:00-05:00", "2024-01-02T14:30:00Z",
         "20240102;143000 UTC", "20240103;013000 AEDT", "20240102;063000 PST",
+        " 20240102;093000 ",
     ],
 )  # fmt: skip
 def test_a_moment_in_every_form(text: str) -> None:
     assert read_time(text, NEW_YORK) == MOMENT
+
+
+@pytest.mark.parametrize("text", ["20240102;093007", "2024-01-02 09:30:07 EST"])
+def test_seconds_count(text: str) -> None:
+    assert read_time(text, NEW_YORK) == MOMENT + 7000
+
+
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [
+        ("EST EDT", "America/New_York"), ("CDT", "America/Chicago"), ("MST MDT", "America/Denver"),
+        ("PST PDT", "America/Los_Angeles"), ("GMT BST", "Europe/London"), ("WEST", "Europe/Lisbon"),
+        ("CET CEST", "Europe/Berlin"), ("EET EEST", "Europe/Athens"), ("MSK", "Europe/Moscow"),
+        ("HKT", "Asia/Hong_Kong"), ("JST", "Asia/Tokyo"), ("KST", "Asia/Seoul"),
+        ("SGT", "Asia/Singapore"), ("AEST AEDT", "Australia/Sydney"),
+        ("NZST NZDT", "Pacific/Auckland"),
+    ],
+)  # fmt: skip
+def test_a_short_name_is_the_offset_that_it_has_where_it_is_used(names: str, place: str) -> None:
+    zone = ZoneInfo(place)
+    days = ("20240102", "20240702")
+    for name in names.split():
+        told = {read_time(f"{day};120000 {name}", UTC) for day in days}
+        assert told & {read_time(f"{day};120000", zone) for day in days}
 
 
 @pytest.mark.parametrize("text", ["01/13/2024;093000", "13/01/24;09:30:00"])
@@ -52,5 +77,5 @@ def test_an_hour_that_comes_twice_is_the_first() -> None:
 
 
 def test_whether_it_names_a_zone() -> None:
-    assert names_zone("20240102;093000 EST")
+    assert names_zone(" 20240102;093000 EST ")
     assert not names_zone("20240102;093000")
