@@ -147,10 +147,11 @@ class StreamFiles:
         self._open, self._after = {}, last_id
 
     def close(self) -> None:
-        """Let other processes write the stream's rows."""
+        """Let others write the stream's rows; does nothing if it is closed already."""
         self._threads.shutdown()
         if self._lock is not None:
             self._lock.close()
+            self._lock = None
 
     def _publish(self, files: dict[str, str]) -> None:
         """Move committed files to where readers look; those already there are done."""

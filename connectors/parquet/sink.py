@@ -41,6 +41,7 @@ class ParquetSink(FixedPartitionedSink[Changes, ResumeState]):
 
     def __init__(self, data_dir: Path, streams: list[str]) -> None:
         self._data_dir, self._parts = data_dir, sorted(streams)
+        self._built: dict[str, _ParquetPartition] = {}
 
     def list_parts(self) -> list[str]:
         """Name the source streams."""
@@ -69,7 +70,11 @@ class ParquetSink(FixedPartitionedSink[Changes, ResumeState]):
             raise
 
     def _build(self, for_part: str, resume_state: ResumeState | None) -> "_ParquetPartition":
-        part = _ParquetPartition(StreamFiles(self._data_dir, for_part))
+        if for_part in self._built:
+            # On a busy machine a cluster's engine may give a part its first items while it
+            # still loads its state. Then it builds the part again, after a snapshot of it.
+            self._built[for_part].give_way()
+        part = self._built[for_part] = _ParquetPartition(StreamFiles(self._data_dir, for_part))
         [kept] = unseal_values(for_part, resume_state) if resume_state else [FIRST_ID]
         if id_order(part.last_id) < id_order(kept):
             raise DataDirError(
@@ -136,6 +141,11 @@ class _ParquetPartition(StatefulSinkPartition[Changes, ResumeState]):
             self._written = self._newest
             self._held, self._held_rows, self._writing = [], 0, []
         return seal_values(self._files.stream, (self.last_id,))
+
+    def give_way(self) -> None:
+        """Let another go on where this one has come to; all of it must be committed."""
+        assert self._newest == self._written
+        self.close()
 
     def close(self) -> None:
         for thread in self._threads.values():

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis as redis_py
 
-from connectors.file_lock import FileLock
+from connectors.file_lock import FileLock, LockedError
 from connectors.kept import DamagedError, unseal_values
 from connectors.parquet import sink as sink_module
 from connectors.parquet.files import DataDirError
@@ -301,6 +301,24 @@ def test_a_state_that_is_ahead_of_the_rows_or_damaged_is_refused(tmp_path: Path)
             committed(tmp_path / upto, [], resume_state=state)
     with pytest.raises(DamagedError):
         committed(tmp_path, [], resume_state=("5-0", *state[1:]))
+
+
+def test_a_part_that_the_engine_builds_again_goes_on_where_the_first_came_to(
+    tmp_path: Path,
+) -> None:
+    sink = ParquetSink(tmp_path, ["s"])
+    first = sink.build_part("", "s", None)
+    first.write_batch([changes("A", 1)])
+    second = sink.build_part("", "s", first.snapshot())
+    first.close()  # as the engine does with what it drops
+    with pytest.raises(LockedError):
+        FileLock(tmp_path / ".lotstream" / "s" / "lock").acquire()
+    second.write_batch([changes("A", 1, 2)])
+    with pytest.raises(AssertionError):  # what is not committed would be lost
+        sink.build_part("", "s", None)
+    second.snapshot()
+    second.close()
+    assert ids(tmp_path) == ["5-1", "5-2"]
 
 
 def test_an_epoch_whose_rows_could_not_be_written_is_not_committed(
