@@ -179,13 +179,13 @@ def test_fills_while_the_connection_is_lost_again_and_again_make_no_break(
     tws: TwsDouble, router: Router, flow: FlowProcess, redis: redis_py.Redis
 ) -> None:
     wait_until(router.saw("connected to TWS"), START_S)
-    for number in range(1, 25):
+    for number in range(1, 13):
         tws.hold(Holding("U1", AAPL, number, 100), live=number % 3 == 0)
         tws.fill(fill(number, AAPL, "BOT", 1, 100), live=number % 2 == 0)
         tws.drop(reset=number % 4 == 0)
         wait_until(router.saw("connected to TWS", number + 1), START_S)
-    flow.until(lambda: booked(redis, "U1:AAPL", 24), "all of them")
-    wait_until(lambda: broker(redis).get("U1:AAPL", {}).get("qty") == 24, START_S)
+    flow.until(lambda: booked(redis, "U1:AAPL", 12), "all of them")
+    wait_until(lambda: broker(redis).get("U1:AAPL", {}).get("qty") == 12, START_S)
     assert "break: " not in router.log
 
 
