@@ -83,9 +83,7 @@ def retell(rows: Iterable[Told], key: str, until: int | None = None) -> list[Ope
     told = list(rows)
     book = Book(key)
     for row in told if until is None else _happened(told, until):
-        message = _message(row, key)
-        if message is not None:
-            _tell(book, message, key)
+        _tell(book, row, key)
     lots = [lot._replace(charge=0) for lot in book.open_lots()]
     if until is None and told:
         _check(lots, told[-1], key)
@@ -100,13 +98,14 @@ def laid(rows: Iterable[Told], key: str) -> Iterator[int]:
     """
     book = Book(key)
     for row in rows:
-        message = _message(row, key)
-        if message is not None:
-            _tell(book, message, key)
+        _tell(book, row, key)
         yield book.snapshot().basis_adjustment
 
 
-def _tell(book: Book, message: Message, key: str) -> None:
+def _tell(book: Book, row: Told, key: str) -> None:
+    message = _message(row, key)
+    if message is None:
+        return
     try:
         book.apply(message)
     except RejectedError as error:
