@@ -32,8 +32,8 @@ class Router:
         self._trader = trader
         self._made: list[Once] = []
 
-    def publish(self, count: int) -> None:
-        made = [self._trader.next()[0] for _ in range(count)]
+    def publish(self, count: int, *more: chaos.Fields) -> None:
+        made = [self._trader.next()[0] for _ in range(count)] + list(more)
         start = len(self._made)
         self._made += [Once(f"{start + at}", fields) for at, fields in enumerate(made)]
         assert all(self._publisher.publish_once(*self._made[start:]))
@@ -118,11 +118,11 @@ def test_what_followed_from_entries_that_redis_kept_is_there_again_after_a_resta
         feed.publish(100)
         flow.until_committed(client)
         flow.send(signal.SIGSTOP)
-        feed.publish(150)
+        feed.publish(150, *({"symbol": "S1", "side": f"HOLD {n}"} for n in range(3)))
         kept = append_only_file(server).stat().st_size
         flow.send(signal.SIGCONT)
         flow.until_committed(client)
-        assert client.xlen("executions:dead") > 2
+        assert client.xlen("executions:dead") >= 3
         flow.kill()
         come_back(server, kept)
         flow.start()
