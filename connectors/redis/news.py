@@ -105,8 +105,9 @@ class _NewsPartition(StatefulSourcePartition[tuple[str, News], None]):
         except (RedisRefusedError, ClockError) as error:
             log.critical("stopped: %s", error)
             raise
-        self._passing.take(news)
-        for symbol in self._passing.due(now_ms()):
+        now = now_ms()
+        self._passing.take(news, now)
+        for symbol in self._passing.due(now):
             _of(news, symbol, begins=False)
         return list(news.items())
 
@@ -129,12 +130,13 @@ class Passing:
         self._held: set[str] = set()
         self._day, self._look_at = "", 0
 
-    def take(self, news: Mapping[str, News]) -> None:
-        """Note what is handed on."""
+    def take(self, news: Mapping[str, News], now: int) -> None:
+        """Note what is handed on. now: milliseconds since 1970."""
         for symbol, (mark, holdings, kept, _) in news.items():
             said = [mark and mark.timestamp, *(one.mark_timestamp for one in kept.values())]
             times = [at for at in said if at is not None]
-            if times:
+            # What is stale when it comes is shown so at once; time changes nothing of it.
+            if times and now - max(times) <= self._stale_ms:
                 self._live[symbol] = max(*times, self._live.get(symbol, 0))
             if holdings:
                 self._held.add(symbol)

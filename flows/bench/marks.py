@@ -57,8 +57,8 @@ def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
             with Flow(rig, name="valuation") as valuation:
                 valuation.until(lambda: rig.client.exists("valuations"), "valuations", DEADLINE_S)
                 step(f"marks: {_RATE:,}/s")
-                bare = bare_round_trips(rig, _marks(few), _RATE, sizes.live_s / 4)
-                shown = _marks_shown(rig, valuation, _marks(few), sizes.live_s / 2)
+                bare = bare_round_trips(rig, _marks(few, _RATE), _RATE, sizes.live_s / 4)
+                shown = _marks_shown(rig, valuation, _marks(few, _RATE), sizes.live_s / 2)
                 step("marks: a flood")
                 flood = _flood(rig, valuation, held, sizes.live_s / 4)
                 step("marks: executions with marks")
@@ -76,12 +76,13 @@ def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _marks(symbols: list[str]) -> Iterator[list[str]]:
-    """Make marks of symbols that are held, each later than the last, so that its time names it."""
-    start = time.time_ns() // 1_000_000 - 3_600_000
+def _marks(symbols: list[str], rate: int) -> Iterator[list[str]]:
+    """Make marks of now, of symbols that are held, so many that a symbol's time names its mark."""
+    start = time.time_ns() // 1_000_000
     for number in count():
         symbol, price = symbols[number % len(symbols)], f"{100 + number % 977 / 100:.2f}"
-        yield ["*", "symbol", symbol, "price", price, "timestamp", str(start + number)]
+        at = start + number * 1000 // rate
+        yield ["*", "symbol", symbol, "price", price, "timestamp", str(at)]
 
 
 def _marks_shown(
@@ -120,7 +121,7 @@ def _flood(rig: Rig, valuation: Flow, held: list[str], seconds: float) -> list[F
 
 def _publish(client: redis.Redis, rate: int, symbols: list[str], seconds: float) -> list[str]:
     """Publish at a rate, some at a time; return the last mark."""
-    marks, start = _marks(symbols), perf_counter()
+    marks, start = _marks(symbols, rate), perf_counter()
     mark: list[str] = []
     for beat in range(max(1, int(seconds * _BEATS))):
         time.sleep(max(0.0, start + beat / _BEATS - perf_counter()))

@@ -78,21 +78,28 @@ def marked(at: int) -> News:
 def test_a_mark_that_becomes_stale_is_news_once() -> None:
     passing = Passing(Calendar("UTC"), 60_000)
     assert passing.due(ARRIVED) == []
-    passing.take({"A": marked(ARRIVED), "B": marked(ARRIVED + 5000)})
-    passing.take({"A": marked(ARRIVED - 9000), "B": News(None, {}, {}, begins=False)})
+    passing.take({"A": marked(ARRIVED), "B": marked(ARRIVED + 5000)}, ARRIVED)
+    passing.take({"A": marked(ARRIVED - 9000), "B": News(None, {}, {}, begins=False)}, ARRIVED)
     assert passing.due(ARRIVED + 60_000) == []
     assert passing.due(ARRIVED + 61_000) == ["A"]
     assert passing.due(ARRIVED + 62_000) == []
-    passing.take({"A": marked(ARRIVED + 62_000)})
+    passing.take({"A": marked(ARRIVED + 62_000)}, ARRIVED + 62_000)
     assert passing.due(ARRIVED + 70_000) == ["B"]
     assert passing.due(ARRIVED + 130_000) == ["A"]
+
+
+def test_a_mark_that_was_stale_when_it_came_is_no_news_again() -> None:
+    passing = Passing(Calendar("UTC"), 60_000)
+    passing.take({"A": marked(ARRIVED - 60_001), "B": marked(ARRIVED - 60_000)}, ARRIVED)
+    assert passing.due(ARRIVED + 1) == ["B"]
 
 
 def test_a_new_day_is_news_of_what_is_held_also_where_no_mark_is() -> None:
     passing = Passing(Calendar("UTC"), 60_000)
     midnight = (ARRIVED // 86_400_000 + 1) * 86_400_000
     held = read_holding(position("A").encode())
-    passing.take({"A": News(None, {"A": held}, {}, begins=True), "B": marked(midnight - 2000)})
+    news = {"A": News(None, {"A": held}, {}, begins=True), "B": marked(midnight - 2000)}
+    passing.take(news, midnight - 2000)
     assert passing.due(midnight - 1000) == [], "the day of the start is none that begins"
     assert passing.due(midnight) == ["A"]
     assert passing.due(midnight + 1000) == []
@@ -102,7 +109,7 @@ def test_the_mark_of_a_valuation_that_a_start_finds_becomes_stale_too() -> None:
     passing = Passing(Calendar("UTC"), 60_000)
     kept = read_valuation(valuation("A", mark_timestamp=ARRIVED).encode())
     without = read_valuation(valuation("A", **NOT_KNOWN, state="no mark").encode())
-    passing.take({"A": News(None, {}, {"A": kept, "U1:A": without}, begins=True)})
+    passing.take({"A": News(None, {}, {"A": kept, "U1:A": without}, begins=True)}, ARRIVED)
     assert passing.due(ARRIVED + 60_000) == []
     assert passing.due(ARRIVED + 61_000) == ["A"]
 

@@ -35,7 +35,7 @@ class Symbol:
 
     def tell(self, *news: News) -> list[Valued]:
         for one in news:
-            self.passing.take({"A": one})
+            self.passing.take({"A": one}, self.clock.now)
         return self._note(self.logic.on_batch(list(news))[0])
 
     def wait_until(self, now: int) -> None:
