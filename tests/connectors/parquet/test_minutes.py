@@ -1,5 +1,7 @@
 """The data set `valuations`: a minute once, whatever crashes."""
 
+import subprocess
+import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -91,6 +93,28 @@ def test_a_minute_appears_whole_and_then_lasts(
     assert happened.synced(path.parent, since=appeared)
     for above in (tmp_path, tmp_path / "valuations"):
         assert happened.synced(above, before=appeared)
+
+
+def test_the_end_of_a_minute_imports_nothing(tmp_path: Path) -> None:
+    """Marks would wait for it: pandas, which Arrow looks for, takes longer than all the rows."""
+    code = """
+import sys
+from pathlib import Path
+from connectors.parquet.minutes import MinuteFiles
+from state.valuation import Day, Holding, value
+files = MinuteFiles(Path(sys.argv[1]))
+files.lock()
+held = Holding("U1", "A", "USD", 1, 1, 1, 0, 0, "5-1")
+files.add("A", value(held, None, Day("2025-11-24", None), 1, 1000), 0)
+before = set(sys.modules)
+files.end_minute(60_000)
+print({name.partition(".")[0] for name in set(sys.modules) - before})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert list(tmp_path.glob("valuations/*/*.parquet"))
+    assert done.stdout == "set()\n"
 
 
 def test_a_minute_does_not_appear_while_a_days_files_change_places(
