@@ -59,7 +59,8 @@ def serving(redis_url: str, data_dir: Path, **settings: str) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     given = {"REDIS_URL": redis_url, "DATA_DIR": str(data_dir), **settings}
-    environment = {**os.environ, **given}
+    # The days of `valuation` are those of UTC.
+    environment = {**os.environ, "DAY_ZONE": "UTC", **given}
     process = subprocess.Popen(
         tied([sys.executable, "-m", "flows.board", "--port", str(port)]), cwd=ROOT, env=environment
     )
