@@ -54,11 +54,11 @@ class MinuteFiles:
             self._lock = FileLock(own_dir(self._data_dir) / "valuations.lock")
             self._lock.acquire(wait_s=3)
             self._making.unlink(missing_ok=True)
-            # At its first array Arrow imports pandas, if that is there: better now than at the
-            # end of the first minute, when marks would wait for it.
-            pa.array([])
         except OSError as error:
             raise DataDirError(f"cannot write to DATA_DIR: {error}") from error
+        # At its first array Arrow imports pandas, if that is there: better now than at the
+        # end of the first minute, when marks would wait for it.
+        pa.array([])
 
     def add(self, key: str, valuation: Valuation, at: int) -> None:
         """Take a valuation in that was made at a time, milliseconds since 1970."""
