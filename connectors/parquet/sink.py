@@ -25,7 +25,8 @@ from state.records import FIRST_ID, Changes, id_order
 log = logging.getLogger("lotstream.parquet")
 
 _ROWS_AT_ONCE, _ROWS_AT_ONCE_LIVE = 10_000, 200
-"""Rows made to tables together: many cost less, few delay what comes after them less."""
+"""Rows made to tables together: many cost less, few delay what comes after them less. What
+comes at once is made together, live or not."""
 
 
 ResumeState = tuple[Any, ...]
@@ -103,7 +104,6 @@ class _ParquetPartition(StatefulSinkPartition[Changes, ResumeState]):
         self._writing: list[Future[None]] = []
 
     def write_batch(self, values: list[Changes]) -> None:
-        at_once = _ROWS_AT_ONCE_LIVE if values[-1].live else _ROWS_AT_ONCE
         for changes in values:
             newest = id_order(changes.stream_id)
             if newest > self._written:
@@ -115,8 +115,10 @@ class _ParquetPartition(StatefulSinkPartition[Changes, ResumeState]):
                 if self._written == id_order(FIRST_ID):
                     earliest = (changes.first_id, self._files.first_id)
                     self._files.first_id = min(set(earliest) - {FIRST_ID}, key=id_order)
-            if self._held_rows >= at_once:
+            if self._held_rows >= _ROWS_AT_ONCE:
                 self._hand_over()
+        if values[-1].live and self._held_rows >= _ROWS_AT_ONCE_LIVE:
+            self._hand_over()
 
     def _hand_over(self) -> None:
         # Tables are made here, while the figures are fresh in the processor's cache;

@@ -36,16 +36,16 @@ from state.records import FIRST_ID, RawEntry, id_order
 
 log = logging.getLogger("lotstream.source")
 
-_MOST, _COLLECT_S = 100_000, 1.0
-"""Entries handed on at once while catching up, and the longest time to collect them."""
+_MOST, _WORK_S = 100_000, 4.0
+"""Entries handed on at once while catching up, and how long it may take to book them if they
+are like the last ones: until then none is durable, and the flow does not stop."""
 
-_MOST_OF_MANY, _MANY = 300_000, 1_000
-"""The same where there are so many symbols among the entries of one reply: each costs
-something for itself each time."""
+_MANY, _MOST_OF_MANY, _WORK_OF_MANY_S = 1_000, 300_000, 40.0
+"""The same where there are so many symbols among the entries of one reply. Each costs
+something for itself each time, most of what the last ones took; so more take little longer."""
 
-_WORK_S = 4.0
-"""How long it may take, about, to book what is handed on at once: until then none of it is
-durable, and the flow does not stop."""
+_COLLECT_S = 2.0
+"""The longest time to collect them."""
 
 TRIM_EVERY_S = 10.0
 ALIVE_EVERY_S = 1.0
@@ -269,8 +269,7 @@ class _StreamReader:
         """Return the entries that were asked for, if any were, and those behind them."""
         replies: list[Reply] = []
         began = time.monotonic()
-        # As many as are booked in time, if they are like the last ones.
-        in_time = self._handed * _WORK_S / (began - self._handed_at + 1e-9)
+        a_second = self._handed / (began - self._handed_at + 1e-9)
         most, until = 1.0, began + _COLLECT_S
         while (
             self._asked_after is not None
@@ -282,8 +281,9 @@ class _StreamReader:
             if not isinstance(entries, Reply):
                 return [*_together(replies), *([entries] if entries else [])]
             if not replies:
-                many = _MOST if entries.variety(b"symbol") < _MANY else _MOST_OF_MANY
-                most = min(many, in_time)
+                are_many = entries.variety(b"symbol") >= _MANY
+                most = min(_MOST_OF_MANY if are_many else _MOST,
+                           a_second * (_WORK_OF_MANY_S if are_many else _WORK_S))  # fmt: skip
             replies.append(entries)
         return [*_together(replies)]
 

@@ -24,7 +24,8 @@ def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_stream, "_MOST", 20)
     monkeypatch.setattr(redis_stream, "_MOST_OF_MANY", 40)
     monkeypatch.setattr(redis_stream, "_MANY", 5)
-    monkeypatch.setattr(redis_stream, "_WORK_S", 1e9)
+    for name in ("_WORK_S", "_WORK_OF_MANY_S"):
+        monkeypatch.setattr(redis_stream, name, 1e9)
 
 
 @pytest.fixture
@@ -175,17 +176,29 @@ def test_of_many_symbols_more_is_handed_on_at_once(link: RedisLink, redis: redis
         assert [[len(read.entries) for read in reader.reads()] for _ in sizes] == sizes
 
 
+@pytest.mark.parametrize(
+    ("symbols", "limit", "sizes"),
+    [
+        (4, "_WORK_S", [[5], [20], [10], [10], [10], [20], [5]]),
+        (10, "_WORK_OF_MANY_S", [[5], [40], [10], [10], [10], [5], []]),
+    ],
+)
 def test_what_takes_long_to_book_is_handed_on_in_small_reads(
-    link: RedisLink, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+    link: RedisLink,
+    redis: redis_py.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    symbols: int,
+    limit: str,
+    sizes: list[list[int]],
 ) -> None:
-    fill(redis, {})
+    fill(redis, {n: {"a": "1", "symbol": f"S{n % symbols}"} for n in range(1, LENGTH + 1)})
     reader = reader_of(link)
-    sizes = [[len(read.entries) for read in reader.reads()] for _ in range(2)]
-    monkeypatch.setattr(redis_stream, "_WORK_S", 0.0)  # whatever it takes is long
-    sizes += [[len(read.entries) for read in reader.reads()] for _ in range(3)]
-    monkeypatch.setattr(redis_stream, "_WORK_S", 1e9)
-    sizes += [[len(read.entries) for read in reader.reads()] for _ in range(2)]
-    assert sizes == [[5], [20], [10], [10], [10], [20], [5]]
+    found = [[len(read.entries) for read in reader.reads()] for _ in range(2)]
+    monkeypatch.setattr(redis_stream, limit, 0.0)  # whatever it takes is long
+    found += [[len(read.entries) for read in reader.reads()] for _ in range(3)]
+    monkeypatch.setattr(redis_stream, limit, 1e9)
+    found += [[len(read.entries) for read in reader.reads()] for _ in range(2)]
+    assert found == sizes
 
 
 def test_entries_of_several_shapes_are_read_in_bulk_too(

@@ -289,6 +289,26 @@ def test_many_rows_are_made_while_an_epoch_runs_fewer_at_once_if_others_wait(
     assert ids(tmp_path) == sorted(f"5-{number}" for number in expected)
 
 
+def test_rows_that_come_at_once_are_made_at_once_also_if_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def noted(some: list[Changes]) -> Iterator[Table]:
+        made.append(sum(each.size for each in some))
+        return tables(some)
+
+    monkeypatch.setattr(sink_module, "tables", noted)
+    monkeypatch.setattr(sink_module, "_ROWS_AT_ONCE_LIVE", 2)
+    monkeypatch.setattr(sink_module, "_ROWS_AT_ONCE", 6)
+    part = ParquetSink(tmp_path, ["s"]).build_part("", "s", None)
+    part.write_batch([changes(symbol, at) for at, symbol in enumerate("ABCDEFGHI", 1)])
+    assert made == [6, 3]
+    part.snapshot()
+    part.close()
+    assert ids(tmp_path) == [f"5-{number}" for number in range(1, 10)]
+
+
 def test_a_state_that_is_ahead_of_the_rows_or_damaged_is_refused(tmp_path: Path) -> None:
     part = ParquetSink(tmp_path, ["s"]).build_part("", "s", None)
     part.write_batch([changes("A", 9, 10)])
