@@ -47,7 +47,7 @@ def _by_symbols(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
         growth = _begin(rig, flow)
         for symbols in SYMBOLS:
             step(f"growth: {symbols:,} symbols")
-            us[symbols] = growth.take(sizes.each, prefix=f"OF{symbols}-", symbols=symbols)
+            us[symbols] = growth.take(sizes.by_symbols, prefix=f"OF{symbols}-", symbols=symbols)
     return _figures("symbols", "{:,} symbols", us, "µs", base=100)
 
 
@@ -59,7 +59,7 @@ def _by_lots(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
             step(f"growth: {lots:,} open lots")
             prefix = f"HAS{lots}-"
             growth.take(lots, prefix=prefix, symbols=1, pattern="buys")
-            us[lots] = growth.take(sizes.each, prefix=prefix, symbols=1, pattern="pairs")
+            us[lots] = growth.take(sizes.by_lots, prefix=prefix, symbols=1, pattern="pairs")
     return _figures("lots", "one book of {:,} open lots", us, "µs", base=10)
 
 

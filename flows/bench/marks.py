@@ -45,7 +45,7 @@ def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
     """Measure the latency of marks, a flood of them, and executions beside them."""
     with set_up() as rig:
         step("marks: positions")
-        symbols = min(_FLOOD_KEYS, sizes.each // 4)
+        symbols = min(_FLOOD_KEYS, sizes.catch_up // 20)
         rig.fill(2 * symbols, prefix=_PREFIX, symbols=symbols)
         executions = new_executions(rig)
         with Flow(rig) as flow:

@@ -22,7 +22,7 @@ from connectors.parquet.tables import tables
 from connectors.redis.hash_sink import PositionHashSink
 from connectors.redis.link import RedisLink
 from flows.bench.report import Figure
-from flows.bench.rig import READ_COUNT, STREAM, Rig, no_collection, set_up
+from flows.bench.rig import STREAM, Rig, no_collection, set_up
 from flows.bench.sizes import Sizes
 from state.book import Book
 from state.keys import position_key
@@ -42,8 +42,10 @@ _PARTS = {
     "files": "files: Parquet on disk",
 }
 
-_WARM_UP_READS = 2
-_ROWS_AT_ONCE = 4_000
+_READ_COUNT, _AT_ONCE, _ROWS_AT_ONCE = 2_500, 100_000, 10_000
+"""Entries a read, entries handed on together, and rows made together: as in the flow."""
+
+_WARM_UP = 1
 _EPOCH_S = 1.0
 
 
@@ -54,7 +56,7 @@ def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
         rig.fill(sizes.parts)
         step("parts: pass them through")
         with no_collection():
-            _Pass(rig, "warm-up").run(_WARM_UP_READS)
+            _Pass(rig, "warm-up").run(_WARM_UP)
             spent = _Pass(rig, "measured").run()
     us = {name: spent[name] / sizes.parts * 1e6 for name in _PARTS}
     total = sum(us.values())
@@ -80,12 +82,12 @@ class _Pass:
         self._held: list[Changes] = []
         self._spent: defaultdict[str, float] = defaultdict(float)
 
-    def run(self, most_reads: int | None = None) -> dict[str, float]:
-        """Read the stream, to its end if not told less; return each part's seconds."""
+    def run(self, most: int | None = None) -> dict[str, float]:
+        """Pass the stream through, or as much as is handed on so often; return the seconds."""
         epoch_ends = perf_counter() + _EPOCH_S
-        for entries in islice(self._reads(), most_reads):
+        for replies in islice(self._handed_on(), most):
             with self._timed("parse"):
-                pieces, refused = decode_replies(Replies([entries]))
+                pieces, refused = decode_replies(Replies(replies))
             assert not refused  # all that the rig publishes is plain
             with self._timed("book"):
                 changes = [self._book(piece) for piece in pieces]
@@ -93,9 +95,10 @@ class _Pass:
                 self._note(changes)
             with self._timed("hash"):
                 self._hash.write_batch(changes)
-            self._held += changes
-            if sum(change.size for change in self._held) >= _ROWS_AT_ONCE:
-                self._write_rows()
+            for change in changes:
+                self._held.append(change)
+                if sum(one.size for one in self._held) >= _ROWS_AT_ONCE:
+                    self._write_rows()
             if perf_counter() > epoch_ends:
                 self._commit()
                 epoch_ends = perf_counter() + _EPOCH_S
@@ -108,12 +111,22 @@ class _Pass:
         yield
         self._spent[part] += perf_counter() - start
 
+    def _handed_on(self) -> Iterator[list[Reply]]:
+        replies: list[Reply] = []
+        for reply in self._reads():
+            replies.append(reply)
+            if sum(map(len, replies)) >= _AT_ONCE:
+                yield replies
+                replies = []
+        if replies:
+            yield replies
+
     def _reads(self) -> Iterator[Reply]:
         last, read, added = FIRST_ID, 0, self._rig.client.xlen(STREAM)
         bulk = BulkConnection(self._rig.client)
         while read < added:
             with self._timed("read"):
-                bulk.ask(("XREAD", "COUNT", READ_COUNT, "STREAMS", STREAM, last))
+                bulk.ask(("XREAD", "COUNT", _READ_COUNT, "STREAMS", STREAM, last))
                 reply = bulk.answer()
             with self._timed("parse"):
                 entries = Reply.of(reply)

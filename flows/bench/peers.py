@@ -17,9 +17,11 @@ import redis
 
 from connectors.redis.link import send
 from connectors.redis.source import entries_of
-from flows.bench.rig import READ_COUNT, STREAM, Rig, no_collection
+from flows.bench.rig import STREAM, Rig, no_collection
 from state.exact import ONE, to_text
 from state.messages import Execution
+
+_READ_COUNT = 2_000
 
 
 def bare_rate(rig: Rig) -> float:
@@ -28,7 +30,7 @@ def bare_rate(rig: Rig) -> float:
     with rig.raw_client() as client, no_collection():
         start = perf_counter()
         while entries := entries_of(
-            send(client, "XREAD", "COUNT", READ_COUNT, "STREAMS", STREAM, last)
+            send(client, "XREAD", "COUNT", _READ_COUNT, "STREAMS", STREAM, last)
         ):
             read, last = read + len(entries), entries[-1][0]
         return read / (perf_counter() - start)

@@ -23,8 +23,6 @@ from flows.common.hints import extra
 from flows.common.process import MAIN_JOB, Program
 
 STREAM, HASH = "executions", "positions"
-READ_COUNT = 2000
-"""Entries a read, as the flow reads."""
 
 FIRST_TIME = 1_784_073_600_000
 """The time of the first execution, in milliseconds; each comes one later than the last."""

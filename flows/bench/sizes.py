@@ -15,8 +15,10 @@ class Sizes(NamedTuple):
     """Seconds at each rate; the round trips beside it get a quarter."""
     idle_s: float = 5.0
     restarts: int = 3
-    each: int = 200_000
-    """For each processor time by symbols and by open lots."""
+    by_symbols: int = 600_000
+    """For each processor time by symbols: 60 for each of 10,000."""
+    by_lots: int = 200_000
+    """The same by open lots."""
     epoch_s: int = 1
     """Seconds; there, and for those by history."""
     history: tuple[int, ...] = (10**4, 10**5, 10**6)
@@ -29,12 +31,13 @@ class Sizes(NamedTuple):
 FULL = Sizes(history=(10**4, 10**5, 10**6, 10**7))
 
 QUICK = Sizes(
-    catch_up=300_000, handler_s=1, live_s=5, restarts=1, each=50_000,
+    catch_up=300_000, handler_s=1, live_s=5, restarts=1, by_symbols=200_000, by_lots=50_000,
     history=(10**4, 10**5, 2 * 10**5), parts=60_000, of_book=1_000,
 )  # fmt: skip
 
 TINY = Sizes(
-    catch_up=20_000, handler_s=0.2, past=20, live_s=1, idle_s=0.5, restarts=1, each=4_000,
-    epoch_s=0, history=(1_000, 2_000, 4_000), parts=6_000, of_book=200,
+    catch_up=20_000, handler_s=0.2, past=20, live_s=1, idle_s=0.5, restarts=1,
+    by_symbols=4_000, by_lots=4_000, epoch_s=0, history=(1_000, 2_000, 4_000),
+    parts=6_000, of_book=200,
 )  # fmt: skip
 """Proves that all is measured; the figures mean nothing."""
