@@ -51,6 +51,7 @@ _DIGITS = 4
 
 _FIRST_SIZE = 1 << 20
 _LONGEST = 99
+_NEARLY_ALL = 0.9
 _MOST_SHAPES = 12
 """In one reply; entries of further ones are left to the parser."""
 
@@ -179,6 +180,9 @@ class Texts(NamedTuple):
         return [text + b"\n" if any_ else b"" for text, any_ in zip(joined, some, strict=True)]
 
 
+_NO_TEXTS = Texts.absent(0)
+
+
 class Shape(NamedTuple):
     """Entries with the same fields in the same order."""
 
@@ -268,6 +272,13 @@ class Reply(Sequence[RawEntry]):
         """Count the different values of a field in each shape; return the most."""
         found = (shape.values[field] for shape in self.shapes if field in shape.values)
         return max((pc.count_distinct(texts.to_arrow()).as_py() for texts in found), default=0)
+
+    def is_rising(self, field: bytes) -> bool:
+        """Tell whether nearly all values of a field, as texts, are not below the one before."""
+        columns = [shape.values[field] for shape in self.shapes if field in shape.values]
+        values = max(columns, key=lambda texts: len(texts.lengths), default=_NO_TEXTS).to_arrow()
+        rises = pc.greater_equal(values[1:], values[:-1])
+        return bool((pc.mean(rises).as_py() or 0) > _NEARLY_ALL)
 
     @property
     def last_id(self) -> str:

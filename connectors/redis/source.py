@@ -36,16 +36,17 @@ from state.records import FIRST_ID, RawEntry, id_order
 
 log = logging.getLogger("lotstream.source")
 
-_MOST, _WORK_S = 100_000, 4.0
-"""Entries handed on at once while catching up, and how long it may take to book them if they
-are like the last ones: until then none is durable, and the flow does not stop."""
+_MOST, _COLLECT_S = 100_000, 2.0
+"""Entries handed on at once while catching up, and the longest time to collect them."""
 
-_MANY, _MOST_OF_MANY, _WORK_OF_MANY_S = 1_000, 300_000, 40.0
-"""The same where there are so many symbols among the entries of one reply. Each costs
-something for itself each time, most of what the last ones took; so more take little longer."""
+_WORK_S = 4.0
+"""How long it may take, about, to book what is handed on at once: until then none of it is
+durable, and the flow does not stop."""
 
-_COLLECT_S = 2.0
-"""The longest time to collect them."""
+_MANY, _MOST_OF_MANY, _SHORT_S = 1_000, 300_000, 1.0
+"""Where there are so many symbols among the entries of one reply, so much is handed on: each
+costs something for itself each time. What took less than a second says little then of how
+long more would take, unless entries come late: each of those costs more than a symbol."""
 
 TRIM_EVERY_S = 10.0
 ALIVE_EVERY_S = 1.0
@@ -269,7 +270,7 @@ class _StreamReader:
         """Return the entries that were asked for, if any were, and those behind them."""
         replies: list[Reply] = []
         began = time.monotonic()
-        a_second = self._handed / (began - self._handed_at + 1e-9)
+        took = began - self._handed_at
         most, until = 1.0, began + _COLLECT_S
         while (
             self._asked_after is not None
@@ -281,11 +282,16 @@ class _StreamReader:
             if not isinstance(entries, Reply):
                 return [*_together(replies), *([entries] if entries else [])]
             if not replies:
-                are_many = entries.variety(b"symbol") >= _MANY
-                most = min(_MOST_OF_MANY if are_many else _MOST,
-                           a_second * (_WORK_OF_MANY_S if are_many else _WORK_S))  # fmt: skip
+                most = self._most(entries, took)
             replies.append(entries)
         return [*_together(replies)]
+
+    def _most(self, first: Reply, took: float) -> float:
+        """Say how many to hand on. first: those read first. took: seconds for the last ones."""
+        are_many = first.variety(b"symbol") >= _MANY and first.is_rising(b"timestamp")
+        if are_many and took < _SHORT_S:
+            return _MOST_OF_MANY
+        return min(_MOST_OF_MANY if are_many else _MOST, self._handed * _WORK_S / (took + 1e-9))
 
     def _ask_bulk(self, after: str) -> None:
         """Ask for the entries after one, for `_read_bulk` to take."""

@@ -24,8 +24,7 @@ def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_stream, "_MOST", 20)
     monkeypatch.setattr(redis_stream, "_MOST_OF_MANY", 40)
     monkeypatch.setattr(redis_stream, "_MANY", 5)
-    for name in ("_WORK_S", "_WORK_OF_MANY_S"):
-        monkeypatch.setattr(redis_stream, name, 1e9)
+    monkeypatch.setattr(redis_stream, "_WORK_S", 1e9)
 
 
 @pytest.fixture
@@ -167,20 +166,34 @@ def test_like_entries_are_read_in_bulk(link: RedisLink, redis: redis_py.Redis) -
     assert reader.ids() == []
 
 
-def test_of_many_symbols_more_is_handed_on_at_once(link: RedisLink, redis: redis_py.Redis) -> None:
-    for symbols, sizes in ((4, [[5], [20], [20], [20], [15]]), (10, [[5], [40], [35], []])):
-        redis.delete(STREAM)
-        fields = {n: {"a": "1", "symbol": f"S{n % symbols}"} for n in range(1, LENGTH + 1)}
-        fill(redis, fields)
-        reader = reader_of(link)
-        assert [[len(read.entries) for read in reader.reads()] for _ in sizes] == sizes
+def of_symbols(symbols: int, *, late: bool = False) -> dict[int, dict[str, str]]:
+    """Return fields of all entries, their times rising or falling."""
+    return {
+        n: {"symbol": f"S{n % symbols}", "timestamp": str(2000 + (-n if late else n))}
+        for n in range(1, LENGTH + 1)
+    }
+
+
+FEW, MANY = [[5], [20], [20], [20], [15]], [[5], [40], [35], [], []]
 
 
 @pytest.mark.parametrize(
-    ("symbols", "limit", "sizes"),
+    ("symbols", "late", "sizes"), [(4, False, FEW), (10, False, MANY), (10, True, FEW)]
+)
+def test_of_many_symbols_more_is_handed_on_at_once_unless_they_come_late(
+    link: RedisLink, redis: redis_py.Redis, symbols: int, late: bool, sizes: list[list[int]]
+) -> None:
+    fill(redis, of_symbols(symbols, late=late))
+    reader = reader_of(link)
+    assert [[len(read.entries) for read in reader.reads()] for _ in sizes] == sizes
+
+
+@pytest.mark.parametrize(
+    ("symbols", "short_s", "sizes"),
     [
-        (4, "_WORK_S", [[5], [20], [10], [10], [10], [20], [5]]),
-        (10, "_WORK_OF_MANY_S", [[5], [40], [10], [10], [10], [5], []]),
+        (4, 1e9, [[5], [20], [10], [10], [10], [20], [5]]),
+        (10, 0.0, [[5], [40], [10], [10], [10], [5], []]),
+        (10, 1e9, [[5], [40], [35], [], [], [], []]),  # what took a moment says nothing
     ],
 )
 def test_what_takes_long_to_book_is_handed_on_in_small_reads(
@@ -188,15 +201,16 @@ def test_what_takes_long_to_book_is_handed_on_in_small_reads(
     redis: redis_py.Redis,
     monkeypatch: pytest.MonkeyPatch,
     symbols: int,
-    limit: str,
+    short_s: float,
     sizes: list[list[int]],
 ) -> None:
-    fill(redis, {n: {"a": "1", "symbol": f"S{n % symbols}"} for n in range(1, LENGTH + 1)})
+    monkeypatch.setattr(redis_stream, "_SHORT_S", short_s)
+    fill(redis, of_symbols(symbols))
     reader = reader_of(link)
     found = [[len(read.entries) for read in reader.reads()] for _ in range(2)]
-    monkeypatch.setattr(redis_stream, limit, 0.0)  # whatever it takes is long
+    monkeypatch.setattr(redis_stream, "_WORK_S", 0.0)  # whatever it takes is long
     found += [[len(read.entries) for read in reader.reads()] for _ in range(3)]
-    monkeypatch.setattr(redis_stream, limit, 1e9)
+    monkeypatch.setattr(redis_stream, "_WORK_S", 1e9)
     found += [[len(read.entries) for read in reader.reads()] for _ in range(2)]
     assert found == sizes
 

@@ -271,6 +271,26 @@ def test_an_entry_may_have_any_number_of_fields(fields: int) -> None:
     assert (read is None) == (fields > 4999)
 
 
+@pytest.mark.parametrize(
+    ("times", "rising"),
+    [
+        (range(100, 120), True),
+        ([100] * 20, True),
+        ([*range(100, 119), 100], True),  # one of twenty is late
+        ([*range(100, 117), 100, 90, 80], False),
+        (range(120, 100, -1), False),
+    ],
+)
+def test_a_reply_tells_whether_a_field_rises(times: Sequence[int], rising: bool) -> None:
+    entries = plain(3, names=[b"a"])
+    at = [b"%d" % time for time in times]
+    entries += [
+        [entry_id(10 + n), fields_of([b"t", b"b"], [text, b"1"])] for n, text in enumerate(at)
+    ]
+    found = reply_of(entries)
+    assert (found.is_rising(b"t"), found.is_rising(b"other")) == (rising, False)
+
+
 @pytest.mark.parametrize("resp3", [False, True])
 def test_a_reply_cut_short_has_all_its_entries_or_none(resp3: bool) -> None:
     mixed = [*plain(2), *plain(1, 5, [b"c"]), [b"9-1", [b"a", b"x" * 100, b"b", b"2"]]]
