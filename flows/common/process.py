@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -80,7 +82,7 @@ class Program:
     def start(self) -> Self:
         """Start it; the last run must be over."""
         assert not self.running
-        with self._log_path.open("ab") as log:
+        with self._log_path.open("ab") as log, _signals_held():
             self._log_start = log.tell()
             self._process = subprocess.Popen(  # noqa: S603  # our own program
                 self._command,
@@ -136,7 +138,11 @@ class Program:
         return ProcessError("\n".join([f"{why}; the end of its log:", *lines]))
 
     def __enter__(self) -> Self:
-        return self if self.running else self.start()
+        try:
+            return self if self.running else self.start()
+        except BaseException:  # a signal's, most likely
+            self.kill()
+            raise
 
     def __exit__(
         self,
@@ -145,3 +151,22 @@ class Program:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let signals wait: what a handler raises must not come before a new program is known."""
+    came: list[int] = []
+    before: dict[int, Callable[..., object]] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(handler := signal.getsignal(number)):
+                before[number] = handler
+                signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for held, handler in before.items():
+            signal.signal(held, handler)
+        for held in came:
+            signal.raise_signal(held)

@@ -1,8 +1,10 @@
 """A program beside this one: how its end, its silence and its output are told."""
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -35,6 +37,38 @@ def test_leaving_its_block_kills_it(tmp_path: Path) -> None:
     with program(tmp_path, WAITS) as started:
         assert started.running
     assert started.wait(0) == -signal.SIGKILL
+
+
+class EndedError(Exception):
+    """What a handler of signals may raise."""
+
+
+def end(_number: int, _frame: object) -> NoReturn:
+    raise EndedError
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_comes_while_it_is_started_leaves_nothing_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def interrupted(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        begun.append(start(*args, **kwargs))
+        signal.raise_signal(number)
+        return begun[0]
+
+    before = signal.signal(number, end)
+    try:
+        monkeypatch.setattr(subprocess, "Popen", interrupted)
+        with pytest.raises(EndedError), program(tmp_path, WAITS):
+            raise AssertionError("the signal was lost")
+        assert signal.getsignal(number) is end
+        assert begun[0].returncode == -signal.SIGKILL
+    finally:
+        signal.signal(number, before)
+        begun[0].kill()
 
 
 def test_one_that_ends_too_early_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
