@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 MAIN_JOB = (sys.executable, "-m", "bytewax.run", "flows.positions")
 SECOND_JOB = (sys.executable, "-m", "bytewax.run", "flows.valuation")
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals by which a user ends a program."""
+
 _POLL_S = 0.01
 _LOG_LINES = 20
 
@@ -159,7 +162,7 @@ def _signals_held() -> Iterator[None]:
     came: list[int] = []
     before: dict[int, Callable[..., object]] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in ENDING:
             if callable(handler := signal.getsignal(number)):
                 before[number] = handler
                 signal.signal(number, lambda number, _frame: came.append(number))

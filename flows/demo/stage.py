@@ -23,7 +23,7 @@ from connectors.redis.link import RedisLink
 from connectors.redis.names import GROUP
 from connectors.redis.publisher import Publisher
 from flows.common.hints import extra
-from flows.common.process import MAIN_JOB, SECOND_JOB, ProcessError, Program
+from flows.common.process import ENDING, MAIN_JOB, SECOND_JOB, ProcessError, Program
 from flows.common.settings import Settings, load_settings, partition_names
 
 PREFIX = "lotstream-demo:"
@@ -31,8 +31,6 @@ PREFIX = "lotstream-demo:"
 
 CATCH_UP_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 10.0
-
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stage(NamedTuple):
@@ -164,13 +162,13 @@ def set_stage(data_dir: Path | None = None) -> Iterator[Stage]:
 
 def end_on_signals() -> None:
     """Let the usual signals end the program by way of its cleaning up."""
-    for number in _ENDING:
+    for number in ENDING:
         signal.signal(number, _end)
 
 
 def ignore_signals() -> None:
     """Let nothing disturb the cleaning up, which is short."""
-    for number in _ENDING:
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -261,10 +261,9 @@ def test_an_epoch_without_rows_writes_nothing_to_the_disk(tmp_path: Path) -> Non
     part.close()
 
 
-@pytest.mark.parametrize("live", [True, False])
-def test_many_rows_are_made_while_an_epoch_runs_fewer_at_once_if_others_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: bool
-) -> None:
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows were made to tables, each time."""
     made: list[int] = []
 
     def noted(held: list[Changes]) -> Iterator[Table]:
@@ -272,6 +271,13 @@ def test_many_rows_are_made_while_an_epoch_runs_fewer_at_once_if_others_wait(
         return tables(held)
 
     monkeypatch.setattr(sink_module, "tables", noted)
+    return made
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_many_rows_are_made_while_an_epoch_runs_fewer_at_once_if_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[int], live: bool
+) -> None:
     monkeypatch.setattr(sink_module, "_ROWS_AT_ONCE_LIVE", 3)
     monkeypatch.setattr(sink_module, "_ROWS_AT_ONCE", 6)
     most = 3 if live else 6
@@ -290,15 +296,8 @@ def test_many_rows_are_made_while_an_epoch_runs_fewer_at_once_if_others_wait(
 
 
 def test_rows_that_come_at_once_are_made_at_once_also_if_others_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[int]
 ) -> None:
-    made = []
-
-    def noted(some: list[Changes]) -> Iterator[Table]:
-        made.append(sum(each.size for each in some))
-        return tables(some)
-
-    monkeypatch.setattr(sink_module, "tables", noted)
     monkeypatch.setattr(sink_module, "_ROWS_AT_ONCE_LIVE", 2)
     monkeypatch.setattr(sink_module, "_ROWS_AT_ONCE", 6)
     part = ParquetSink(tmp_path, ["s"]).build_part("", "s", None)

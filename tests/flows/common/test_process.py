@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from flows.common.process import ProcessError, Program, until
+from flows.common.process import ENDING, ProcessError, Program, until
 
 WAITS = "import time; print('here', flush=True); time.sleep(60)"
 STAYS = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WAITS
@@ -47,7 +47,7 @@ def end(_number: int, _frame: object) -> NoReturn:
     raise EndedError
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", ENDING)
 def test_a_signal_that_comes_while_it_is_started_leaves_nothing_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
