@@ -404,13 +404,17 @@ class Book:
             rows = sorted(of_before.union(rows))
         numbers: list[int] = []
         ids = []
+        borne = 0
         for at in rows:
             exec_id, timestamp, price, _, qty, value, charge, _ = stretch.rows[at]
             if value != qty * price * factor or "\n" in exec_id:
                 return None
             begin, end = stretch.opened[at - 1] - closed, stretch.opened[at] - closed
             numbers += (timestamp, price, qty, begin, end, charge)
+            borne += abs(charge)
             ids.append(exec_id)
+        if max(map(abs, numbers), default=0) >= WIDEST or borne >= WIDEST:
+            return None
         places = {at: number - len(rows) for number, at in enumerate(rows)}
         targets = [of_run if at is None else places[at] for of_run, at in named]
         return RunUpdate(run, self.snapshot(), pack(numbers), pack_texts(ids), targets)
@@ -477,8 +481,7 @@ class Book:
         worth = 2 * (qty * dearest * factor + abs(stretch.cost))
         charges = abs(stretch.not_due) + abs(self._commission) + fees
         return (
-            qty * factor < WIDEST
-            and charges < WIDEST
+            max(qty * factor, dearest, charges) < WIDEST
             and max(map(abs, self._realized)) + worth + charges * ONE < _END_OF_MONEY
         )
 

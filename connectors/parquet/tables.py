@@ -136,7 +136,7 @@ class _Booked:
         self.runs, self.before, lots, self.lot_ids, targets = zip(*updates, strict=True)
         before: Any = PositionSnapshot._make(zip(*self.before, strict=True))
         numbers, reports = [r.numbers for r in self.runs], [r.reports for r in self.runs]
-        self.factors = np.array(before.multiplier, np.int64) // ONE
+        self.factors = np.array([multiplier // ONE for multiplier in before.multiplier], np.int64)
         self.times, self.qtys, self.prices, self.fees, self.order_ids = _unpack(
             numbers, EXECUTION_WIDTH
         )
@@ -232,7 +232,7 @@ class _Booked:
         """Return what of the openers' charges is due once closing has come to a place."""
         size = np.abs(self.open_qtys[openers])
         left = np.maximum(self.ends[openers] - np.maximum(upto, self.begins[openers]), 0)
-        return quotients(Wide.product(self.charges[openers], size - left), size)
+        return quotients(Wide.product(self.charges[openers], size - left), size).narrow()
 
     def _count(self, before: Any) -> None:  # noqa: PLR0915 - many columns
         """Work out the figures after each message."""
@@ -268,8 +268,7 @@ class _Booked:
         self.nets = self._running(self.net_gains, before.net_realized_pnl)
         self.commissions = self._running(Wide.of(fees), before.commission)
         by = self.held.narrow() * self.factors[self.of_run]
-        average = Wide.of(quotients(self.costs, by))
-        self.averages = decimals(QUANTITY, average, by != 0)
+        self.averages = decimals(QUANTITY, quotients(self.costs, by), by != 0)
         # The last execution by each message; before the first one of a run, none of it.
         count = np.cumsum(~self.is_report)
         self.last = count - 1
@@ -283,7 +282,7 @@ class _Booked:
         """Return the charges that fell due with each execution, its own and its openers'."""
         fees = np.where(self.fees == NO_COMMISSION, 0, self.fees)
         closes = self.closed - self.closed_before
-        own = quotients(Wide.product(fees, closes), np.abs(self.qtys))
+        own = quotients(Wide.product(fees, closes), np.abs(self.qtys)).narrow()
         matched = np.flatnonzero(
             (self.charges[self.matched] != 0)
             & (self.charged_from[self.matched] < self.events[self.closers])

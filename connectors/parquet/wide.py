@@ -89,11 +89,8 @@ def _sums(numbers: Ints) -> Ints:
     return sums
 
 
-def quotients(numerators: Wide, denominators: Ints) -> Ints:
-    """Divide and round half-even; 0 where the denominator is 0.
-
-    The quotients must fit in 64 bits.
-    """
+def quotients(numerators: Wide, denominators: Ints) -> Wide:
+    """Divide and round half-even; 0 where the denominator is 0."""
     known = denominators != 0
     by = np.where(known, denominators, 1)
     estimate = np.where(known, numerators.high * 2.0**64 + numerators.low, 0) / by
@@ -107,14 +104,14 @@ def quotients(numerators: Wide, denominators: Ints) -> Ints:
         quotient += more
         twice, whole = 2 * np.abs(rest), np.abs(by)
         quotient += (twice > whole) | ((twice == whole) & (quotient & 1 == 1))
-        return np.where(known, quotient, 0)
+        return Wide.of(np.where(known, quotient, 0))
     exact = [
         divide_half_even(high * 2**64 + low, denominator) if denominator else 0
         for high, low, denominator in zip(
             numerators.high.tolist(), numerators.low.tolist(), denominators.tolist(), strict=True
         )
     ]
-    return np.array(exact, np.int64)
+    return Wide.of_ints(exact)
 
 
 def decimals(of_type: pa.DataType, numbers: Wide, known: NDArray[np.bool_] | None) -> pa.Array:

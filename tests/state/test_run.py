@@ -244,6 +244,14 @@ REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("#1 BUY 1 @ 5", "#1.2 BUST at 1"), ("#1 REPORT 1 at 9",)),
     (("#1 BUY 1 @ 5", "SPLIT 2:1"), ("#1 REPORT 1 at 9",)),  # before an action
     (("#1 BUY 1 @ 5",), ("#1 REPORT 300000000", "#2 BUY 1 @ 1 fee 300000000 at 9")),  # 64 bits
+    (("BUY 1 @ 950000000",), ("#2 SELL 1 @ 5 at 9",)),  # so are these: a lot's price
+    (("BUY 10 @ 95000000", "SPLIT 1:10"), ("#3 SELL 1 @ 5 at 9",)),
+    (("BUY 1 @ -300000000",), ("#2 SELL 1 @ 900000000 at 9",)),  # how far a price rose
+    (("BUY 300000000 @ 1", "SELL 300000000 @ 1") * 2, ("#1 REPORT 1 at 9",)),  # how long ago
+    (
+        ("BUY 5000000 @ 1", "COST 400", "BUY 5000000 @ 1", "COST -200"),
+        ("#5 SELL 10000000 @ 1 at 9",),  # charges that come to nothing together
+    ),
 ]
 """What a book has taken in, and a run that it refuses then."""
 
@@ -299,7 +307,7 @@ def test_a_run_that_closes_what_has_an_id_of_two_lines_is_refused() -> None:
 def test_runs_take_no_figure_to_the_limit() -> None:
     book, taken = Book("XYZ"), 0
     for number in range(1, 21):
-        taken += book.apply_run(run_of([message("BUY 10000000 @ 900000000", number)])) is not None
+        taken += book.apply_run(run_of([message("BUY 20000000 @ 450000000", number)])) is not None
     assert 0 < taken < 20
     assert book.snapshot().cost_basis < LIMIT * MONEY
 

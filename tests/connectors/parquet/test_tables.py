@@ -213,6 +213,16 @@ def test_figures_beyond_64_bits_are_exact() -> None:
     assert table.column("cost_basis").to_pylist()[-1] == 7 * Decimal(900_000_000)
 
 
+@pytest.mark.parametrize("held", ["BUY 1 @ 950000000", "BUY 0.1 @ 5 x950000000"])
+def test_a_run_beside_a_price_or_a_multiplier_beyond_64_bits_makes_its_rows(held: str) -> None:
+    lines = messages(held, "BUY 0.01 @ 1", "BUY 0.02 @ 2")
+    fast, slow = Book("X"), Book("X")
+    by_runs = one_by_one(fast, lines[:1], 0)
+    run = in_a_run(fast, lines[1:], 1)
+    assert run is not None
+    check_same(by_runs + run, one_by_one(slow, lines, 0))
+
+
 @pytest.mark.parametrize(("opens", "closes"), [("BUY", "SELL"), ("SELL", "BUY")])
 @pytest.mark.parametrize("before", [0, 1], ids=["opened in the run", "held before"])
 def test_runs_with_more_units_together_than_64_bits_count_are_exact(
