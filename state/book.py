@@ -743,7 +743,8 @@ class Book:
         has, self._shown = self.instrument, None
         for name in ("currency", "multiplier", "con_id"):
             old, new = getattr(has, name), getattr(says, name)
-            if old is None or new is None or old == new or new in self._con_ids:
+            also = self._con_ids if name == "con_id" else ()
+            if old is None or new is None or old == new or new in also:
                 continue
             shown = [to_text(v) if name == "multiplier" else repr(v) for v in (old, new)]
             raise RejectedError(f"{name}: expected {shown[0]}, as before, found {shown[1]}")

@@ -118,7 +118,8 @@ def _happened(rows: Sequence[Told], until: int) -> list[Told]:
 
 
 def _known_by(row: Told) -> tuple[str, str]:
-    return row.type, parse_exec_id(row.exec_id or "").identity
+    exec_id = row.exec_id or ""
+    return row.type, parse_exec_id(exec_id).identity if row.type == "execution" else exec_id
 
 
 def _message(row: Told, key: str) -> Message | None:

@@ -157,6 +157,13 @@ def test_a_key_may_get_another_contract_number_and_keeps_the_first() -> None:
         book.apply(buy(4, con_id=9))
 
 
+def test_a_further_contract_number_is_no_further_multiplier() -> None:
+    """A book counts multipliers in units of 10^-10: 0.1 is 1,000,000,000 of them."""
+    book = book_of(buy(1), ContractNumber(9000, 1_000_000_000))
+    with pytest.raises(RejectedError, match=r"^multiplier: expected 1, as before, found 0\.1$"):
+        book.apply(buy(2, multiplier="0.1"))
+
+
 def test_an_instrument_message_that_comes_first_leaves_the_first_number_open() -> None:
     book = book_of(ContractNumber(1000, 8), buy(1, con_id=7), buy(2, con_id=8))
     with pytest.raises(RejectedError, match=r"^con_id"):

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from state.book import Book
 from state.exact import MONEY, MONEY_PLACES, ONE, to_text
-from state.messages import TYPE_NAMES, ContractNumber, Execution, Message, Opening, RejectedError
+from state.messages import (
+    TYPE_NAMES,
+    ContractNumber,
+    Execution,
+    Message,
+    Opening,
+    RejectedError,
+    TransferOut,
+)
 from state.retold import Told, retell, terms
 from state.snapshot import OpenLot
 from tests.support.notation import message, messages
@@ -138,6 +146,13 @@ def test_an_execution_may_have_an_id_of_any_shape() -> None:
     [lot] = retell(mine, "K")
     assert (lot.exec_id, lot.qty) == ("mine", 6 * ONE)
     assert [lot.qty for lot in retell(mine, "K", 1000)] == [10 * ONE]
+
+
+def test_two_actions_are_no_revisions_of_each_other_whatever_their_ids() -> None:
+    ids = ["0000e0d5.6596b0d2.01.01", "0000e0d5.6596b0d2.01.02"]
+    out = [TransferOut(name, 1000 * n, ONE) for n, name in enumerate(ids, 2)]
+    rows = told(Book("K"), [message("BUY 9 @ 1"), *out])
+    assert [lot.qty for lot in retell(rows, "K", 2000)] == [8 * ONE]
 
 
 def test_no_rows_tell_no_lots() -> None:
