@@ -41,6 +41,7 @@ from state.order import (
     part_to_state,
 )
 from state.run import (
+    LOT_WIDTH,
     NO_COMMISSION,
     REPORT_WIDTH,
     WIDEST,
@@ -390,13 +391,13 @@ class Book:
     def _plan(self, run: Run, columns: Columns) -> RunUpdate | None:
         """Say what the rows of a run follow from; None if it is not plain."""
         factor, fraction = divmod(self.multiplier, ONE)
-        traded, held = sum(map(abs, columns.qtys)), sum(columns.qtys)
-        if fraction or not self._follow(columns) or not self._fits(run, columns, traded, factor):
+        if fraction or not self._follow(columns):
             return None
         named = self._targets(run, columns) if run.reports else []
         if named is None:
             return None
         stretch = self._parts[-1].stretch
+        traded, held = sum(map(abs, columns.qtys)), sum(columns.qtys)
         opened, closed = stretch.opened[-1], stretch.closed[-1]
         closes = ((opened + closed + traded - abs(stretch.held + held)) >> 1) - closed
         rows = stretch.rows_between(closed, min(closed + closes, opened))
@@ -404,16 +405,16 @@ class Book:
             rows = sorted(of_before.union(rows))
         numbers: list[int] = []
         ids = []
-        borne = 0
+        spent = 0
         for at in rows:
             exec_id, timestamp, price, _, qty, value, charge, _ = stretch.rows[at]
             if value != qty * price * factor or "\n" in exec_id:
                 return None
             begin, end = stretch.opened[at - 1] - closed, stretch.opened[at] - closed
             numbers += (timestamp, price, qty, begin, end, charge)
-            borne += abs(charge)
             ids.append(exec_id)
-        if max(map(abs, numbers), default=0) >= WIDEST or borne >= WIDEST:
+            spent += abs(value)
+        if not self._fits(run, columns, numbers, spent):
             return None
         places = {at: number - len(rows) for number, at in enumerate(rows)}
         targets = [of_run if at is None else places[at] for of_run, at in named]
@@ -470,19 +471,25 @@ class Book:
             and not (self._forgotten and not self._forgotten.keys().isdisjoint(identities))
         )
 
-    def _fits(self, run: Run, columns: Columns, traded: int, factor: int) -> bool:
-        """Tell whether no figure can grow too large, however the run is matched."""
-        stretch = self._parts[-1].stretch
-        qty = abs(stretch.held) + traded
+    def _fits(self, run: Run, columns: Columns, lots: list[int], spent: int) -> bool:
+        """Tell whether no figure can grow too large, however the run is matched.
+
+        lots: the numbers of the rows of before that it touches. spent: what each of these
+        cost, without its sign, as they may come to little together.
+        """
+        stretch, factor = self._parts[-1].stretch, self.multiplier // ONE
+        traded = sum(map(abs, columns.qtys))
         fees = sum(map(abs, columns.charges))
         if run.reports:
             fees += sum(map(abs, unpack_rows(run.reports, REPORT_WIDTH)[2]))
         dearest = max(map(abs, columns.prices), default=0)
-        worth = 2 * (qty * dearest * factor + abs(stretch.cost))
-        charges = abs(stretch.not_due) + abs(self._commission) + fees
+        worth = max(map(abs, (*self._realized, stretch.cost))) + traded * dearest * factor + spent
+        charges = sum(map(abs, lots[LOT_WIDTH - 1 :: LOT_WIDTH])) + abs(self._commission) + fees
+        charged = self._commission + self._adjustments + self._parts[-1].moved.laid
         return (
-            max(qty * factor, dearest, charges) < WIDEST
-            and max(map(abs, self._realized)) + worth + charges * ONE < _END_OF_MONEY
+            max((abs(stretch.held) + traded) * factor, dearest, charges, *map(abs, lots)) < WIDEST
+            and abs(charged) + fees < LIMIT * ONE
+            and worth + charges * ONE < _END_OF_MONEY
         )
 
     def _book_run(self, run: Run, columns: Columns, targets: list[int]) -> None:

@@ -323,6 +323,29 @@ def test_a_run_does_not_take_a_net_figure_to_the_limit_by_charges_that_waited(ch
     assert book.apply_run(run_of([closing])) is None
 
 
+def test_a_run_does_not_take_charges_to_the_limit_with_those_that_were_laid() -> None:
+    book = Book("XYZ")
+    lines = ("BUY 100000000 @ 1", "COST 999999999", "SELL 100000000 @ 500000000")
+    one_by_one(book, messages(*lines))
+    fill = message("#4 BUY 1 @ 1 fee 100000000 at 9")
+    with pytest.raises(RejectedError, match=r"^charges: expected to stay below 1e17"):
+        book.apply(fill)
+    assert book.apply_run(run_of([fill])) is None
+
+
+def test_a_run_takes_no_figure_to_the_limit_by_lots_that_cost_little_together() -> None:
+    book = Book("XYZ")
+    lines = (
+        "BUY 200000000 @ 1", "SELL 200000000 @ 400000000",
+        "BUY 100000000 @ -400000000", "BUY 100000000 @ 400000000",
+    )  # fmt: skip
+    one_by_one(book, messages(*lines))
+    closing = message("#5 SELL 100000000 @ 1 at 9")
+    with pytest.raises(RejectedError, match=r"^realized_pnl: expected to stay below 1e17"):
+        book.apply(closing)
+    assert book.apply_run(run_of([closing])) is None
+
+
 def test_a_report_is_not_taken_behind_what_may_have_forgotten_its_execution() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(book_module, "REMEMBERED", 4)
