@@ -290,7 +290,10 @@ class Book:
         if place is None:
             self._refuse_forgotten(new.identity, new.timestamp)
             if new.revision > 1 and self._horizon[0] >= 0:
-                raise self._forgot(f"of revision 1 of {new.exec_id!r}, or later", new.timestamp)
+                raise RejectedError(
+                    "exec_id: expected a revision of an execution that is known, or revision 1, "
+                    f"as the key has forgotten its beginning; found {new.exec_id!r}"
+                )
             closed = self._put(self._row(new, self._places), None, anew=anew)
             self._known[new.identity] = self._places
             self._places += 1
@@ -304,7 +307,7 @@ class Book:
             if new == old:
                 return None
         elif new.qty and (new.timestamp, place) < self._horizon:
-            raise self._forgot("", new.timestamp)
+            raise self._forgot(new.timestamp)
         return self._put(self._row(new, place), at, anew=anew)
 
     def _apply_report(self, report: CommissionReport) -> list[ClosedLot] | None:
@@ -353,7 +356,10 @@ class Book:
                 f"had before, found {new.timestamp}, {to_text(new.qty)} and others"
             )
         if self._horizon[0] >= 0:
-            raise self._forgot("of an opening that is known", new.timestamp)
+            raise RejectedError(
+                f"exec_id: expected no opening to be added or removed, as the key has forgotten "
+                f"its beginning; found {new.exec_id!r} with qty {to_text(new.qty)}"
+            )
         if (
             any((one.qty > 0) != (new.qty > 0) for one, _ in self._openings.values() if one.qty)
             and new.qty
@@ -826,13 +832,13 @@ class Book:
     def _refuse_forgotten(self, identity: Hashable, timestamp: int) -> None:
         """Refuse what may repeat a forgotten message, or belongs before one."""
         if timestamp < self._horizon[0] or identity in self._forgotten:
-            raise self._forgot("", timestamp)
+            raise self._forgot(timestamp)
 
-    def _forgot(self, what: str, timestamp: int) -> RejectedError:
+    def _forgot(self, timestamp: int) -> RejectedError:
         return RejectedError(
-            f"timestamp: expected a time after {self._horizon[0]}{what and ', or a message '}{what}"
-            f", since which the last {len(self._known)} messages of this key are remembered, found "
-            f"{timestamp}; an older one cannot be told from a duplicate, nor be put in its place"
+            f"timestamp: expected a time after {self._horizon[0]}, since which the last "
+            f"{len(self._known)} messages of this key are remembered, found {timestamp}; an older "
+            "one cannot be told from a duplicate, nor be put in its place"
         )
 
     # --- the book as plain values, for keeping -----------------------------------------------
