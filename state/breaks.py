@@ -32,6 +32,10 @@ class Kind(StrEnum):
     TWO_NAMES = "two names"
 
 
+_OF_QUANTITY = frozenset({Kind.QUANTITY, Kind.ONLY_OURS, Kind.ONLY_BROKER})
+"""One difference: which of them it is changes as a position is closed and opened again."""
+
+
 class Side(NamedTuple):
     """A position as one side has it."""
 
@@ -191,9 +195,8 @@ class BreakWatch:
 
     def _doubt(self, key: str, difference: Difference, since_s: float) -> _Doubt:
         before = self._doubts.get(key)
-        same = (
-            before is not None
-            and before.difference.kind == difference.kind
-            and before.difference.missing == difference.missing
-        )
-        return _Doubt(difference, before.lasted_s + since_s if before and same else 0.0)
+        if before is None or before.difference.missing != difference.missing:
+            return _Doubt(difference)
+        kinds = {before.difference.kind, difference.kind}
+        same = len(kinds) == 1 or kinds <= _OF_QUANTITY
+        return _Doubt(difference, before.lasted_s + since_s if same else 0.0)

@@ -147,6 +147,19 @@ def test_another_kind_of_difference_is_another_one() -> None:
     assert watch.breaks == {}
 
 
+@pytest.mark.parametrize("lost", [5, -5])
+def test_what_is_missing_is_a_break_also_if_the_rest_is_closed_and_opened_again(
+    lost: int,
+) -> None:
+    watch = BreakWatch()
+    for second in range(11):
+        held = 10 if second % 8 < 4 else 0  # by both sides
+        ours, broker = max(held, held - lost), max(held, held + lost)
+        own, theirs = ({"U1:AAPL": side(str(qty))} if qty else {} for qty in (ours, broker))
+        watch.look(second, differences(own, theirs, ["U1"]))
+    assert [each.missing for each in watch.breaks.values()] == [lost]
+
+
 def test_what_differed_before_the_broker_was_unknown_begins_anew() -> None:
     watch = BreakWatch()
     for second in range(10):
