@@ -81,7 +81,10 @@ class Fill(NamedTuple):
     identity: str
     revision: int
     charge: Decimal | None
+    """With what its cancellations gave back."""
     busted: bool
+    added: Decimal | None = None
+    """What its rows add to the charge of its first row, which is in no file; None if it is."""
 
 
 class Draft:
@@ -112,7 +115,7 @@ class Draft:
         self.plan.problems += problems
         self.cash = [each for each in contents.cash.values() if asked.has(each.time)]
         self.fills = self._fills(trades)
-        self.ends: OptionEnds = option_ends(fill.trade for fill in self.fills)
+        self.ends: OptionEnds = option_ends(fill.trade for fill in self.fills if not fill.busted)
         self.plan.problems += self.ends.problems
         self.unexplained_orders = self._orders_alone(trades)
         """Order rows whose executions are in no file."""
@@ -196,15 +199,15 @@ class Draft:
                 self._leave_out([trade], reason)
             else:
                 rows[trade.account, parse_exec_id(trade.id).identity].append(trade)
-        busted = self._busted(rows, cancels)
+        cancelled = self._cancellations(rows, cancels)
         fills = [
             fill
             for (account, identity), of_it in rows.items()
-            if (fill := self._fill(identity, of_it, busted=(account, identity) in busted))
+            if (fill := self._fill(identity, of_it, cancelled[account, identity]))
         ]
         return sorted(fills, key=lambda fill: fill.trade.order)
 
-    def _fill(self, identity: str, rows: list[Trade], *, busted: bool) -> Fill | None:
+    def _fill(self, identity: str, rows: list[Trade], cancels: list[Cancel]) -> Fill | None:
         distinct: dict[tuple[str, str], Trade] = {}
         for row in rows:
             # A trade confirmation names no transaction: it is the row that names one.
@@ -219,12 +222,20 @@ class Draft:
             return None
         charges = [row.charge for row in distinct.values() if row.charge is not None]
         charge = sum(charges, Decimal(0)) if charges else None
-        return Fill(trade, identity, parse_exec_id(trade.id).revision or 1, charge, busted)
+        revision = parse_exec_id(trade.id).revision or 1
+        if cancels and self._is_busted(rows, cancels):
+            return Fill(trade, identity, revision, charge, busted=True)
+        if charge is None:
+            return Fill(trade, identity, revision, charge, busted=False)
+        refunded = charge + sum((cancel.charge for cancel in cancels), Decimal(0))
+        if _has_first(rows, cancels):
+            return Fill(trade, identity, revision, refunded, busted=False)
+        return Fill(trade, identity, revision, charge, busted=False, added=refunded)
 
-    def _busted(
+    def _cancellations(
         self, rows: Mapping[tuple[str, str], list[Trade]], cancels: Sequence[Cancel]
-    ) -> set[tuple[str, str]]:
-        """Return the executions that cancellations leave nothing of."""
+    ) -> Mapping[tuple[str, str], list[Cancel]]:
+        """Return the cancellations of each execution."""
         by_trade = {
             (account, row.trade_id): (account, identity)
             for (account, identity), of_it in rows.items()
@@ -245,10 +256,14 @@ class Draft:
                 self._leave_out([cancel], "expected the trade that this cancels (its tradeID: "
                                 "origTradeID), found none: it is kept out, or taken back, when "
                                 "its file is imported")  # fmt: skip
-        return {found for found, those in of.items() if self._is_busted(rows[found], those)}
+        return of
 
     def _is_busted(self, rows: list[Trade], cancels: list[Cancel]) -> bool:
-        last = max(rows, key=lambda row: parse_exec_id(row.id).revision or 1)
+        """Tell whether cancellations leave nothing of an execution."""
+        last = max(rows, key=_revision_and_booking)
+        cancels = [cancel for cancel in cancels if not _is_before(cancel, last)]
+        if not cancels:
+            return False  # it was booked again, under the same id too
         revisions = {row.id for row in rows}
         hit = [c for c in cancels if (abs(c.qty), c.price) == (abs(last.qty), last.price)]
         alike = {row.id for row in rows if (row.qty, row.price) == (last.qty, last.price)}
@@ -282,6 +297,27 @@ class Draft:
 
 
 Item: TypeAlias = Step | Cash | Fill
+
+
+def _booking(row: Trade | Cancel) -> int:
+    """Return the place of a row among the broker's bookings; 0 if it does not say."""
+    return int(row.transaction_id) if row.transaction_id.isdigit() else 0
+
+
+def _is_before(cancel: Cancel, row: Trade) -> bool:
+    """Tell whether a cancellation was booked before a row, so that it is of another one."""
+    return 0 < _booking(cancel) < _booking(row)
+
+
+def _has_first(rows: Iterable[Trade], cancels: Iterable[Cancel]) -> bool:
+    """Tell whether the row that all others of an execution change is among its rows."""
+    first = min(rows, key=_revision_and_booking)
+    changed = any(_is_before(cancel, first) for cancel in cancels)
+    return not changed and parse_exec_id(first.id).revision in (1, None)
+
+
+def _revision_and_booking(row: Trade) -> tuple[int, int]:
+    return parse_exec_id(row.id).revision or 1, _booking(row)
 
 
 def _unfit(trade: Trade) -> str:

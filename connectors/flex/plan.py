@@ -117,7 +117,8 @@ class Planner:
         trade, ends = fill.trade, self._draft.ends
         price = ends.settled.get(trade.key, trade.price)
         # What the broker charges for a settlement in cash is not in its figure.
-        charge = None if trade.key in ends.settled and trade.price == 0 else fill.charge
+        settled = trade.key in ends.settled and trade.price == 0
+        charge = None if settled else _charge(fill, known)
         adjustment = ends.adjustments.get(trade.key, "")
         if (trade.account, symbol) in self._holdings:
             self._watch((trade.account, symbol), _event_of(fill, price, charge, adjustment))
@@ -173,6 +174,10 @@ class Planner:
         trade, told = fill.trade, parse_exec_id(fill.trade.id)
         if known is not None and known.qty == 0:
             self._plan.known += 1
+        elif ("transfer", trade.account, trade.id) in self._known.others:
+            self._problem(trade, "expected an option's end that was not published before it was "
+                          "cancelled, found its transfer: publish what left as a transfer "
+                          "IN")  # fmt: skip
         elif told.revision is None and known is None:
             self._plan.notes.append(f"{trade.id} was cancelled before it was published")
         elif told.revision is None:
@@ -453,6 +458,16 @@ def _event_of(fill: Fill, price: Decimal, charge: Decimal | None, adjustment: st
     own = trade.charge_currency in ("", trade.contract.currency)
     borne = Fraction(charge or 0) * own + Fraction(adjustment or 0)
     return KnownEvent(trade.time, "execution", fill.identity, trade.qty, value, borne)
+
+
+def _charge(fill: Fill, known: KnownExecution | None) -> Decimal | None:
+    """Return what a fill cost in all; None if that is not known."""
+    if known is None or fill.added is None:
+        return fill.charge
+    if known.commission is None or known.commission_currency != fill.trade.charge_currency:
+        return None
+    is_new = fill.revision > (parse_exec_id(known.exec_id).revision or 1)
+    return known.commission + fill.added if is_new else known.commission
 
 
 def _is_refunded(fill: Fill, cash: Cash, match: re.Match[str]) -> bool:

@@ -138,12 +138,19 @@ class Cancel(NamedTuple):
     price: Decimal
     shown: Mapping[str, str]
     """The row, for a person."""
+    charge: Decimal = Decimal(0)
+    """What it gives back of the charge, below 0."""
+
+    @property
+    def transaction_id(self) -> str:
+        return self.shown["transaction_id"]
 
     @classmethod
     def of(cls, trade: Trade) -> Self:
         """Return what a trade's row says that cancels."""
         ids = tuple(filter(None, (trade.cancelled_id, trade.trade_id)))
-        return cls(trade.account, ids, trade.qty, trade.price, trade.shown)
+        charge = trade.charge or Decimal(0)
+        return cls(trade.account, ids, trade.qty, trade.price, trade.shown, charge)
 
     @property
     def key(self) -> tuple[str, ...]:

@@ -448,7 +448,7 @@ class Cancels:
 def _cancel(kept: Mapping[str, Any]) -> Cancel:
     return Cancel(
         kept["account"], tuple(kept["trade_ids"]), Decimal(kept["qty"]), Decimal(kept["price"]),
-        kept["shown"],
+        kept["shown"], Decimal(kept.get("charge", 0)),
     )  # fmt: skip
 
 

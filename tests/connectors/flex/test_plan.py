@@ -291,6 +291,43 @@ def test_a_correction_costs_what_all_its_rows_come_to(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def _rebooked(revision: int, qty: object, charge: object) -> list[str]:
+    said = {"tradeID": "17", "ibExecID": "0000aaaa.0000bbbb.01.01"}
+    more = {**said, "ibExecID": f"0000aaaa.0000bbbb.01.{revision:02d}", "transactionID": "3"}
+    return [
+        trade("A", 5, "10.5", "20260701;100000", ibCommission="-1", transactionID="1", **said),
+        trade("A", -5, "10.5", "20260701;100000", ibCommission="1", transactionID="2", tradeID="",
+              origTradeID="17", ibExecID="", transactionType="TradeCancel", buySell="BUY (Ca.)"),
+        trade("A", qty, "10.5", "20260701;100000", ibCommission=charge, **more),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("revision", "qty", "charge", "commission"), [(1, 5, -1, "1"), (2, 4, "-0.8", "0.8")]
+)
+def test_a_trade_that_is_cancelled_and_booked_again_stands_and_costs_what_was_not_given_back(
+    tmp_path: Path, revision: int, qty: int, charge: object, commission: str
+) -> None:
+    rows = _rebooked(revision, qty, charge)
+    [fields] = _fields(plan(tmp_path, flex(rows)))
+    assert (fields["exec_id"][-2:], fields["fill_qty"]) == (f"{revision:02d}", f"{qty}")
+    assert fields["commission"] == commission
+    # The file that has the first row came before, and the same file comes again.
+    made = plan(tmp_path, flex(rows[1:]), known=_known())
+    assert [fields.get("commission") for fields in _fields(made)] == [commission] * (revision - 1)
+    known = _known(exec_id=fields["exec_id"], qty=Decimal(qty), commission=Decimal(commission))
+    for some in (rows, rows[1:]):
+        assert plan(tmp_path, flex(some), known=known).messages == []
+
+
+def test_a_correction_alone_costs_what_its_own_row_says(tmp_path: Path) -> None:
+    rows = _rebooked(2, 4, "-0.8")[1:]
+    assert [fields["commission"] for fields in _fields(plan(tmp_path, flex(rows)))] == ["0.8"]
+    for unlike in ({"commission": None}, {"commission_currency": "EUR"}):
+        [fields] = _fields(plan(tmp_path, flex(rows), known=_known(**unlike)))
+        assert "commission" not in fields
+
+
 def test_a_cancelled_trade_is_busted_by_the_next_revision(tmp_path: Path) -> None:
     first = trade("SSRAP", -100, "16.2", "20150914;100000", tradeID="1389766089",
                   ibExecID="00015070.55f176d9.01.01", ibCommission="-0.28696525")  # fmt: skip
@@ -576,6 +613,24 @@ def test_a_premium_is_shared_by_several_share_rows(tmp_path: Path) -> None:
     ]  # fmt: skip
     parts = [fields["basis_adjustment"] for fields in _fields(plan(tmp_path, flex(rows)))]
     assert parts == ["-33.3333333333", "-66.6666666667"]
+
+
+def test_an_assignment_that_is_cancelled_leaves_the_option_and_the_shares(tmp_path: Path) -> None:
+    """Its figures are made up."""
+    call, ended = "XOM   220121C00042500", "20210511;162000"
+    said = {"tradeID": "", "ibExecID": "", "transactionType": "TradeCancel"}
+    legs = [
+        option(call, 1, 0, ended, **booked("A", tradeID="11", transactionID="11", cost="519.332708",
+                                           fifoPnlRealized="0")),
+        trade("XOM", -100, "42.5", ended, **booked("A", tradeID="12", transactionID="12")),
+        option(call, -1, 0, ended, origTradeID="11", buySell="BUY (Ca.)", **said),
+        trade("XOM", 100, "42.5", ended, origTradeID="12", buySell="SELL (Ca.)", **said),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(legs))
+    assert (made.messages, made.problems, len(made.notes)) == ([], [], 2)
+    known = Known(others=frozenset({("transfer", ACCOUNT, "flex-11")}))
+    made = plan(tmp_path, flex(legs), known=known)
+    assert (made.messages, [each.row["transaction_id"] for each in made.problems]) == ([], ["11"])
 
 
 @pytest.mark.parametrize("kept", [0, 1])
