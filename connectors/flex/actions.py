@@ -8,18 +8,20 @@ for, never guessed.
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
 
 from connectors.flex.contents import Problem
 from connectors.flex.lots import exact_text, rounded
-from connectors.flex.records import Action, Contract
+from connectors.flex.records import OPTIONS, Action, Contract
 
 BROKERS_PLACES = 4
 """To how many places the broker rounds shares, unless the row itself shows more."""
 _RATIO = re.compile(r"(\d+(?:\.\d+)?) +FOR +(\d+(?:\.\d+)?)\b", re.IGNORECASE)
 _LEADING = re.compile(r"(?P<symbol>[^()]*)\((?P<isin>[A-Z0-9]+)\)")
+_INSTRUMENT = re.compile(r"\([^(),]+, .*\)\s*$")
+"""What a text ends with: the row's own symbol, its name, which may be of any words, its ISIN."""
 _LARGEST = 10**9
 _AS_GOOD_AS_EQUAL = Fraction(1, 10**15)
 
@@ -33,6 +35,8 @@ class Step:
     id: str
     """What the exec_ids of its messages begin with."""
     rows: tuple[Action, ...]
+    cancelled: tuple[str, ...] = field(default=(), kw_only=True)
+    """Ids of what the rows that were cancelled were published under, if they were before."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,11 @@ class MoveStep(Step):
     """Each with its share of the cost; None if no row tells it."""
     note: str = ""
 
+    @property
+    def is_rights(self) -> bool:
+        """Whether one row comes at no cost, and nothing goes."""
+        return self.leaves is None and [share for _, share in self.targets] == [0]
+
 
 @dataclass(frozen=True)
 class LeftOutStep(Step):
@@ -98,15 +107,20 @@ def steps(
     done: list[Step] = []
     problems: list[Problem] = []
     for group in _groups(_details(actions)):
-        rows, alone = _without_cancelled(group)
+        rows, gone, alone = _without_cancelled(group)
         problems += [Problem("expected the action that this row cancels, found none", row.shown)
                      for row in alone]  # fmt: skip
-        try:
-            done += [_step(rows, ratios, contracts)] if rows else []
-        except _InexpressibleError as error:
-            parent = _named_first(rows[0], contracts)
-            touched = [row.contract for row in rows] + ([parent] if parent else [])
-            done.append(LeftOutStep(*_common(rows), tuple(touched), str(error)))
+        cancelled = tuple(f"flex-{row.transaction_id}" for row in gone if row.transaction_id)
+        if gone and not rows:
+            done.append(Step(*_common(gone), cancelled=cancelled))
+        for part in _parts(rows):
+            try:
+                step = _step(part, ratios, contracts)
+            except _InexpressibleError as error:
+                parent = _named_first(part[0], contracts)
+                touched = [row.contract for row in part] + ([parent] if parent else [])
+                step = LeftOutStep(*_common(part), tuple(touched), str(error))
+            done.append(replace(step, cancelled=cancelled))
     return sorted(done, key=lambda step: (step.time, step.id)), problems
 
 
@@ -127,32 +141,59 @@ def _details(actions: Iterable[Action]) -> list[Action]:
 def _groups(actions: Iterable[Action]) -> Iterable[list[Action]]:
     groups: dict[tuple[str, ...], list[Action]] = defaultdict(list)
     for row in actions:
-        begins = row.text.rpartition("(")[0].strip() or row.text
-        facts = (row.action_id,) if row.action_id else (str(row.time), row.code, begins)
+        facts = (row.action_id,) if row.action_id else (str(row.time), row.code, _said(row))
         groups[(row.account, *facts)].append(row)
     return groups.values()
 
 
-def _without_cancelled(rows: Sequence[Action]) -> tuple[list[Action], list[Action]]:
-    stand, alone = [row for row in rows if not row.cancelled], []
+def _said(row: Action) -> str:
+    """Return what a text says of the action, the same in all its rows."""
+    return _INSTRUMENT.sub("", row.text).strip()
+
+
+def _without_cancelled(
+    rows: Sequence[Action],
+) -> tuple[list[Action], list[Action], list[Action]]:
+    """Return the rows that stand, those that were cancelled, and cancellations of nothing."""
+    stand: list[Action] = [row for row in rows if not row.cancelled]
+    gone: list[Action] = []
+    alone: list[Action] = []
     for cancelled in (row for row in rows if row.cancelled):
         for row in stand:
             if row.contract == cancelled.contract and row.qty == -cancelled.qty:
                 stand.remove(row)
+                gone.append(row)
                 break
         else:
             alone.append(cancelled)
-    return stand, alone
+    return stand, gone, alone
+
+
+def _parts(rows: list[Action]) -> list[list[Action]]:
+    """Divide a split: the options on a share are split with it, each for itself."""
+    options = [row for row in rows if row.contract.sec_type in OPTIONS]
+    if not options or not _is_split(rows[0]):
+        return [rows] if rows else []
+    others = [row for row in rows if row not in options]
+    parts = [[row] for row in options]
+    if len({row.qty > 0 for row in options}) > 1:
+        parts = [options]  # one goes and another comes for it, or nobody knows
+    return [others, *parts] if others else parts
 
 
 def _step(
     rows: list[Action], ratios: Mapping[str, Fraction], contracts: Mapping[str, Contract]
 ) -> Step:
-    text, code = rows[0].text.upper(), rows[0].code
+    text, code = _said(rows[0]).upper(), rows[0].code
+    money = next((row for row in rows if not row.qty and (row.proceeds or row.pnl)), None)
     rows = [row for row in rows if row.qty]
     if not rows:
         raise _InexpressibleError("expected a quantity other than 0")
-    if re.search(r"\bSPLIT\b", text) or code in ("FS", "RS"):
+    if money is not None:
+        raise _InexpressibleError(
+            f"expected no money beside what goes and comes, found {money.proceeds:f} for 0 units"
+        )
+    if _is_split(rows[0]):
         return _split(rows)
     if code == "SD" or ("STOCK DIVIDEND" in text and code not in ("HI", "CH", "CD")):
         return _stock_dividend(rows)
@@ -175,9 +216,14 @@ def _step(
     )
 
 
+def _is_split(row: Action) -> bool:
+    return row.code in ("FS", "RS") or bool(re.search(r"\bSPLIT\b", _said(row).upper()))
+
+
 def _is_worthless(row: Action) -> bool:
-    text = row.text.upper()
-    return row.code == "DW" or "WORTHLESS" in text or "DELIST" in text
+    text = _said(row).upper()
+    said = ("WORTHLESS", "DELIST", "EXPIRE")
+    return row.code in ("DW", "ED") or any(word in text for word in said)
 
 
 def _common(rows: Sequence[Action]) -> tuple[str, int, str, tuple[Action, ...]]:
@@ -188,12 +234,14 @@ def _common(rows: Sequence[Action]) -> tuple[str, int, str, tuple[Action, ...]]:
 
 def _called(row: Action) -> str:
     """Return the ticker before the action: the row's own may be the one that it got by it."""
+    if row.contract.sec_type in OPTIONS:
+        return row.contract.symbol  # the text names the share
     match = _LEADING.match(row.text)
     return match["symbol"].strip().removesuffix(".OLD") if match else row.contract.symbol
 
 
-def _text_ratio(text: str) -> tuple[Fraction, Fraction]:
-    found = _RATIO.findall(text)
+def _text_ratio(row: Action) -> tuple[Fraction, Fraction]:
+    found = _RATIO.findall(_said(row))
     if len(found) != 1 or not float(found[0][0]) or not float(found[0][1]):
         raise _InexpressibleError("expected one ratio such as 2 FOR 1 in the row's text")
     return Fraction(found[0][0]), Fraction(found[0][1])
@@ -203,12 +251,12 @@ def _text_ratio(text: str) -> tuple[Fraction, Fraction]:
 
 
 def _split(rows: list[Action]) -> SplitStep:
-    new, old = _text_ratio(rows[0].text)
+    new, old = _text_ratio(rows[0])
     return _scaled(rows, new / old)
 
 
 def _stock_dividend(rows: list[Action]) -> SplitStep:
-    added, per = _text_ratio(rows[0].text)
+    added, per = _text_ratio(rows[0])
     if _LEADING.match(rows[0].text) and not _is_named_first(rows[0]):
         raise _InexpressibleError(
             "expected a stock dividend in its own shares, found one in another instrument: "
@@ -221,6 +269,8 @@ def _scaled(rows: list[Action], ratio: Fraction) -> SplitStep:
     if len(rows) == 1:
         row = rows[0]
         places = _places_of_added(ratio, row.qty)
+        if row.contract.sec_type in OPTIONS and (Fraction(row.qty) / (ratio - 1)).denominator != 1:
+            raise _InexpressibleError(f"expected whole contracts, found {row.qty:f} that come")
         return SplitStep(*_common(rows), row.contract, row.contract, _called(row),
                          *_written(ratio, places, row.qty))  # fmt: skip
     if len(rows) != 2:  # noqa: PLR2004
@@ -325,12 +375,19 @@ def _merger(rows: list[Action], ratios: Mapping[str, Fraction]) -> MoveStep:
         )
     [source] = going
     note = ""
+    realized = sum((row.pnl or Decimal(0) for row in rows), Decimal(0))
+    if realized:
+        raise _InexpressibleError(
+            f"expected no P&L beside new shares, found {realized:f}: a merger that realizes a "
+            f"part cannot be said in messages"
+        )
+    paid = [row.proceeds for row in coming if row.proceeds]
+    if paid or source.proceeds * source.qty > 0:
+        raise _InexpressibleError(
+            f"expected nothing to be paid for new shares, found {(*paid, source.proceeds)[0]:f}: "
+            f"how it is divided stands in no row"
+        )
     if source.proceeds:
-        if source.pnl:
-            raise _InexpressibleError(
-                f"expected no P&L beside new shares, found {source.pnl:f}: a merger for cash and "
-                f"shares that realizes a part cannot be said in messages"
-            )
         note = f"{source.proceeds:f} paid in cash change no cost, as the row's P&L is 0"
     shares = _shares(coming, ratios, whole=True)
     return MoveStep(*_common(rows), source.contract, _called(source), Fraction(source.qty),
@@ -339,14 +396,17 @@ def _merger(rows: list[Action], ratios: Mapping[str, Fraction]) -> MoveStep:
 
 def _spin_off(
     rows: list[Action], ratios: Mapping[str, Fraction], contracts: Mapping[str, Contract]
-) -> MoveStep:
+) -> MoveStep | SaleStep:
     parent = _named_first(rows[0], contracts)
+    is_rights = rows[0].code == "RI" or "RIGHTS ISSUE" in _said(rows[0]).upper()
+    if parent is None and is_rights and len(rows) == 1:
+        return SaleStep(*_common(rows), rows[0].contract, Fraction(rows[0].qty), Fraction(0))
     if parent is None:
         raise _InexpressibleError(
             "expected the parent's row or trades in the files, found nothing of what the text "
             "names first"
         )
-    if rows[0].code == "RI" or "RIGHTS ISSUE" in rows[0].text.upper():
+    if is_rights:
         shares: list[Fraction | None] = [Fraction(0)] * len(rows)  # rights cost nothing
     else:
         shares = _shares(rows, ratios, whole=False)

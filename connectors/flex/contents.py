@@ -174,7 +174,8 @@ _LEVELS = dict.fromkeys(("Trade", "TradeConfirm", "TradeConfirmation"), "EXECUTI
 def _action_key(action: Action) -> tuple[str, ...]:
     if action.transaction_id:
         return action.account, action.transaction_id
-    facts = (action.contract.con_id, action.text, str(action.time), str(action.qty))
+    facts = (action.contract.con_id, action.text, str(action.time), str(action.qty),
+             action.report_date, str(action.cancelled))  # fmt: skip
     return (action.account, *facts)
 
 

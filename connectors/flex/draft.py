@@ -24,7 +24,7 @@ from connectors.flex.known import Names
 from connectors.flex.openings import Opening
 from connectors.flex.openings import openings as find_openings
 from connectors.flex.options import OptionEnds, is_end, option_ends
-from connectors.flex.records import Cancel, Cash, Contract, Trade
+from connectors.flex.records import Action, Cancel, Cash, Contract, FlexLot, Trade
 from connectors.flex.times import read_time
 from state.keys import parse_exec_id
 
@@ -111,7 +111,11 @@ class Draft:
             key=lambda trade: trade.order,
         )
         self._actions = [each for each in contents.actions.values() if asked.has(each.time)]
-        self.steps, problems = steps(self._actions, asked.ratios, _contracts(trades, self._actions))
+        rows: tuple[Trade | FlexLot | Action, ...] = (
+            *trades, *contents.open_lots, *contents.closed_lots, *self._actions,
+        )  # fmt: skip
+        contracts = _contracts(row.contract for row in rows)
+        self.steps, problems = steps(self._actions, asked.ratios, contracts)
         self.plan.problems += problems
         self.cash = [each for each in contents.cash.values() if asked.has(each.time)]
         self.fills = self._fills(trades)
@@ -129,7 +133,7 @@ class Draft:
     def identities(self) -> set[tuple[str, str]]:
         """Account and identity of all executions, to ask what is known of them."""
         return {(fill.trade.account, fill.identity) for fill in self.fills} | {
-            (step.account, step.id) for step in self.steps if isinstance(step, SaleStep)
+            (step.account, id_) for step in self.steps for id_ in (step.id, *step.cancelled)
         }
 
     def watched(self, names: Names) -> set[Key]:
@@ -338,10 +342,10 @@ def _unfit(trade: Trade) -> str:
     return ""
 
 
-def _contracts(trades: Sequence[Trade], actions: Sequence[object]) -> dict[str, Contract]:
+def _contracts(contracts: Iterable[Contract]) -> dict[str, Contract]:
+    """Return contracts by what a text may call them; the first of a name counts."""
     found: dict[str, Contract] = {}
-    for row in (*trades, *actions):
-        contract: Contract = row.contract  # type: ignore[attr-defined]
+    for contract in contracts:
         for name in (contract.isin, contract.symbol):
             if name:
                 found.setdefault(name, contract)

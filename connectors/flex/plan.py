@@ -62,9 +62,12 @@ class Planner:
         take: dict[type, Callable[[Any], None]] = {
             Fill: self._take_fill, SplitStep: self._take_split, SaleStep: self._take_sale,
             MoveStep: self._take_move, RenameStep: self._take_rename,
-            LeftOutStep: self._leave_out, Cash: self._take_cash,
+            LeftOutStep: self._leave_out, Cash: self._take_cash, Step: lambda _: None,
         }  # fmt: skip
-        acts = [(place, partial(take[type(item)], item)) for place, item in self._draft.items()]
+        acts = []
+        for place, item in self._draft.items():
+            taken = self._unless_published(item) if isinstance(item, Step) else item
+            acts.append((place, partial(take[type(taken)], taken)))
         for key, event in self._history():
             # Openings are booked before all else, whatever their time.
             time = -1 if event.kind == "opening" else event.time
@@ -289,6 +292,21 @@ class Planner:
 
     # --- corporate actions ---
 
+    def _unless_published(self, step: Step) -> Step:
+        """Leave a step out if what it stands instead of was published before it was cancelled."""
+        if not step.cancelled:
+            return step
+        mine = (id_ for _, account, id_ in self._known.others if account == step.account)
+        published = {stem for id_ in mine for stem in _stems(id_)}
+        for id_ in step.cancelled:
+            if id_ in published or self._known.execution(step.account, id_) is not None:
+                touched = tuple(row.contract for row in step.rows)
+                return LeftOutStep(*_step_facts(step), touched, f"expected an action that was "
+                                   f"not published before it was cancelled, found {id_}: undo "
+                                   f"what its messages did, and do what stands instead, by "
+                                   f"messages of your own")  # fmt: skip
+        return step
+
     def _leave_out(self, step: LeftOutStep) -> None:
         self._plan.problems += [Problem(step.reason, row.shown) for row in step.rows]
         for contract in step.touched:
@@ -324,6 +342,9 @@ class Planner:
         row = step.rows[0]
         if self._is_worth_other(step.contract, row):
             return
+        if ("transfer", step.account, f"{step.id}-in0-1") in self._known.others:
+            self._plan.known += 1  # rights, which came with the lots that they are for
+            return
         fields = {
             "symbol": symbol, "account": step.account, "side": "BUY" if step.qty > 0 else "SELL",
             "fill_qty": exact_text(abs(step.qty), 10), "fill_price": exact_text(step.price, 10),
@@ -356,12 +377,24 @@ class Planner:
         self._move(step, step.old, [(step.new, Fraction(1), None)])
 
     def _take_move(self, step: MoveStep) -> None:
+        if step.is_rights and self._stands_alone(step):
+            [(row, _)] = step.targets
+            self._take_sale(
+                SaleStep(*_step_facts(step), row.contract, Fraction(row.qty), Fraction(0))
+            )
+            return
         if step.note:
             self._plan.notes.append(f"{step.id}: {step.note}")
         targets = [
             (row.contract, share or Fraction(0), Fraction(row.qty)) for row, share in step.targets
         ]
         self._move(step, step.source, targets)
+
+    def _stands_alone(self, step: MoveStep) -> bool:
+        """Tell whether rights come, or came, without the lots that they are for."""
+        held = self._holdings[step.account, self._names.of(step.source)]
+        published = self._known.execution(step.account, step.id) is not None
+        return published or not held.qty or bool(held.unclear)
 
     def _move(
         self, step: Step, source: Contract,
@@ -371,7 +404,7 @@ class Planner:
         key = (step.account, self._names.of(source))
         holding = self._holdings[key]
         leaves = next((Fraction(row.qty) for row in step.rows if row.contract == source), None)
-        reason = _why_not(holding, leaves)
+        reason = _why_not(holding, leaves) or _other_currency(source, targets)
         if reason:
             touched = (source, *(contract for contract, _, _ in targets))
             self._leave_out(LeftOutStep(*_step_facts(step), touched, reason))
@@ -499,6 +532,16 @@ def _why_not(holding: Holding, leaves: Fraction | None) -> str:
         f"expected to hold the {exact_text(-leaves, 10)} that go, found {exact_text(held, 10)}: "
         f"import what was traded before, or its openings"
     )
+
+
+def _other_currency(
+    source: Contract, targets: Sequence[tuple[Contract, Fraction, Fraction | None]]
+) -> str:
+    for contract, share, _ in targets:
+        if share and contract.currency not in ("", source.currency) and source.currency:
+            return (f"expected cost to stay in {source.currency}, found {contract.currency}: at "
+                    f"which rate it goes over stands in no row")  # fmt: skip
+    return ""
 
 
 def _multiplier(contract: Contract) -> str:

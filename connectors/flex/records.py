@@ -24,7 +24,10 @@ _NUMBER = re.compile(
     r"[+-]?(?:(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII
 )
 END_OF_DAY = time(23, 59, 59)
-"""When in its day a corporate action took place that names no time, or a position is told."""
+"""When in its day a corporate action took place that names no time, or a position is told.
+
+Of an action of which only the day of the report is known, that day begins with it.
+"""
 PER_CENT = Decimal("0.01")
 
 SEC_TYPES = {
@@ -205,6 +208,7 @@ class Action:
     cancelled: bool
     action_id: str
     transaction_id: str
+    report_date: str
     summary: bool
 
     @property
@@ -316,17 +320,19 @@ def read_open_lot(row: Row, zone: tzinfo) -> FlexLot:
 def read_action(row: Row, zone: tzinfo) -> Action:
     """Return a row of a corporate action. Raises RowError."""
     fields = row.fields
-    when = _first(fields, "dateTime", "reportDate")
+    moment, reported = _first(fields, "dateTime"), _first(fields, "reportDate")
+    # It is reported on the day that begins with it.
+    when = (moment, zone, END_OF_DAY) if moment else (reported, zone, time(0))
     return Action(
         account=_account(row), contract=read_contract(fields),
-        time=_parsed_time(when, zone, END_OF_DAY), qty=_needed(fields, "quantity"),
+        time=_parsed_time(*when), qty=_needed(fields, "quantity"),
         proceeds=_number(fields, "proceeds") or Decimal(0),
         value=_number(fields, "value") or Decimal(0), pnl=_number(fields, "fifoPnlRealized"),
         code=_first(fields, "type").upper(),
         text=_first(fields, "actionDescription", "description"),
         cancelled="CA" in {code.upper() for code in _codes(_first(fields, "code"))},
         action_id=_first(fields, "actionID"), transaction_id=_first(fields, "transactionID"),
-        summary=_first(fields, "levelOfDetail").upper() == "SUMMARY",
+        report_date=reported, summary=_first(fields, "levelOfDetail").upper() == "SUMMARY",
     )  # fmt: skip
 
 

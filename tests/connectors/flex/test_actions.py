@@ -64,8 +64,15 @@ def only(directory: Path, *rows: str, ratios: dict[str, Fraction] | None = None)
         ("P(IP) 1 FOR 2 (X, X, I1)", {"type": "SO"}, MoveStep),
         ("P (I0) RIGHTS 1 FOR 2 (X, X, I1)", {"type": "RI"}, MoveStep),
         ("P(IP) RIGHTS ISSUE 1 FOR 2 (X, X, I1)", {}, MoveStep),
-        ("Q(I0) RIGHTS ISSUE 1 FOR 2 (X, X, I1)", {}, LeftOutStep),
-        ("RIGHTS ISSUE 1 FOR 2", {}, LeftOutStep),
+        ("Q(I0) RIGHTS ISSUE 1 FOR 2 (X, X, I1)", {}, SaleStep),
+        ("RIGHTS ISSUE 1 FOR 2", {}, SaleStep),
+        ("X(I1) EXPIRE DIVIDEND RIGHT (X, X, I1)", {"qty": -2}, SaleStep),
+        ("X(I1) ENDS (X, X, I1)", {"qty": -2, "type": "ED"}, SaleStep),
+        # A name may be of any words.
+        *[(f"X(I1) ENDS (X, {name}, I1)", {"qty": -2}, LeftOutStep)
+          for name in ("SPLIT 1 FOR 2 CORP", "WORTHLESS (A)", "STOCK DIVIDEND 1 FOR 2")],
+        ("X(I1) STOCK DIVIDEND 1 FOR 2 (X, A 1 FOR 4 SPLIT CORP, I1)", {"isin": "I1"}, SplitStep),
+        ("P(IP) SPINOFF 1 FOR 2 (X, BOND MERGER CORP (A), I1)", {}, MoveStep),
         ("X(I1) ENDS (X, X, I1)", {"qty": -2, "proceeds": "10"}, SaleStep),
         ("X(I1) ENDS (X, X, I1)", {"qty": -2, "type": "DW"}, SaleStep),
         ("X(I1) is worthless (X, X, I1)", {"qty": -2}, SaleStep),
@@ -82,7 +89,9 @@ def test_an_action_of_one_row_is_known_by_its_text_or_its_type(
     step = only(tmp_path, row, ratios={"X": Fraction(1, 4)})
     assert isinstance(step, kind)
     if isinstance(step, SaleStep):
-        assert shown(step, "qty", "price") == (-2, 5 if "proceeds" in said else 0)
+        assert shown(step, "qty", "price") == (said.get("qty", 2), 5 if "proceeds" in said else 0)
+    if isinstance(step, SplitStep) and "DIVIDEND" in text:
+        assert step.ratio == "3:2"
     if isinstance(step, MoveStep):
         share = 0 if "RIGHTS" in text else Fraction(1, 4)
         assert (step.source.symbol, step.called, step.leaves) == ("P", "P", None)
@@ -133,6 +142,8 @@ SPLIT = "X(I1) SPLIT 2 FOR 1 (X, X, I1)"
         ({}, 1), ({"when": "20240103;202501"}, 2), ({"type": "FS"}, 2), ({"accountId": "U2"}, 2),
         ({"text": "X(I1) SPLIT 3 FOR 1 (X, X, I2)"}, 2),
         ({"text": "X(I1) SPLIT 2 FOR 1 (X.OLD, X, I2)"}, 1),
+        ({"text": "X(I1) SPLIT 2 FOR 1 (X.OLD, X (CLASS A), I2)"}, 1),
+        ({"text": "X(I1) SPLIT 2 FOR 1"}, 1),
         ({"actionID": "7"}, 2), ({"actionID": "5", "first": "5", "type": "FS"}, 1),
         ({"actionID": "5", "first": "5", "accountId": "U2"}, 2),
         ({"actionID": "5", "first": "6"}, 2),
@@ -199,6 +210,28 @@ def test_a_sum_of_rows_that_stand_there_does_not_count(
     assert sum(len(step.rows) for step in found) == rows
 
 
+def test_what_was_cancelled_is_told_by_its_numbers(tmp_path: Path) -> None:
+    rows = [action("X", qty, SPLIT, WHEN, transactionID=number, code=code)
+            for qty, number, code in ((10, 1, ""), (-10, 2, "Ca"), (20, 3, ""))]  # fmt: skip
+    assert only(tmp_path, *rows).cancelled == ("flex-1",)
+    nothing = only(tmp_path, *rows[:2])
+    assert (type(nothing), nothing.cancelled) == (Step, ("flex-1",))
+    assert only(tmp_path, rows[2]).cancelled == ()
+    nameless = [action("X", qty, SPLIT, WHEN, transactionID="", code=code, reportDate=day)
+                for qty, code, day in ((10, "", 1), (-10, "Ca", 2), (10, "", 2))]  # fmt: skip
+    assert only(tmp_path, *nameless).cancelled == ()
+
+
+@pytest.mark.parametrize(
+    "money", [{"proceeds": "-5"}, {"fifoPnlRealized": "1"}, {"proceeds": "0", "value": "9"}]
+)
+def test_money_in_a_row_of_its_own_is_not_passed_over(
+    tmp_path: Path, money: dict[str, str]
+) -> None:
+    rows = [action("X", 10, SPLIT, WHEN), action("X", 0, SPLIT, WHEN, **money)]
+    assert isinstance(only(tmp_path, *rows), SplitStep if "value" in money else LeftOutStep)
+
+
 # --- splits --------------------------------------------------------------------------------------
 
 
@@ -258,6 +291,35 @@ def test_a_ratio_of_large_numbers_is_the_nearest_that_the_stream_takes(
         assert step.places == places
 
 
+@pytest.mark.parametrize(
+    ("options", "ratios"),
+    [
+        ({"A": -1}, ["2:1"]), ({"A": -1, "B": -3}, ["2:1", "2:1"]), ({"A": 2, "B": -1}, ["2:1"]),
+        # One that goes and one that comes, or both are added to.
+        ({"A": 1, "B": -1}, []), ({"A": 2, "B": -1, "C": -1}, []),
+    ],
+)  # fmt: skip
+def test_the_options_on_a_share_are_split_with_it_each_for_itself(
+    tmp_path: Path, options: dict[str, int], ratios: list[str]
+) -> None:
+    text = "X(I1) SPLIT 2 FOR 1 ({0}, {0}, )"
+    rows = [action("X", 100, text.format("X"), WHEN, actionID="5", isin="I1")]
+    rows += [action(name, qty, text.format(name), WHEN, actionID="5", assetCategory="OPT")
+             for name, qty in options.items()]  # fmt: skip
+    share, *others = found_steps(tmp_path, *rows)[0]
+    assert shown(share, "ratio", "called") == ("2:1", "X")
+    split = [step for step in others if isinstance(step, SplitStep)]
+    assert [step.ratio for step in split] == ratios
+    assert {step.called for step in split} <= set(options)
+    assert len(others) == max(len(ratios), 1)
+
+
+def test_of_an_option_only_whole_contracts_are_added(tmp_path: Path) -> None:
+    row = action("A", -1, "X(I1) SPLIT 1 FOR 10 (A, A, )", WHEN, assetCategory="OPT")
+    assert isinstance(only(tmp_path, row), LeftOutStep)
+    assert isinstance(only(tmp_path, row.replace("-1", "-9")), SplitStep)
+
+
 def test_a_stock_dividend_adds_to_what_there_is(tmp_path: Path) -> None:
     text = "X(I1) STOCK DIVIDEND 1 FOR 2 (X, X, I1)"
     assert only(tmp_path, action("X", 5, text, WHEN, isin="I1")).ratio == "3:2"
@@ -311,7 +373,11 @@ def test_the_row_that_is_old_says_so_or_else_goes(
         ([("Z", 4), ("Y", -2), ("W", -2)], {}, "Z"), ([("Z", 4), ("Y", 4)], {}, ""),
         ([("Z", -4)], {}, ""), ([("X", -4), ("Y", 4)], {"proceeds": "5", "fifoPnlRealized": "1"},
                                 ""),
-        ([("X", -4), ("Y", 4)], {"fifoPnlRealized": "1"}, "X"),
+        ([("X", -4), ("Y", 4)], {"fifoPnlRealized": "1"}, ""),
+        # Money that is paid for what comes.
+        ([("X", -4), ("Y", 4)], {"proceeds": "-5"}, ""),
+        ([("X", 4), ("Y", -4)], {"proceeds": "5"}, ""),
+        ([("X", 4), ("Y", -4)], {"proceeds": "-5"}, "X"),
     ],
 )  # fmt: skip
 def test_what_goes_in_a_merger_is_the_one_row_of_its_sign_or_what_is_named_first(
@@ -326,7 +392,7 @@ def test_what_goes_in_a_merger_is_the_one_row_of_its_sign_or_what_is_named_first
     assert step.source.symbol == source
     others = [symbol for symbol, _ in qtys if symbol != source]
     whole = {others[0]: 1} if len(others) == 1 else {"Y": Fraction(1, 4), "W": Fraction(3, 4)}
-    assert (dict(shares(step)), step.note) == (whole, "")
+    assert (dict(shares(step)), bool(step.note)) == (whole, bool(said))
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def _cash(**more: object) -> str:
     [
         ({}, 1), ({"transactionID": "8"}, 2), ({"accountId": "U2"}, 2), ({"qty": 2}, 2),
         ({"text": "A(I1) SPLIT 3 FOR 1 (A, A, I1)"}, 2), ({"when": "20240104"}, 2),
-        ({"conid": "9"}, 2),
+        ({"conid": "9"}, 2), ({"reportDate": "20240105"}, 2), ({"code": "Ca"}, 2),
     ],
 )  # fmt: skip
 def test_an_action_is_the_same_if_all_that_tells_it_is(

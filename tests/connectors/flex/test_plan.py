@@ -806,6 +806,27 @@ def test_a_split_of_one_row(tmp_path: Path) -> None:
     _realizes(made, "flex-61", "2308.94231")
 
 
+def test_a_short_call_is_split_with_its_share(tmp_path: Path) -> None:
+    text, call = "XLE(US8) SPLIT 2 FOR 1 ({0}, {0}, )", {"conid": "829150632"}
+    old, new = "XLE 251226C00093500", "XLE 251226C00046750"
+    rows = [
+        trade("XLE", 100, 90, "20251103;100000", isin="US8", ibCommission="-1"),
+        option(old, -1, "1.85", "20251111;115516", ibCommission="-0.62869", **call),
+        option(new, 2, 0, "20251226;162000", **booked("Ep", transactionID="61", **call)),
+    ]  # fmt: skip
+    actions = [
+        action("XLE", 100, text.format("XLE"), "20251204;202500", type="FS", actionID="16"),
+        action(new, -1, text.format(new), "20251204;202500", type="FS", actionID="16",
+               assetCategory="OPT", multiplier="100", **call),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows, actions))
+    assert made.problems == []
+    assert [(f["symbol"], f["ratio"]) for f in _fields(made, "split")] == [
+        ("XLE", "2:1"), (old, "2:1"),
+    ]  # fmt: skip
+    _realizes(made, "flex-61", "184.37131")
+
+
 def test_a_reverse_split_gives_the_key_its_new_number(tmp_path: Path) -> None:
     text = "ACB(CA05156X8843) SPLIT 1 FOR 12 ({}, AURORA CANNABIS INC, {})"
     when = "20200508;202500"
@@ -1365,6 +1386,84 @@ def test_a_merger_that_realizes_a_part_is_left_out(tmp_path: Path) -> None:
     ]  # fmt: skip
     made = plan(tmp_path, flex([trade("LVGO", 10, 1, "20200102;100000")], actions))
     assert (_fields(made, "transfer"), len(made.problems)) == ([], 2)
+
+
+def test_cost_does_not_go_over_into_another_currency(tmp_path: Path) -> None:
+    text = "A(US1) MERGED(Acquisition)  WITH B 1 FOR 1 ({}, A, US1)"
+    rows = [action("A", -10, text.format("A"), "20201030;202500", type="TC"),
+            action("B", 10, text.format("B"), "20201030;202500", type="TC",
+                   currency="EUR")]  # fmt: skip
+    made = plan(tmp_path, flex([trade("A", 10, 1, "20200102;100000")], rows))
+    assert (_fields(made, "transfer"), len(made.problems)) == ([], 2)
+    assert "EUR" in made.problems[0].reason
+
+
+def test_the_parent_of_a_spin_off_may_stand_in_the_open_positions_only(tmp_path: Path) -> None:
+    lot = element("OpenPosition", accountId=ACCOUNT, symbol="A", conid=con_id("A"), isin="US1",
+                  assetCategory="STK", currency="USD", multiplier="1", position="100",
+                  costBasisMoney="1000", openDateTime="20200101;000000", reportDate="20231231",
+                  levelOfDetail="LOT")  # fmt: skip
+    row = action("B", 20, "A(US1) SPINOFF  1 FOR 5 (B, B, US2)", "20240601;202500", type="SO")
+    asked = Asked(ratios={"B": Fraction(1, 5)})
+    made = plan(tmp_path, flex((), [row], OpenPositions=[lot]), asked=asked, openings=True)
+    assert made.problems == []
+    assert [f["cost_basis"] for f in _fields(made, "transfer")[1:]] == ["800", "200"]
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        Known(others=frozenset({("split", ACCOUNT, "flex-1")})),
+        Known(others=frozenset({("transfer", ACCOUNT, "flex-1-in0-1")})),
+        Known({(ACCOUNT, "flex-1"): KnownExecution("A", "flex-1", Decimal(-5), Decimal(1), 1)}),
+    ],
+)
+@pytest.mark.parametrize("again", [True, False])
+def test_an_action_that_is_cancelled_after_it_was_published_is_listed(
+    tmp_path: Path, known: Known, *, again: bool
+) -> None:
+    text = "A(US1) SPLIT 2 FOR 1 (A, A, US1)"
+    rows = [action("A", qty, text, "20240601;202500", type="FS", transactionID=number, code=code)
+            for qty, number, code in ((10, 1, ""), (-10, 2, "Ca"), (20, 3, ""))]  # fmt: skip
+    texts = [flex((), rows if again else rows[:2])]
+    assert len(plan(tmp_path, *texts).messages) == again
+    made = plan(tmp_path, *texts, known=known)
+    assert (made.messages, len(made.problems)) == ([], 1)
+    assert "flex-1:" in made.problems[0].reason
+    elsewhere = Known(others=frozenset({("split", "U2", "flex-1"), ("split", ACCOUNT, "flex-12")}))
+    assert plan(tmp_path, *texts, known=elsewhere).problems == []
+
+
+def _rights(*held: str, known: Known | None = None, directory: Path) -> Plan:
+    text = "IAG(ES1) SUBSCRIBABLE RIGHTS ISSUE  1 FOR 1 (IAGN, IAG RIGHTS, ES2)"
+    row = action("IAGN", 103, text, "20200910;202500", type="RI", transactionID="7")
+    end = action("IAGN", -103, "(ES2) DELISTED (IAGN, IAG RIGHTS, ES2)", "20201010;202500",
+                 type="DW", transactionID="8")  # fmt: skip
+    return plan(directory, flex(held, [row, end]), known=known)
+
+
+def test_rights_without_the_shares_that_they_are_for_are_bought_at_0(tmp_path: Path) -> None:
+    shares = trade("IAG", 103, 1, "20200102;100000", isin="ES1")
+    sold = trade("IAG", -103, 2, "20200103;100000", isin="ES1")
+    for held in ([], [shares, sold]):
+        made = _rights(*held, directory=tmp_path)
+        assert (made.problems, _fields(made, "transfer")) == ([], [])
+        of_rights = [f for f in _fields(made) if f["symbol"] == "IAGN"]
+        assert [(f["side"], f["fill_qty"], f["fill_price"]) for f in of_rights] == [
+            ("BUY", "103", "0"), ("SELL", "103", "0"),
+        ]  # fmt: skip
+
+
+def test_rights_come_once_with_or_without_the_shares_that_they_are_for(tmp_path: Path) -> None:
+    shares = trade("IAG", 103, 1, "20200102;100000", isin="ES1")
+    bought = KnownExecution("IAGN", "flex-7", Decimal(103), Decimal(0), 1599783900000)
+    alone = Known({(ACCOUNT, "flex-7"): bought})
+    came = Known(others=frozenset({("transfer", ACCOUNT, "flex-7-in0-1")}))
+    for held, known in (([shares], alone), ([], came), ([], alone), ([shares], came)):
+        made = _rights(*held, known=known, directory=tmp_path)
+        assert made.problems == []
+        assert [f["side"] for f in _fields(made) if f["symbol"] == "IAGN"] == ["SELL"]
+        assert (_fields(made, "transfer"), made.known) == ([], 1)
 
 
 def test_rights_come_at_no_cost(tmp_path: Path) -> None:
