@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from connectors.flex.contents import Problem
 from connectors.flex.lots import exact_text, rounded
-from connectors.flex.records import OPTIONS, Action, Contract
+from connectors.flex.records import Action, Contract
 
 BROKERS_PLACES = 4
 """To how many places the broker rounds shares, unless the row itself shows more."""
@@ -22,6 +22,7 @@ _RATIO = re.compile(r"(\d+(?:\.\d+)?) +FOR +(\d+(?:\.\d+)?)\b", re.IGNORECASE)
 _LEADING = re.compile(r"(?P<symbol>[^()]*)\((?P<isin>[A-Z0-9]+)\)")
 _INSTRUMENT = re.compile(r"\([^(),]+, .*\)\s*$")
 """What a text ends with: the row's own symbol, its name, which may be of any words, its ISIN."""
+_OPTIONS_END = re.compile(r"\d{6}[CP]\d{8}$")
 _LARGEST = 10**9
 _AS_GOOD_AS_EQUAL = Fraction(1, 10**15)
 
@@ -81,6 +82,8 @@ class MoveStep(Step):
     targets: tuple[tuple[Action, Fraction | None], ...]
     """Each with its share of the cost; None if no row tells it."""
     note: str = ""
+    per_unit: Fraction | None = None
+    """How many come for each unit, if that is known and nothing goes."""
 
     @property
     def is_rights(self) -> bool:
@@ -170,15 +173,24 @@ def _without_cancelled(
 
 
 def _parts(rows: list[Action]) -> list[list[Action]]:
-    """Divide a split: the options on a share are split with it, each for itself."""
-    options = [row for row in rows if row.contract.sec_type in OPTIONS]
-    if not options or not _is_split(rows[0]):
-        return [rows] if rows else []
-    others = [row for row in rows if row not in options]
-    parts = [[row] for row in options]
-    if len({row.qty > 0 for row in options}) > 1:
-        parts = [options]  # one goes and another comes for it, or nobody knows
-    return [others, *parts] if others else parts
+    """Divide an action in which options on the share, or CFDs, take part: each is for itself."""
+    is_split = bool(rows) and _is_split(rows[0])
+    kinds: dict[tuple[str, str], list[Action]] = defaultdict(list)
+    for row in rows:
+        kind = row.contract.sec_type if is_split or _is_option(row) else ""
+        # By a split an option gets another strike, else one comes with the same for what goes.
+        end = _OPTIONS_END.search(row.contract.symbol) if _is_option(row) and not is_split else None
+        kinds[kind, end[0] if end else ""].append(row)
+    parts: list[list[Action]] = []
+    for (kind, _), of_kind in kinds.items():
+        # Of rows of both signs one goes and another comes for it, or nobody knows.
+        are_added = is_split and kind == "OPT" and len({row.qty > 0 for row in of_kind}) == 1
+        parts += [[row] for row in of_kind] if are_added else [of_kind]
+    return parts
+
+
+def _is_option(row: Action) -> bool:
+    return row.contract.sec_type == "OPT"
 
 
 def _step(
@@ -234,7 +246,7 @@ def _common(rows: Sequence[Action]) -> tuple[str, int, str, tuple[Action, ...]]:
 
 def _called(row: Action) -> str:
     """Return the ticker before the action: the row's own may be the one that it got by it."""
-    if row.contract.sec_type in OPTIONS:
+    if row.contract.sec_type in ("OPT", "CFD"):
         return row.contract.symbol  # the text names the share
     match = _LEADING.match(row.text)
     return match["symbol"].strip().removesuffix(".OLD") if match else row.contract.symbol
@@ -269,7 +281,7 @@ def _scaled(rows: list[Action], ratio: Fraction) -> SplitStep:
     if len(rows) == 1:
         row = rows[0]
         places = _places_of_added(ratio, row.qty)
-        if row.contract.sec_type in OPTIONS and (Fraction(row.qty) / (ratio - 1)).denominator != 1:
+        if _is_option(row) and (Fraction(row.qty) / (ratio - 1)).denominator != 1:
             raise _InexpressibleError(f"expected whole contracts, found {row.qty:f} that come")
         return SplitStep(*_common(rows), row.contract, row.contract, _called(row),
                          *_written(ratio, places, row.qty))  # fmt: skip
@@ -292,7 +304,8 @@ def _scaled(rows: list[Action], ratio: Fraction) -> SplitStep:
 def _is_old(row: Action) -> bool:
     leading = _LEADING.match(row.text)
     return row.contract.symbol.endswith(".OLD") or (
-        leading is not None and leading["isin"] == row.contract.isin
+        leading is not None
+        and (leading["isin"] == row.contract.isin or (_is_option(row) and _is_named_first(row)))
     )
 
 
@@ -410,14 +423,20 @@ def _spin_off(
         shares: list[Fraction | None] = [Fraction(0)] * len(rows)  # rights cost nothing
     else:
         shares = _shares(rows, ratios, whole=False)
+    found = _RATIO.findall(_said(rows[0]))
+    per_unit = None
+    if len(rows) == len(found) == 1 and not is_rights:
+        new, old = _text_ratio(rows[0])
+        per_unit = new / old
     return MoveStep(*_common(rows), parent, _called(rows[0]), None,
-                    tuple(zip(rows, shares, strict=True)))  # fmt: skip
+                    tuple(zip(rows, shares, strict=True)), per_unit=per_unit)  # fmt: skip
 
 
 def _is_named_first(row: Action) -> bool:
     """Tell whether a row is of the instrument that its text begins with: what goes."""
     leading = _LEADING.match(row.text)
-    own = {row.contract.isin, row.contract.symbol} - {""}
+    symbol = row.contract.symbol
+    own = {row.contract.isin, symbol.partition(" ")[0] if _is_option(row) else symbol} - {""}
     return leading is not None and not own.isdisjoint((leading["isin"], leading["symbol"].strip()))
 
 

@@ -30,7 +30,8 @@ from connectors.flex.openings import Opening
 from connectors.flex.records import Action, Cash, Contract, Trade, plain
 from state.keys import parse_exec_id
 
-_PER_SHARE = re.compile(r"(\d+(?:\.\d+)?) PER SHARE")
+_PER_SHARE = re.compile(r"(\d+(?:\.\d+)?) (?:[A-Z]{3} )?PER SHARE")
+_OLD_PER_SHARE = re.compile(r"DIVIDEND [A-Z]{3} (\d+\.\d+)")
 _REFUND = re.compile(r"\((?P<symbol>.+), (?P<qty>-?[\d.,]+), (?P<date>\d{4}-\d\d-\d\d)\)")
 _HALF_A_CENT = Fraction(501, 100_000)
 
@@ -271,9 +272,17 @@ class Planner:
     def _take_cash(self, cash: Cash) -> None:
         if COMMISSIONS in cash.kind.upper():
             return
-        symbol, found = self._names.of(cash.contract), _PER_SHARE.search(cash.text.upper())
+        symbol, text = self._names.of(cash.contract), cash.text.upper()
         key = (cash.account, symbol)
         held = self._holdings[key].qty
+        found = _PER_SHARE.search(text) or _OLD_PER_SHARE.search(text)
+        other = self._names.other_currency(cash.contract)
+        if other:
+            self._problem(
+                cash, f"expected a return in {other}, as the position is, found "
+                f"{cash.contract.currency}: at which rate it counts stands in no row",
+            )  # fmt: skip
+            return
         if found is None:
             self._problem(cash, "expected how much was paid PER SHARE, found nothing of it")
             return
@@ -405,6 +414,8 @@ class Planner:
         holding = self._holdings[key]
         leaves = next((Fraction(row.qty) for row in step.rows if row.contract == source), None)
         reason = _why_not(holding, leaves) or _other_currency(source, targets)
+        if not reason and isinstance(step, MoveStep) and step.per_unit:
+            reason = _not_for(holding, step.per_unit, Fraction(step.rows[0].qty))
         if reason:
             touched = (source, *(contract for contract, _, _ in targets))
             self._leave_out(LeftOutStep(*_step_facts(step), touched, reason))
@@ -531,6 +542,16 @@ def _why_not(holding: Holding, leaves: Fraction | None) -> str:
     return (
         f"expected to hold the {exact_text(-leaves, 10)} that go, found {exact_text(held, 10)}: "
         f"import what was traded before, or its openings"
+    )
+
+
+def _not_for(holding: Holding, per_unit: Fraction, comes: Fraction) -> str:
+    """Say why what comes is not for what is held; a fraction may be paid instead."""
+    if abs(holding.qty * per_unit - comes) < 1:
+        return ""
+    return (
+        f"expected to hold the {exact_text(comes / per_unit, 4)} that it comes for, found "
+        f"{exact_text(holding.qty, 10)}: import what was traded before, or its openings"
     )
 
 

@@ -30,6 +30,8 @@ Of an action of which only the day of the report is known, that day begins with 
 """
 PER_CENT = Decimal("0.01")
 
+_NOTHING = ("N/A", "-", "--")
+"""What a file writes where there is nothing to say."""
 SEC_TYPES = {
     "STK": "STK", "OPT": "OPT", "FSOPT": "OPT", "FUT": "FUT", "FOP": "FOP", "FSFOP": "FOP",
     "CASH": "CASH", "BOND": "BOND", "BILL": "BILL", "FUND": "FUND", "WAR": "WAR", "IOPT": "IOPT",
@@ -398,7 +400,7 @@ def _first(fields: Mapping[str, str], *names: str) -> str:
     for name in names:
         if name in fields:
             value = fields[name]
-            return "" if value == "N/A" else value
+            return "" if value in _NOTHING else value
     return ""
 
 
@@ -432,7 +434,7 @@ def _codes(text: str) -> frozenset[str]:
 
 def _account(row: Row) -> str:
     said = _first(row.fields, "accountId", "clientAccountID")
-    account = row.statement.account if said in ("", "-") else said
+    account = said or row.statement.account
     return sys.intern("" if account == "-" else account)
 
 

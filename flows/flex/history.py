@@ -462,8 +462,9 @@ def remembered(instruments: InstrumentHash, history: History) -> Names:
         if (multiplier := record.get("multiplier"))
         and record.get("sec_type") not in ("BOND", "BILL")
     }
+    currencies = {str(con_id): record.get("currency") or "" for con_id, record in records.items()}
     known = {con_id: name for con_id, name in names.items() if name}
-    return Names(history.names(known), multipliers)
+    return Names(history.names(known), multipliers, currencies)
 
 
 def remember(instruments: InstrumentHash, names: Names) -> list[str]:

@@ -314,6 +314,56 @@ def test_the_options_on_a_share_are_split_with_it_each_for_itself(
     assert len(others) == max(len(ratios), 1)
 
 
+def test_a_cfd_is_split_for_itself_under_its_own_name(tmp_path: Path) -> None:
+    text = "X(I1) SPLIT 3 FOR 1 ({0}, {0}, I1)"
+    rows = [action(name, qty, text.format(name), WHEN, actionID="5", assetCategory=kind)
+            for name, qty, kind in (("X", 20, "STK"), ("Xn", -2, "CFD"))]  # fmt: skip
+    found, _ = found_steps(tmp_path, *rows)
+    assert [shown(step, "ratio", "called") for step in found] == [("3:1", "X"), ("3:1", "Xn")]
+
+
+OPTIONS_OF_X = [("X 220617C00200000", 1), ("Y 220617C00200000", -1), ("X 220617P00150000", -2),
+                ("Y 220617P00150000", 2)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "share", "kind"),
+    [
+        ("X(I1) CUSIP/ISIN CHANGE TO (I2) ({0}, {0}, )", "IC", [("X", -5), ("Y", 5)], RenameStep),
+        ("X(I1) MERGED WITH I2 1 FOR 1 ({0}, {0}, )", "TC", [("X", -5), ("Y", 5)], MoveStep),
+        ("X(I1) MERGED FOR USD 2.00 PER SHARE ({0}, {0}, )", "TC", [("X", -5)], SaleStep),
+        ("X(I1) MERGED FOR USD 2.00 PER SHARE ({0}, {0}, )", "TC", [], None),
+    ],
+)  # fmt: skip
+def test_options_on_a_share_go_over_each_for_itself(
+    tmp_path: Path, text: str, code: str, share: list[tuple[str, int]], kind: type[Step] | None
+) -> None:
+    rows = [action(name, qty, text.format(name), WHEN, type=code, conid=f"{name}-{qty}",
+                   assetCategory="OPT" if " " in name else "STK",
+                   proceeds="10" if kind is SaleStep and name == "X" else "0")
+            for name, qty in [*share, *OPTIONS_OF_X]]  # fmt: skip
+    *shares_step, call, put = found_steps(tmp_path, *rows)[0]
+    assert [type(step) for step in shares_step] == ([kind] if kind else [])
+    for step, names in ((call, OPTIONS_OF_X[:2]), (put, OPTIONS_OF_X[2:])):
+        went = step.old if isinstance(step, RenameStep) else step.source  # type: ignore[attr-defined]
+        assert went.symbol == names[0][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "per_unit"),
+    [
+        ("P(IP) SPINOFF 1 FOR 5 (X, X, I1)", Fraction(1, 5)), ("P(IP) SPINOFF (X, X, I1)", None),
+        ("P(IP) SPINOFF 1 FOR 5, I2 1 FOR 3 (X, X, I1)", None),
+        ("P(IP) RIGHTS ISSUE 1 FOR 5 (X, X, I1)", None),
+    ],
+)  # fmt: skip
+def test_for_what_a_spin_off_comes_stands_in_its_text(
+    tmp_path: Path, text: str, per_unit: Fraction | None
+) -> None:
+    step = only(tmp_path, action("X", 2, text, WHEN, type="SO"), ratios={"X": Fraction(1, 4)})
+    assert step.per_unit == per_unit
+
+
 def test_of_an_option_only_whole_contracts_are_added(tmp_path: Path) -> None:
     row = action("A", -1, "X(I1) SPLIT 1 FOR 10 (A, A, )", WHEN, assetCategory="OPT")
     assert isinstance(only(tmp_path, row), LeftOutStep)

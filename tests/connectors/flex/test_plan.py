@@ -592,13 +592,14 @@ def test_an_assignments_premium_moves_to_the_shares(
     _realizes(made, "flex-62", "0")
 
 
-def test_an_exercise_costs_what_was_paid_for_the_option(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", ["Ex", "AEx", "MEx", "GEA"])
+def test_an_exercise_costs_what_was_paid_for_the_option(tmp_path: Path, code: str) -> None:
     call = "OPEN  250919C00003000"
     rows = [
         option(call, 4, "1.53", "20250801;100000", ibCommission="-3.078814"),
-        trade("OPEN", 400, 3, "20250919;162000", transactionID="61", **booked("Ex;O")),
+        trade("OPEN", 400, 3, "20250919;162000", transactionID="61", **booked(f"{code};O")),
         option(call, -4, 0, "20250919;162000",
-               **booked("Ex;C", cost="-615.078814", fifoPnlRealized="0")),
+               **booked(f"{code};C", cost="-615.078814", fifoPnlRealized="0")),
         trade("OPEN", -400, 5, "20250922;100000", ibExecID="", transactionID="63"),
     ]  # fmt: skip
     _realizes(plan(tmp_path, flex(rows)), "flex-63", "184.921186")
@@ -1013,6 +1014,8 @@ def test_a_refund_of_what_is_known_is_all_that_is_reported(tmp_path: Path) -> No
         (84, "11.68", "USD 0.1407 PER SHARE (Return of Capital)", ""),
         (82, "11.68", "USD 0.1407 PER SHARE (Return of Capital)", ""),
         (83, "11.69", "USD 0.1407 PER SHARE (Return of Capital)", ""),
+        (83, "11.68", "CASH DIVIDEND 0.14070000 USD PER SHARE (Return of Capital)", "-0.1407"),
+        (83, "11.68", "MAC 2.0 (US5) CASH DIVIDEND USD 0.14070000 (Return of Capital)", "-0.1407"),
         (0, "0", "USD 0.1407 PER SHARE (Return of Capital)", ""),
         (83, "11.68", "CASH DIVIDEND (Return of Capital)", ""),
         (83, "11.68", "USD 0 PER SHARE (Return of Capital)", ""),
@@ -1030,6 +1033,22 @@ def test_a_return_of_capital_is_what_the_row_says_of_what_was_held(
     made = plan(tmp_path, flex(trades, CashTransactions=[paid]))
     costs = [fields["per_unit"] for fields in _fields(made, "cost")]
     assert (costs, len(made.problems)) == ([per_unit] if per_unit else [], not per_unit)
+
+
+@pytest.mark.parametrize("known", [None, {str(con_id("MAC")): "CAD"}])
+def test_a_return_of_capital_in_another_currency_is_listed(
+    tmp_path: Path, known: dict[str, str] | None
+) -> None:
+    paid = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="MAC",
+        conid=con_id("MAC"), dateTime="20201203;202000", amount="10", type="Dividends",
+        description="USD 0.1 PER SHARE (Return of Capital)", transactionID="81",
+    )  # fmt: skip
+    currency = "USD" if known else "CAD"
+    rows = [trade("MAC", 100, 7, "20201016;154822", currency=currency)]
+    made = plan(tmp_path, flex(rows, CashTransactions=[paid]), currencies=known)
+    assert (_fields(made, "cost"), len(made.problems)) == ([], 1)
+    assert "expected a return in CAD" in made.problems[0].reason
 
 
 @pytest.mark.parametrize(
@@ -1396,6 +1415,34 @@ def test_cost_does_not_go_over_into_another_currency(tmp_path: Path) -> None:
     made = plan(tmp_path, flex([trade("A", 10, 1, "20200102;100000")], rows))
     assert (_fields(made, "transfer"), len(made.problems)) == ([], 2)
     assert "EUR" in made.problems[0].reason
+
+
+@pytest.mark.parametrize(("held", "fits"), [(100, True), (104, True), (96, True), (105, False),
+                                            (95, False), (50, False), (-100, False)])  # fmt: skip
+def test_a_spin_off_is_for_what_is_held(tmp_path: Path, held: int, *, fits: bool) -> None:
+    row = action("B", 20, "A(US1) SPINOFF  1 FOR 5 (B, B, US2)", "20240601;202500", type="SO")
+    rows = [trade("A", held, 10, "20200102;100000", isin="US1")]
+    made = plan(tmp_path, flex(rows, [row]), asked=Asked(ratios={"B": Fraction(1, 5)}))
+    assert (len(_fields(made, "transfer")), len(made.problems)) == ((3, 0) if fits else (0, 1))
+
+
+def test_a_short_option_goes_over_with_its_share(tmp_path: Path) -> None:
+    old, new = "FB 220617C00200000", "META 220617C00200000"
+    text = "FB(US3) CUSIP/ISIN CHANGE TO (US4) ({0}, {0}, )"
+    rows = [action(symbol, qty, text.format(symbol), "20220608;202500", type="IC", isin=isin,
+                   conid=con_id(symbol.removesuffix(".OLD")), assetCategory=kind)
+            for symbol, qty, kind, isin in (("FB.OLD", -100, "STK", "US3"),
+                                            ("META", 100, "STK", "US4"),
+                                            (old, 1, "OPT", ""), (new, -1, "OPT", ""))]  # fmt: skip
+    trades = [
+        trade("FB", 100, 200, "20220102;100000", isin="US3"),
+        option(old, -1, 5, "20220102;100000", ibCommission="-1"),
+        option(new, 1, 3, "20220610;100000", ibExecID="", transactionID="61"),
+    ]
+    made = plan(tmp_path, flex(trades, rows))
+    assert made.problems == []
+    assert [f["symbol"] for f in _fields(made, "transfer")] == ["FB", "META", old, new]
+    _realizes(made, "flex-61", "199")
 
 
 def test_the_parent_of_a_spin_off_may_stand_in_the_open_positions_only(tmp_path: Path) -> None:
