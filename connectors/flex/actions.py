@@ -23,6 +23,7 @@ _LEADING = re.compile(r"(?P<symbol>[^()]*)\((?P<isin>[A-Z0-9]+)\)")
 _INSTRUMENT = re.compile(r"\([^(),]+, .*\)\s*$")
 """What a text ends with: the row's own symbol, its name, which may be of any words, its ISIN."""
 _OPTIONS_END = re.compile(r"\d{6}[CP]\d{8}$")
+_DAY = 24 * 3600 * 1000
 _LARGEST = 10**9
 _AS_GOOD_AS_EQUAL = Fraction(1, 10**15)
 
@@ -105,7 +106,8 @@ def steps(
     """Return what the corporate actions do, in order of time, and cancellations of nothing.
 
     ratios: shares of cost by transaction id, con_id or symbol of the row that gets it.
-    contracts: known contracts by ISIN and by symbol, to find what a text names.
+    contracts: known contracts by ISIN and by symbol, each alone and with a currency behind it,
+    to find what a text names.
     """
     done: list[Step] = []
     problems: list[Problem] = []
@@ -132,12 +134,17 @@ class _InexpressibleError(Exception):
 
 
 def _details(actions: Iterable[Action]) -> list[Action]:
+    """Return the rows without the sums, over accounts too, of those that stand there."""
     actions = list(actions)
-    told = {(row.contract.con_id, row.text, row.qty) for row in actions if not row.summary}
+    told: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row in actions:
+        if not row.summary:
+            told[row.contract.con_id, row.text].append(row.time)
     return [
         row
         for row in actions
-        if not row.summary or (row.contract.con_id, row.text, row.qty) not in told
+        if not row.summary
+        or all(abs(row.time - time) > _DAY for time in told[row.contract.con_id, row.text])
     ]
 
 
@@ -197,22 +204,18 @@ def _step(
     rows: list[Action], ratios: Mapping[str, Fraction], contracts: Mapping[str, Contract]
 ) -> Step:
     text, code = _said(rows[0]).upper(), rows[0].code
-    money = next((row for row in rows if not row.qty and (row.proceeds or row.pnl)), None)
+    _without_money([row for row in rows if not row.qty])
     rows = [row for row in rows if row.qty]
     if not rows:
         raise _InexpressibleError("expected a quantity other than 0")
-    if money is not None:
-        raise _InexpressibleError(
-            f"expected no money beside what goes and comes, found {money.proceeds:f} for 0 units"
-        )
     if _is_split(rows[0]):
-        return _split(rows)
+        return _split(_without_money(rows))
     if code == "SD" or ("STOCK DIVIDEND" in text and code not in ("HI", "CH", "CD")):
-        return _stock_dividend(rows)
+        return _stock_dividend(_without_money(rows))
     if code == "IC" or "CUSIP/ISIN CHANGE" in text:
-        return _rename(rows)
+        return _rename(_without_money(rows))
     if code in ("SO", "RI") or "SPINOFF" in text.replace("-", "") or "RIGHTS ISSUE" in text:
-        return _spin_off(rows, ratios, contracts)
+        return _spin_off(_without_money(rows), ratios, contracts)
     if len(rows) == 1 and (rows[0].proceeds or _is_worthless(rows[0])):
         return _sale(rows[0])
     if code in ("TC", "TO", "TI", "BC") or "MERGE" in text or "TENDER" in text:
@@ -226,6 +229,16 @@ def _step(
         "expected a split, stock dividend, rename, merger, tender, spin-off, rights issue, "
         f"redemption or delisting, found type {code!r}"
     )
+
+
+def _without_money(rows: list[Action]) -> list[Action]:
+    for row in rows:
+        if row.proceeds or row.pnl:
+            raise _InexpressibleError(
+                f"expected no money beside the {row.qty:f} that go or come, found proceeds of "
+                f"{row.proceeds:f} and a P&L of {row.pnl or Decimal(0):f}"
+            )
+    return rows
 
 
 def _is_split(row: Action) -> bool:
@@ -444,7 +457,12 @@ def _named_first(row: Action, contracts: Mapping[str, Contract]) -> Contract | N
     leading = _LEADING.match(row.text)
     if leading is None:
         return None
-    return contracts.get(leading["isin"]) or contracts.get(leading["symbol"].strip())
+    for name in (leading["isin"], leading["symbol"].strip()):
+        # A share that is listed twice has one ISIN, and two currencies.
+        found = contracts.get(f"{name} {row.contract.currency}") or contracts.get(name)
+        if found is not None:
+            return found
+    return None
 
 
 def _shares(

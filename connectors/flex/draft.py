@@ -346,9 +346,9 @@ def _contracts(contracts: Iterable[Contract]) -> dict[str, Contract]:
     """Return contracts by what a text may call them; the first of a name counts."""
     found: dict[str, Contract] = {}
     for contract in contracts:
-        for name in (contract.isin, contract.symbol):
-            if name:
-                found.setdefault(name, contract)
+        for name in filter(None, (contract.isin, contract.symbol)):
+            found.setdefault(name, contract)
+            found.setdefault(f"{name} {contract.currency}", contract)
     return found
 
 

@@ -113,7 +113,8 @@ def test_an_action_of_two_rows_is_known_by_its_text_or_its_type(
     tmp_path: Path, text: str, code: str, kind: type[Step]
 ) -> None:
     rows = [action(symbol, qty, text.format(symbol), WHEN, type=code, isin=isin, proceeds=paid)
-            for symbol, qty, isin, paid in (("Y", 4, "I2", "0"), ("X", -4, "I1", "8"))]  # fmt: skip
+            for symbol, qty, isin, paid in (("Y", 4, "I2", 0),
+                                            ("X", -4, "I1", 8 * (kind is MoveStep)))]  # fmt: skip
     step = only(tmp_path, *rows)
     assert isinstance(step, kind)
     if isinstance(step, RenameStep):
@@ -199,13 +200,18 @@ def test_a_cancellation_takes_the_one_row_that_it_is_of(
 
 @pytest.mark.parametrize(
     ("change", "rows"),
-    [({}, 1), ({"qty": 11}, 2), ({"text": SPLIT.replace("2 ", "3 ")}, 2), ({"conid": "9"}, 2)],
-)
+    [
+        ({}, 1), ({"text": SPLIT.replace("2 ", "3 ")}, 2), ({"conid": "9"}, 2),
+        # Of two accounts, and of a day of which no hour is told; of another day.
+        ({"qty": 11}, 1), ({"accountId": "-"}, 1), ({"when": "20240103"}, 1),
+        ({"when": "20240105"}, 2), ({"when": "20240101"}, 2),
+    ],
+)  # fmt: skip
 def test_a_sum_of_rows_that_stand_there_does_not_count(
     tmp_path: Path, change: dict[str, Any], rows: int
 ) -> None:
     more = {"qty": 10, "text": SPLIT, "levelOfDetail": "SUMMARY", **change}
-    summed = action("X", more.pop("qty"), more.pop("text"), WHEN, **more)
+    summed = action("X", more.pop("qty"), more.pop("text"), more.pop("when", WHEN), **more)
     found, _ = found_steps(tmp_path, action("X", 10, SPLIT, WHEN), summed)
     assert sum(len(step.rows) for step in found) == rows
 
@@ -220,6 +226,21 @@ def test_what_was_cancelled_is_told_by_its_numbers(tmp_path: Path) -> None:
     nameless = [action("X", qty, SPLIT, WHEN, transactionID="", code=code, reportDate=day)
                 for qty, code, day in ((10, "", 1), (-10, "Ca", 2), (10, "", 2))]  # fmt: skip
     assert only(tmp_path, *nameless).cancelled == ()
+
+
+@pytest.mark.parametrize("money", [{"proceeds": "5"}, {"fifoPnlRealized": "-1"}])
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (SPLIT, "FS"), ("X(I1) STOCK DIVIDEND 1 FOR 2 (X, X, I1)", "SD"),
+        ("P(IP) SPINOFF 1 FOR 2 (X, X, I1)", "SO"), ("P(IP) RIGHTS ISSUE 1 FOR 2 (X, X, I1)", "RI"),
+    ],
+)  # fmt: skip
+def test_money_beside_what_changes_no_cost_is_not_passed_over(
+    tmp_path: Path, text: str, code: str, money: dict[str, str]
+) -> None:
+    row = action("X", 10, text, WHEN, type=code, **money)
+    assert isinstance(only(tmp_path, row, ratios={"X": Fraction(0)}), LeftOutStep)
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_of_an_action_with_a_number_the_number_tells(tmp_path: Path) -> None:
         ({"levelOfDetail": "Summary"}, 1), ({"description": "(Ordinary Dividend)"}, 1),
         ({"description": "x", "type": "Return of Capital"}, 2),
         ({"description": "x", "type": "Commission Adjustments"}, 2),
-        ({"description": "Commission Adjustments"}, 1),
+        ({"description": "Commission Adjustments"}, 1), ({"type": "Withholding Tax"}, 1),
     ],
 )  # fmt: skip
 def test_cash_counts_if_it_changes_what_something_cost_and_once(

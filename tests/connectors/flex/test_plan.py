@@ -1426,6 +1426,16 @@ def test_a_spin_off_is_for_what_is_held(tmp_path: Path, held: int, *, fits: bool
     assert (len(_fields(made, "transfer")), len(made.problems)) == ((3, 0) if fits else (0, 1))
 
 
+def test_a_spin_off_is_from_the_listing_of_its_currency(tmp_path: Path) -> None:
+    rows = [trade("A", 100, 10, "20200102;100000", isin="CA1", conid=conid, currency=currency)
+            for conid, currency in (("7", "USD"), ("8", "CAD"))]  # fmt: skip
+    for text in ("A(CA1) SPINOFF  1 FOR 5 (B, B, CA2)", "A(X9) SPINOFF  1 FOR 5 (B, B, CA2)"):
+        row = action("B", 20, text, "20240601;202500", type="SO", currency="CAD")
+        made = plan(tmp_path, flex(rows, [row]), asked=Asked(ratios={"B": Fraction(1, 5)}))
+        assert made.problems == []
+        assert [f["symbol"] for f in _fields(made, "transfer")] == ["A#8", "A#8", "B"]
+
+
 def test_a_short_option_goes_over_with_its_share(tmp_path: Path) -> None:
     old, new = "FB 220617C00200000", "META 220617C00200000"
     text = "FB(US3) CUSIP/ISIN CHANGE TO (US4) ({0}, {0}, )"
