@@ -322,6 +322,21 @@ def _is_old(row: Action) -> bool:
     )
 
 
+def places_for(step: SplitStep, held: Fraction) -> int | None:
+    """Return to how many places the broker rounded what is held.
+
+    A row that tells only what comes fits several holdings; the one that is there decides.
+    """
+    if len(step.rows) != 1 or not held:
+        return step.places
+    new, old = map(int, step.ratio.split(":"))
+    after = Decimal(exact_text(held + Fraction(step.rows[0].qty), 10))
+    try:
+        return _places(Fraction(new, old), held, after)
+    except _InexpressibleError:
+        return step.places
+
+
 def _places(ratio: Fraction, old: Fraction, new: Decimal) -> int | None:
     """Return to how many places the broker rounded; None if there was nothing to round."""
     exact, shown = old * ratio, -int(new.as_tuple().exponent)

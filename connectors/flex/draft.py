@@ -141,9 +141,7 @@ class Draft:
         self._name_all(names)
         keys = {(each.account, names.of(each.contract)) for each in self.openings}
         for step in self.steps:
-            split = isinstance(step, SplitStep) and names.of(step.old) != names.of(step.new)
-            if split or isinstance(step, MoveStep | RenameStep):
-                keys |= {(step.account, names.of(each)) for each in _touched(step)}
+            keys |= {(step.account, names.of(each)) for each in _touched(step)}
         keys |= {
             (cash.account, names.of(cash.contract))
             for cash in self.cash

@@ -21,6 +21,7 @@ from connectors.flex.actions import (
     SaleStep,
     SplitStep,
     Step,
+    places_for,
 )
 from connectors.flex.contents import COMMISSIONS, Problem
 from connectors.flex.draft import Draft, Fields, Fill, Key, Plan, Planned
@@ -330,14 +331,12 @@ class Planner:
             self._move(step, step.old, [(step.new, Fraction(1), comes)])
             return
         fields = self._common("split", step.account, symbol, step.time, step.id)
-        places = {} if step.places is None else {"places": str(step.places)}
-        self._put(step.id, {**fields, "ratio": step.ratio, **places})
-        key = (step.account, symbol)
-        if key in self._holdings:
-            new, old = map(int, step.ratio.split(":"))
-            self._holdings[key].split(
-                Fraction(new, old), 10 if step.places is None else step.places
-            )
+        holding = self._holdings[step.account, symbol]
+        places = step.places if holding.unclear else places_for(step, holding.qty)
+        told = {} if places is None else {"places": str(places)}
+        self._put(step.id, {**fields, "ratio": step.ratio, **told})
+        new, old = map(int, step.ratio.split(":"))
+        holding.split(Fraction(new, old), 10 if places is None else places)
         self._say_number(step, symbol, step.old, step.new)
 
     def _say_number(self, step: Step, symbol: str, old: Contract, new: Contract) -> None:
@@ -413,7 +412,10 @@ class Planner:
         key = (step.account, self._names.of(source))
         holding = self._holdings[key]
         leaves = next((Fraction(row.qty) for row in step.rows if row.contract == source), None)
-        reason = _why_not(holding, leaves) or _other_currency(source, targets)
+        reason = (
+            _why_not(holding, leaves) or _other_currency(source, targets)
+            or _cost_turned(holding, targets)
+        )  # fmt: skip
         if not reason and isinstance(step, MoveStep) and step.per_unit:
             reason = _not_for(holding, step.per_unit, Fraction(step.rows[0].qty))
         if reason:
@@ -429,7 +431,7 @@ class Planner:
             gone = abs(sum((lot.qty for lot in lots), Fraction(0)))
             fields = self._common("transfer", *key, step.time, step.id)
             self._put(step.id, {**fields, "direction": "OUT", "qty": exact_text(gone, 10)})
-            if stays:
+            if leaves is None:
                 self._join(step, key, "kept", moved(lots, None, stays))
         for number, (contract, share, comes) in enumerate(targets):
             into = (step.account, self._names.of(contract))
@@ -563,6 +565,19 @@ def _other_currency(
             return (f"expected cost to stay in {source.currency}, found {contract.currency}: at "
                     f"which rate it goes over stands in no row")  # fmt: skip
     return ""
+
+
+def _cost_turned(
+    holding: Holding, targets: Sequence[tuple[Contract, Fraction, Fraction | None]]
+) -> str:
+    turned = next((lot for lot in holding.lots if lot.net_cost * lot.qty < 0), None)
+    if turned is None or not any(share for _, share, _ in targets):
+        return ""
+    return (
+        f"expected a cost that is signed like the {exact_text(turned.qty, 10)} of each lot, found "
+        f"{exact_text(turned.net_cost, 10)}, as charges or returns of capital are more: no "
+        f"transfer says that"
+    )
 
 
 def _multiplier(contract: Contract) -> str:

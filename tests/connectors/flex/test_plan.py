@@ -871,6 +871,26 @@ def test_a_split_is_rounded_as_the_broker_rounds(
     assert _fields(alone, "split")[0].get("places") == places
 
 
+@pytest.mark.parametrize(
+    ("held", "ratio", "comes", "places"),
+    [
+        # Of 312 it would be 45 with whole shares; of 176.696 there was nothing to round.
+        ("311.5", "1 FOR 7", -267, None), ("312", "1 FOR 7", -267, "0"),
+        ("-176.695", "21 FOR 20", "-8.8348", "4"), ("100", "1 FOR 3", -67, "0"),
+        ("100.5", "1 FOR 3", -67, None),
+        # Some of what was held is not known.
+        ("7", "1 FOR 7", -267, "0"), (None, "1 FOR 7", -267, "0"),
+    ],
+)  # fmt: skip
+def test_what_is_held_tells_how_a_split_that_says_only_what_comes_was_rounded(
+    tmp_path: Path, held: str | None, ratio: str, comes: object, places: str | None
+) -> None:
+    rows = [trade("A", held, 5, "20240102;100000")] if held else []
+    split = action("A", comes, f"A(I1) SPLIT {ratio} (A, A, I1)", "20240103;202500", type="FS")
+    [fields] = _fields(plan(tmp_path, flex(rows, [split])), "split")
+    assert fields.get("places") == places
+
+
 def test_a_split_that_does_not_fit_its_quantities_is_left_out(tmp_path: Path) -> None:
     text = "X(I1) SPLIT 1 FOR 3 (X, X INC, I1)"
     rows = [action("X", -1000, text, "20200508;202500", type="RS"),
@@ -1424,6 +1444,26 @@ def test_a_spin_off_is_for_what_is_held(tmp_path: Path, held: int, *, fits: bool
     rows = [trade("A", held, 10, "20200102;100000", isin="US1")]
     made = plan(tmp_path, flex(rows, [row]), asked=Asked(ratios={"B": Fraction(1, 5)}))
     assert (len(_fields(made, "transfer")), len(made.problems)) == ((3, 0) if fits else (0, 1))
+
+
+def test_a_lot_that_cost_more_to_open_than_it_brought_does_not_go_over(tmp_path: Path) -> None:
+    """A transfer's cost is signed like its quantity: half of the move would be refused."""
+    text = "A(US1) CUSIP/ISIN CHANGE TO (US2) ({0}, {0}, US1)"
+    actions = [action("A.OLD", 1, text.format("A.OLD"), "20240601;202500", type="IC",
+                      conid=con_id("A")),
+               action("B", -1, text.format("B"), "20240601;202500", type="IC")]  # fmt: skip
+    for charge, fits in (("-0.5", True), ("-1", True), ("-1.05", False)):
+        rows = [trade("A", -1, 1, "20240102;100000", ibCommission=charge)]
+        made = plan(tmp_path, flex(rows, actions))
+        assert (len(_fields(made, "transfer")), len(made.problems)) == ((2, 0) if fits else (0, 2))
+
+
+def test_a_spin_off_that_takes_the_whole_cost_leaves_the_units(tmp_path: Path) -> None:
+    row = action("B", 20, "A(US1) SPINOFF  1 FOR 5 (B, B, US2)", "20240601;202500", type="SO")
+    rows = [trade("A", 100, 10, "20200102;100000", isin="US1")]
+    made = plan(tmp_path, flex(rows, [row]), asked=Asked(ratios={"B": Fraction(1)}))
+    into = [(f["symbol"], f["qty"], f["cost_basis"]) for f in _fields(made, "transfer")[1:]]
+    assert into == [("A", "100", "0"), ("B", "20", "1000")]
 
 
 def test_a_spin_off_is_from_the_listing_of_its_currency(tmp_path: Path) -> None:
