@@ -20,7 +20,7 @@ BROKERS_PLACES = 4
 """To how many places the broker rounds shares, unless the row itself shows more."""
 _RATIO = re.compile(r"(\d+(?:\.\d+)?) +FOR +(\d+(?:\.\d+)?)\b", re.IGNORECASE)
 _LEADING = re.compile(r"(?P<symbol>[^()]*)\((?P<isin>[A-Z0-9]+)\)")
-_INSTRUMENT = re.compile(r"\([^(),]+, .*\)\s*$")
+_INSTRUMENT = re.compile(r"\([^(),]+,.*\)\s*$")
 """What a text ends with: the row's own symbol, its name, which may be of any words, its ISIN."""
 _OPTIONS_END = re.compile(r"\d{6}[CP]\d{8}$")
 _DAY = 24 * 3600 * 1000
@@ -118,13 +118,15 @@ def steps(
         cancelled = tuple(f"flex-{row.transaction_id}" for row in gone if row.transaction_id)
         if gone and not rows:
             done.append(Step(*_common(gone), cancelled=cancelled))
-        for part in _parts(rows):
+        for number, part in enumerate(_parts(rows)):
             try:
                 step = _step(part, ratios, contracts)
             except _InexpressibleError as error:
                 parent = _named_first(part[0], contracts)
                 touched = [row.contract for row in part] + ([parent] if parent else [])
                 step = LeftOutStep(*_common(part), tuple(touched), str(error))
+            if number and not any(row.transaction_id for row in part):
+                step = replace(step, id=f"{step.id}-{number}")
             done.append(replace(step, cancelled=cancelled))
     return sorted(done, key=lambda step: (step.time, step.id)), problems
 
@@ -180,7 +182,12 @@ def _without_cancelled(
 
 
 def _parts(rows: list[Action]) -> list[list[Action]]:
-    """Divide an action in which options on the share, or CFDs, take part: each is for itself."""
+    """Divide an action in which options on the share, or CFDs, take part: each is for itself.
+
+    So is each row that goes for money alone.
+    """
+    if rows and all(row.proceeds * row.qty < 0 for row in rows):
+        return [[row] for row in rows]
     is_split = bool(rows) and _is_split(rows[0])
     kinds: dict[tuple[str, str], list[Action]] = defaultdict(list)
     for row in rows:

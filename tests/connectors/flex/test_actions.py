@@ -144,7 +144,7 @@ SPLIT = "X(I1) SPLIT 2 FOR 1 (X, X, I1)"
         ({"text": "X(I1) SPLIT 3 FOR 1 (X, X, I2)"}, 2),
         ({"text": "X(I1) SPLIT 2 FOR 1 (X.OLD, X, I2)"}, 1),
         ({"text": "X(I1) SPLIT 2 FOR 1 (X.OLD, X (CLASS A), I2)"}, 1),
-        ({"text": "X(I1) SPLIT 2 FOR 1"}, 1),
+        ({"text": "X(I1) SPLIT 2 FOR 1"}, 1), ({"text": "X(I1) SPLIT 2 FOR 1 (X.OLD,X,I2) "}, 1),
         ({"actionID": "7"}, 2), ({"actionID": "5", "first": "5", "type": "FS"}, 1),
         ({"actionID": "5", "first": "5", "accountId": "U2"}, 2),
         ({"actionID": "5", "first": "6"}, 2),
@@ -383,6 +383,28 @@ def test_for_what_a_spin_off_comes_stands_in_its_text(
 ) -> None:
     step = only(tmp_path, action("X", 2, text, WHEN, type="SO"), ratios={"X": Fraction(1, 4)})
     assert step.per_unit == per_unit
+
+
+def test_rows_that_go_for_money_are_sales_each_for_itself(tmp_path: Path) -> None:
+    rows = [action(name, qty, "X(I1) PARTIAL CALL (X, X, I1)", WHEN, proceeds=paid, type="PC")
+            for name, qty, paid in (("X", -10, 20), ("X", -40, 90), ("Y", 5, -5))]  # fmt: skip
+    found, _ = found_steps(tmp_path, *rows)
+    assert [shown(step, "qty", "price") for step in found] == [
+        (-10, 2), (-40, Fraction(9, 4)), (5, 1),
+    ]  # fmt: skip
+    found, _ = found_steps(tmp_path, *rows, action("X", 1, "X(I1) PARTIAL CALL (X, X, I1)", WHEN,
+                                                   type="PC"))  # fmt: skip
+    assert [type(step) for step in found] == [LeftOutStep]
+
+
+def test_parts_of_an_action_without_numbers_have_ids_of_their_own(tmp_path: Path) -> None:
+    rows = [action(name, qty, "X(I1) SPLIT 2 FOR 1 (X, X, I1)", WHEN, actionID="5",
+                   transactionID="", assetCategory=kind)
+            for name, qty, kind in (("X", 100, "STK"), ("A", -1, "OPT"),
+                                    ("B", -1, "OPT"))]  # fmt: skip
+    assert [step.id for step in found_steps(tmp_path, *rows)[0]] == [
+        "flex-5", "flex-5-1", "flex-5-2",
+    ]  # fmt: skip
 
 
 def test_of_an_option_only_whole_contracts_are_added(tmp_path: Path) -> None:
