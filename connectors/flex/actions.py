@@ -8,7 +8,7 @@ for, never guessed.
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -20,6 +20,10 @@ BROKERS_PLACES = 4
 """To how many places the broker rounds shares, unless the row itself shows more."""
 _RATIO = re.compile(r"(\d+(?:\.\d+)?) +FOR +(\d+(?:\.\d+)?)\b", re.IGNORECASE)
 _LEADING = re.compile(r"(?P<symbol>[^()]*)\((?P<isin>[A-Z0-9]+)\)")
+_INSTRUMENT = re.compile(r"\([^(),]+,.*\)\s*$")
+"""What a text ends with: the row's own symbol, its name, which may be of any words, its ISIN."""
+_OPTIONS_END = re.compile(r"\d{6}[CP]\d{8}$")
+_DAY = 24 * 3600 * 1000
 _LARGEST = 10**9
 _AS_GOOD_AS_EQUAL = Fraction(1, 10**15)
 
@@ -33,6 +37,8 @@ class Step:
     id: str
     """What the exec_ids of its messages begin with."""
     rows: tuple[Action, ...]
+    cancelled: tuple[str, ...] = field(default=(), kw_only=True)
+    """Ids of what the rows that were cancelled were published under, if they were before."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,13 @@ class MoveStep(Step):
     targets: tuple[tuple[Action, Fraction | None], ...]
     """Each with its share of the cost; None if no row tells it."""
     note: str = ""
+    per_unit: Fraction | None = None
+    """How many come for each unit, if that is known and nothing goes."""
+
+    @property
+    def is_rights(self) -> bool:
+        """Whether one row comes at no cost, and nothing goes."""
+        return self.leaves is None and [share for _, share in self.targets] == [0]
 
 
 @dataclass(frozen=True)
@@ -93,20 +106,28 @@ def steps(
     """Return what the corporate actions do, in order of time, and cancellations of nothing.
 
     ratios: shares of cost by transaction id, con_id or symbol of the row that gets it.
-    contracts: known contracts by ISIN and by symbol, to find what a text names.
+    contracts: known contracts by ISIN and by symbol, each alone and with a currency behind it,
+    to find what a text names.
     """
     done: list[Step] = []
     problems: list[Problem] = []
     for group in _groups(_details(actions)):
-        rows, alone = _without_cancelled(group)
+        rows, gone, alone = _without_cancelled(group)
         problems += [Problem("expected the action that this row cancels, found none", row.shown)
                      for row in alone]  # fmt: skip
-        try:
-            done += [_step(rows, ratios, contracts)] if rows else []
-        except _InexpressibleError as error:
-            parent = _named_first(rows[0], contracts)
-            touched = [row.contract for row in rows] + ([parent] if parent else [])
-            done.append(LeftOutStep(*_common(rows), tuple(touched), str(error)))
+        cancelled = tuple(f"flex-{row.transaction_id}" for row in gone if row.transaction_id)
+        if gone and not rows:
+            done.append(Step(*_common(gone), cancelled=cancelled))
+        for number, part in enumerate(_parts(rows)):
+            try:
+                step = _step(part, ratios, contracts)
+            except _InexpressibleError as error:
+                parent = _named_first(part[0], contracts)
+                touched = [row.contract for row in part] + ([parent] if parent else [])
+                step = LeftOutStep(*_common(part), tuple(touched), str(error))
+            if number and not any(row.transaction_id for row in part):
+                step = replace(step, id=f"{step.id}-{number}")
+            done.append(replace(step, cancelled=cancelled))
     return sorted(done, key=lambda step: (step.time, step.id)), problems
 
 
@@ -115,51 +136,93 @@ class _InexpressibleError(Exception):
 
 
 def _details(actions: Iterable[Action]) -> list[Action]:
+    """Return the rows without the sums, over accounts too, of those that stand there."""
     actions = list(actions)
-    told = {(row.contract.con_id, row.text, row.qty) for row in actions if not row.summary}
+    told: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row in actions:
+        if not row.summary:
+            told[row.contract.con_id, row.text].append(row.time)
     return [
         row
         for row in actions
-        if not row.summary or (row.contract.con_id, row.text, row.qty) not in told
+        if not row.summary
+        or all(abs(row.time - time) > _DAY for time in told[row.contract.con_id, row.text])
     ]
 
 
 def _groups(actions: Iterable[Action]) -> Iterable[list[Action]]:
     groups: dict[tuple[str, ...], list[Action]] = defaultdict(list)
     for row in actions:
-        begins = row.text.rpartition("(")[0].strip() or row.text
-        facts = (row.action_id,) if row.action_id else (str(row.time), row.code, begins)
+        facts = (row.action_id,) if row.action_id else (str(row.time), row.code, _said(row))
         groups[(row.account, *facts)].append(row)
     return groups.values()
 
 
-def _without_cancelled(rows: Sequence[Action]) -> tuple[list[Action], list[Action]]:
-    stand, alone = [row for row in rows if not row.cancelled], []
+def _said(row: Action) -> str:
+    """Return what a text says of the action, the same in all its rows."""
+    return _INSTRUMENT.sub("", row.text).strip()
+
+
+def _without_cancelled(
+    rows: Sequence[Action],
+) -> tuple[list[Action], list[Action], list[Action]]:
+    """Return the rows that stand, those that were cancelled, and cancellations of nothing."""
+    stand: list[Action] = [row for row in rows if not row.cancelled]
+    gone: list[Action] = []
+    alone: list[Action] = []
     for cancelled in (row for row in rows if row.cancelled):
         for row in stand:
             if row.contract == cancelled.contract and row.qty == -cancelled.qty:
                 stand.remove(row)
+                gone.append(row)
                 break
         else:
             alone.append(cancelled)
-    return stand, alone
+    return stand, gone, alone
+
+
+def _parts(rows: list[Action]) -> list[list[Action]]:
+    """Divide an action in which options on the share, or CFDs, take part: each is for itself.
+
+    So is each row that goes for money alone.
+    """
+    if rows and all(row.proceeds * row.qty < 0 for row in rows):
+        return [[row] for row in rows]
+    is_split = bool(rows) and _is_split(rows[0])
+    kinds: dict[tuple[str, str], list[Action]] = defaultdict(list)
+    for row in rows:
+        kind = row.contract.sec_type if is_split or _is_option(row) else ""
+        # By a split an option gets another strike, else one comes with the same for what goes.
+        end = _OPTIONS_END.search(row.contract.symbol) if _is_option(row) and not is_split else None
+        kinds[kind, end[0] if end else ""].append(row)
+    parts: list[list[Action]] = []
+    for (kind, _), of_kind in kinds.items():
+        # Of rows of both signs one goes and another comes for it, or nobody knows.
+        are_added = is_split and kind == "OPT" and len({row.qty > 0 for row in of_kind}) == 1
+        parts += [[row] for row in of_kind] if are_added else [of_kind]
+    return parts
+
+
+def _is_option(row: Action) -> bool:
+    return row.contract.sec_type == "OPT"
 
 
 def _step(
     rows: list[Action], ratios: Mapping[str, Fraction], contracts: Mapping[str, Contract]
 ) -> Step:
-    text, code = rows[0].text.upper(), rows[0].code
+    text, code = _said(rows[0]).upper(), rows[0].code
+    _without_money([row for row in rows if not row.qty])
     rows = [row for row in rows if row.qty]
     if not rows:
         raise _InexpressibleError("expected a quantity other than 0")
-    if re.search(r"\bSPLIT\b", text) or code in ("FS", "RS"):
-        return _split(rows)
+    if _is_split(rows[0]):
+        return _split(_without_money(rows))
     if code == "SD" or ("STOCK DIVIDEND" in text and code not in ("HI", "CH", "CD")):
-        return _stock_dividend(rows)
+        return _stock_dividend(_without_money(rows))
     if code == "IC" or "CUSIP/ISIN CHANGE" in text:
-        return _rename(rows)
+        return _rename(_without_money(rows))
     if code in ("SO", "RI") or "SPINOFF" in text.replace("-", "") or "RIGHTS ISSUE" in text:
-        return _spin_off(rows, ratios, contracts)
+        return _spin_off(_without_money(rows), ratios, contracts)
     if len(rows) == 1 and (rows[0].proceeds or _is_worthless(rows[0])):
         return _sale(rows[0])
     if code in ("TC", "TO", "TI", "BC") or "MERGE" in text or "TENDER" in text:
@@ -175,9 +238,24 @@ def _step(
     )
 
 
+def _without_money(rows: list[Action]) -> list[Action]:
+    for row in rows:
+        if row.proceeds or row.pnl:
+            raise _InexpressibleError(
+                f"expected no money beside the {row.qty:f} that go or come, found proceeds of "
+                f"{row.proceeds:f} and a P&L of {row.pnl or Decimal(0):f}"
+            )
+    return rows
+
+
+def _is_split(row: Action) -> bool:
+    return row.code in ("FS", "RS") or bool(re.search(r"\bSPLIT\b", _said(row).upper()))
+
+
 def _is_worthless(row: Action) -> bool:
-    text = row.text.upper()
-    return row.code == "DW" or "WORTHLESS" in text or "DELIST" in text
+    text = _said(row).upper()
+    said = ("WORTHLESS", "DELIST", "EXPIRE")
+    return row.code in ("DW", "ED") or any(word in text for word in said)
 
 
 def _common(rows: Sequence[Action]) -> tuple[str, int, str, tuple[Action, ...]]:
@@ -188,12 +266,14 @@ def _common(rows: Sequence[Action]) -> tuple[str, int, str, tuple[Action, ...]]:
 
 def _called(row: Action) -> str:
     """Return the ticker before the action: the row's own may be the one that it got by it."""
+    if row.contract.sec_type in ("OPT", "CFD"):
+        return row.contract.symbol  # the text names the share
     match = _LEADING.match(row.text)
     return match["symbol"].strip().removesuffix(".OLD") if match else row.contract.symbol
 
 
-def _text_ratio(text: str) -> tuple[Fraction, Fraction]:
-    found = _RATIO.findall(text)
+def _text_ratio(row: Action) -> tuple[Fraction, Fraction]:
+    found = _RATIO.findall(_said(row))
     if len(found) != 1 or not float(found[0][0]) or not float(found[0][1]):
         raise _InexpressibleError("expected one ratio such as 2 FOR 1 in the row's text")
     return Fraction(found[0][0]), Fraction(found[0][1])
@@ -203,12 +283,12 @@ def _text_ratio(text: str) -> tuple[Fraction, Fraction]:
 
 
 def _split(rows: list[Action]) -> SplitStep:
-    new, old = _text_ratio(rows[0].text)
+    new, old = _text_ratio(rows[0])
     return _scaled(rows, new / old)
 
 
 def _stock_dividend(rows: list[Action]) -> SplitStep:
-    added, per = _text_ratio(rows[0].text)
+    added, per = _text_ratio(rows[0])
     if _LEADING.match(rows[0].text) and not _is_named_first(rows[0]):
         raise _InexpressibleError(
             "expected a stock dividend in its own shares, found one in another instrument: "
@@ -221,6 +301,8 @@ def _scaled(rows: list[Action], ratio: Fraction) -> SplitStep:
     if len(rows) == 1:
         row = rows[0]
         places = _places_of_added(ratio, row.qty)
+        if _is_option(row) and (Fraction(row.qty) / (ratio - 1)).denominator != 1:
+            raise _InexpressibleError(f"expected whole contracts, found {row.qty:f} that come")
         return SplitStep(*_common(rows), row.contract, row.contract, _called(row),
                          *_written(ratio, places, row.qty))  # fmt: skip
     if len(rows) != 2:  # noqa: PLR2004
@@ -242,8 +324,24 @@ def _scaled(rows: list[Action], ratio: Fraction) -> SplitStep:
 def _is_old(row: Action) -> bool:
     leading = _LEADING.match(row.text)
     return row.contract.symbol.endswith(".OLD") or (
-        leading is not None and leading["isin"] == row.contract.isin
+        leading is not None
+        and (leading["isin"] == row.contract.isin or (_is_option(row) and _is_named_first(row)))
     )
+
+
+def places_for(step: SplitStep, held: Fraction) -> int | None:
+    """Return to how many places the broker rounded what is held.
+
+    A row that tells only what comes fits several holdings; the one that is there decides.
+    """
+    if len(step.rows) != 1 or not held:
+        return step.places
+    new, old = map(int, step.ratio.split(":"))
+    after = Decimal(exact_text(held + Fraction(step.rows[0].qty), 10))
+    try:
+        return _places(Fraction(new, old), held, after)
+    except _InexpressibleError:
+        return step.places
 
 
 def _places(ratio: Fraction, old: Fraction, new: Decimal) -> int | None:
@@ -325,12 +423,19 @@ def _merger(rows: list[Action], ratios: Mapping[str, Fraction]) -> MoveStep:
         )
     [source] = going
     note = ""
+    realized = sum((row.pnl or Decimal(0) for row in rows), Decimal(0))
+    if realized:
+        raise _InexpressibleError(
+            f"expected no P&L beside new shares, found {realized:f}: a merger that realizes a "
+            f"part cannot be said in messages"
+        )
+    paid = [row.proceeds for row in coming if row.proceeds]
+    if paid or source.proceeds * source.qty > 0:
+        raise _InexpressibleError(
+            f"expected nothing to be paid for new shares, found {(*paid, source.proceeds)[0]:f}: "
+            f"how it is divided stands in no row"
+        )
     if source.proceeds:
-        if source.pnl:
-            raise _InexpressibleError(
-                f"expected no P&L beside new shares, found {source.pnl:f}: a merger for cash and "
-                f"shares that realizes a part cannot be said in messages"
-            )
         note = f"{source.proceeds:f} paid in cash change no cost, as the row's P&L is 0"
     shares = _shares(coming, ratios, whole=True)
     return MoveStep(*_common(rows), source.contract, _called(source), Fraction(source.qty),
@@ -339,25 +444,34 @@ def _merger(rows: list[Action], ratios: Mapping[str, Fraction]) -> MoveStep:
 
 def _spin_off(
     rows: list[Action], ratios: Mapping[str, Fraction], contracts: Mapping[str, Contract]
-) -> MoveStep:
+) -> MoveStep | SaleStep:
     parent = _named_first(rows[0], contracts)
+    is_rights = rows[0].code == "RI" or "RIGHTS ISSUE" in _said(rows[0]).upper()
+    if parent is None and is_rights and len(rows) == 1:
+        return SaleStep(*_common(rows), rows[0].contract, Fraction(rows[0].qty), Fraction(0))
     if parent is None:
         raise _InexpressibleError(
             "expected the parent's row or trades in the files, found nothing of what the text "
             "names first"
         )
-    if rows[0].code == "RI" or "RIGHTS ISSUE" in rows[0].text.upper():
+    if is_rights:
         shares: list[Fraction | None] = [Fraction(0)] * len(rows)  # rights cost nothing
     else:
         shares = _shares(rows, ratios, whole=False)
+    found = _RATIO.findall(_said(rows[0]))
+    per_unit = None
+    if len(rows) == len(found) == 1 and not is_rights:
+        new, old = _text_ratio(rows[0])
+        per_unit = new / old
     return MoveStep(*_common(rows), parent, _called(rows[0]), None,
-                    tuple(zip(rows, shares, strict=True)))  # fmt: skip
+                    tuple(zip(rows, shares, strict=True)), per_unit=per_unit)  # fmt: skip
 
 
 def _is_named_first(row: Action) -> bool:
     """Tell whether a row is of the instrument that its text begins with: what goes."""
     leading = _LEADING.match(row.text)
-    own = {row.contract.isin, row.contract.symbol} - {""}
+    symbol = row.contract.symbol
+    own = {row.contract.isin, symbol.partition(" ")[0] if _is_option(row) else symbol} - {""}
     return leading is not None and not own.isdisjoint((leading["isin"], leading["symbol"].strip()))
 
 
@@ -365,7 +479,12 @@ def _named_first(row: Action, contracts: Mapping[str, Contract]) -> Contract | N
     leading = _LEADING.match(row.text)
     if leading is None:
         return None
-    return contracts.get(leading["isin"]) or contracts.get(leading["symbol"].strip())
+    for name in (leading["isin"], leading["symbol"].strip()):
+        # A share that is listed twice has one ISIN, and two currencies.
+        found = contracts.get(f"{name} {row.contract.currency}") or contracts.get(name)
+        if found is not None:
+            return found
+    return None
 
 
 def _shares(

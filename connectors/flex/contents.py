@@ -33,6 +33,8 @@ SUMS = frozenset({"SYMBOL_SUMMARY", "ASSET_SUMMARY", "WASH_SALE", "SYMBOLSUMMARY
 """Levels of detail that sum up what stands elsewhere, or tell of it again."""
 CLOSED = frozenset({"LOT", "CLOSED_LOT", "CLOSEDLOT"})
 RETURN_OF_CAPITAL, COMMISSIONS = "RETURN OF CAPITAL", "COMMISSION ADJUSTMENTS"
+WITHHOLDING = "WITHHOLDING"
+"""A tax on what was returned, whose text is the same, changes no cost."""
 
 
 class Problem(NamedTuple):
@@ -148,7 +150,8 @@ class Contents:
     def _add_cash(self, row: Row) -> None:
         kind, text = (row.fields.get(name, "").upper() for name in ("type", "description"))
         summary = row.fields.get("levelOfDetail", "").upper() == "SUMMARY"
-        if summary or (RETURN_OF_CAPITAL not in f"{kind} {text}" and COMMISSIONS not in kind):
+        says_so = RETURN_OF_CAPITAL in f"{kind} {text}" and WITHHOLDING not in kind
+        if summary or not (says_so or COMMISSIONS in kind):
             self.passed_over[row.section] += 1
             return
         cash = read_cash(row, self.zone)
@@ -174,7 +177,8 @@ _LEVELS = dict.fromkeys(("Trade", "TradeConfirm", "TradeConfirmation"), "EXECUTI
 def _action_key(action: Action) -> tuple[str, ...]:
     if action.transaction_id:
         return action.account, action.transaction_id
-    facts = (action.contract.con_id, action.text, str(action.time), str(action.qty))
+    facts = (action.contract.con_id, action.text, str(action.time), str(action.qty),
+             action.report_date, str(action.cancelled))  # fmt: skip
     return (action.account, *facts)
 
 

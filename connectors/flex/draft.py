@@ -24,7 +24,7 @@ from connectors.flex.known import Names
 from connectors.flex.openings import Opening
 from connectors.flex.openings import openings as find_openings
 from connectors.flex.options import OptionEnds, is_end, option_ends
-from connectors.flex.records import Cancel, Cash, Contract, Trade
+from connectors.flex.records import Action, Cancel, Cash, Contract, FlexLot, Trade
 from connectors.flex.times import read_time
 from state.keys import parse_exec_id
 
@@ -81,7 +81,10 @@ class Fill(NamedTuple):
     identity: str
     revision: int
     charge: Decimal | None
+    """With what its cancellations gave back."""
     busted: bool
+    added: Decimal | None = None
+    """What its rows add to the charge of its first row, which is in no file; None if it is."""
 
 
 class Draft:
@@ -108,11 +111,15 @@ class Draft:
             key=lambda trade: trade.order,
         )
         self._actions = [each for each in contents.actions.values() if asked.has(each.time)]
-        self.steps, problems = steps(self._actions, asked.ratios, _contracts(trades, self._actions))
+        rows: tuple[Trade | FlexLot | Action, ...] = (
+            *trades, *contents.open_lots, *contents.closed_lots, *self._actions,
+        )  # fmt: skip
+        contracts = _contracts(row.contract for row in rows)
+        self.steps, problems = steps(self._actions, asked.ratios, contracts)
         self.plan.problems += problems
         self.cash = [each for each in contents.cash.values() if asked.has(each.time)]
         self.fills = self._fills(trades)
-        self.ends: OptionEnds = option_ends(fill.trade for fill in self.fills)
+        self.ends: OptionEnds = option_ends(fill.trade for fill in self.fills if not fill.busted)
         self.plan.problems += self.ends.problems
         self.unexplained_orders = self._orders_alone(trades)
         """Order rows whose executions are in no file."""
@@ -126,7 +133,7 @@ class Draft:
     def identities(self) -> set[tuple[str, str]]:
         """Account and identity of all executions, to ask what is known of them."""
         return {(fill.trade.account, fill.identity) for fill in self.fills} | {
-            (step.account, step.id) for step in self.steps if isinstance(step, SaleStep)
+            (step.account, id_) for step in self.steps for id_ in (step.id, *step.cancelled)
         }
 
     def watched(self, names: Names) -> set[Key]:
@@ -134,9 +141,7 @@ class Draft:
         self._name_all(names)
         keys = {(each.account, names.of(each.contract)) for each in self.openings}
         for step in self.steps:
-            split = isinstance(step, SplitStep) and names.of(step.old) != names.of(step.new)
-            if split or isinstance(step, MoveStep | RenameStep):
-                keys |= {(step.account, names.of(each)) for each in _touched(step)}
+            keys |= {(step.account, names.of(each)) for each in _touched(step)}
         keys |= {
             (cash.account, names.of(cash.contract))
             for cash in self.cash
@@ -196,15 +201,15 @@ class Draft:
                 self._leave_out([trade], reason)
             else:
                 rows[trade.account, parse_exec_id(trade.id).identity].append(trade)
-        busted = self._busted(rows, cancels)
+        cancelled = self._cancellations(rows, cancels)
         fills = [
             fill
             for (account, identity), of_it in rows.items()
-            if (fill := self._fill(identity, of_it, busted=(account, identity) in busted))
+            if (fill := self._fill(identity, of_it, cancelled[account, identity]))
         ]
         return sorted(fills, key=lambda fill: fill.trade.order)
 
-    def _fill(self, identity: str, rows: list[Trade], *, busted: bool) -> Fill | None:
+    def _fill(self, identity: str, rows: list[Trade], cancels: list[Cancel]) -> Fill | None:
         distinct: dict[tuple[str, str], Trade] = {}
         for row in rows:
             # A trade confirmation names no transaction: it is the row that names one.
@@ -219,12 +224,20 @@ class Draft:
             return None
         charges = [row.charge for row in distinct.values() if row.charge is not None]
         charge = sum(charges, Decimal(0)) if charges else None
-        return Fill(trade, identity, parse_exec_id(trade.id).revision or 1, charge, busted)
+        revision = parse_exec_id(trade.id).revision or 1
+        if cancels and self._is_busted(rows, cancels):
+            return Fill(trade, identity, revision, charge, busted=True)
+        if charge is None:
+            return Fill(trade, identity, revision, charge, busted=False)
+        refunded = charge + sum((cancel.charge for cancel in cancels), Decimal(0))
+        if _has_first(rows, cancels):
+            return Fill(trade, identity, revision, refunded, busted=False)
+        return Fill(trade, identity, revision, charge, busted=False, added=refunded)
 
-    def _busted(
+    def _cancellations(
         self, rows: Mapping[tuple[str, str], list[Trade]], cancels: Sequence[Cancel]
-    ) -> set[tuple[str, str]]:
-        """Return the executions that cancellations leave nothing of."""
+    ) -> Mapping[tuple[str, str], list[Cancel]]:
+        """Return the cancellations of each execution."""
         by_trade = {
             (account, row.trade_id): (account, identity)
             for (account, identity), of_it in rows.items()
@@ -245,10 +258,14 @@ class Draft:
                 self._leave_out([cancel], "expected the trade that this cancels (its tradeID: "
                                 "origTradeID), found none: it is kept out, or taken back, when "
                                 "its file is imported")  # fmt: skip
-        return {found for found, those in of.items() if self._is_busted(rows[found], those)}
+        return of
 
     def _is_busted(self, rows: list[Trade], cancels: list[Cancel]) -> bool:
-        last = max(rows, key=lambda row: parse_exec_id(row.id).revision or 1)
+        """Tell whether cancellations leave nothing of an execution."""
+        last = max(rows, key=_revision_and_booking)
+        cancels = [cancel for cancel in cancels if not _is_before(cancel, last)]
+        if not cancels:
+            return False  # it was booked again, under the same id too
         revisions = {row.id for row in rows}
         hit = [c for c in cancels if (abs(c.qty), c.price) == (abs(last.qty), last.price)]
         alike = {row.id for row in rows if (row.qty, row.price) == (last.qty, last.price)}
@@ -284,6 +301,27 @@ class Draft:
 Item: TypeAlias = Step | Cash | Fill
 
 
+def _booking(row: Trade | Cancel) -> int:
+    """Return the place of a row among the broker's bookings; 0 if it does not say."""
+    return int(row.transaction_id) if row.transaction_id.isdigit() else 0
+
+
+def _is_before(cancel: Cancel, row: Trade) -> bool:
+    """Tell whether a cancellation was booked before a row, so that it is of another one."""
+    return 0 < _booking(cancel) < _booking(row)
+
+
+def _has_first(rows: Iterable[Trade], cancels: Iterable[Cancel]) -> bool:
+    """Tell whether the row that all others of an execution change is among its rows."""
+    first = min(rows, key=_revision_and_booking)
+    changed = any(_is_before(cancel, first) for cancel in cancels)
+    return not changed and parse_exec_id(first.id).revision in (1, None)
+
+
+def _revision_and_booking(row: Trade) -> tuple[int, int]:
+    return parse_exec_id(row.id).revision or 1, _booking(row)
+
+
 def _unfit(trade: Trade) -> str:
     if trade.kind not in _KINDS and not trade.exec_id:
         return f"transactionType: expected one of {', '.join(sorted(_KINDS))}, found {trade.kind!r}"
@@ -302,13 +340,13 @@ def _unfit(trade: Trade) -> str:
     return ""
 
 
-def _contracts(trades: Sequence[Trade], actions: Sequence[object]) -> dict[str, Contract]:
+def _contracts(contracts: Iterable[Contract]) -> dict[str, Contract]:
+    """Return contracts by what a text may call them; the first of a name counts."""
     found: dict[str, Contract] = {}
-    for row in (*trades, *actions):
-        contract: Contract = row.contract  # type: ignore[attr-defined]
-        for name in (contract.isin, contract.symbol):
-            if name:
-                found.setdefault(name, contract)
+    for contract in contracts:
+        for name in filter(None, (contract.isin, contract.symbol)):
+            found.setdefault(name, contract)
+            found.setdefault(f"{name} {contract.currency}", contract)
     return found
 
 

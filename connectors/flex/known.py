@@ -82,11 +82,15 @@ class Names:
     """The names of instruments, by con_id; a new one never takes another's."""
 
     def __init__(
-        self, remembered: Mapping[str, str], multipliers: Mapping[str, Decimal] | None = None
+        self,
+        remembered: Mapping[str, str],
+        multipliers: Mapping[str, Decimal] | None = None,
+        currencies: Mapping[str, str] | None = None,
     ) -> None:
         self._names = dict(remembered)
         self._taken = set(self._names.values())
         self._multipliers = multipliers or {}
+        self._currencies = dict(currencies or {})
         self.new: dict[str, Named] = {}
         """By con_id."""
 
@@ -98,6 +102,11 @@ class Names:
         """Return what a point is remembered to be worth, if it is not what the row says."""
         remembered = self._multipliers.get(contract.con_id, contract.multiplier)
         return None if remembered == contract.multiplier else remembered
+
+    def other_currency(self, contract: Contract) -> str:
+        """Return the currency that a contract is known in, if it is not the row's, else ""."""
+        known = self._currencies.get(contract.con_id, "")
+        return known if contract.currency not in ("", known) else ""
 
     def of(self, contract: Contract, symbol: str = "") -> str:
         """Return a contract's name, a new one if it has none.
@@ -124,6 +133,7 @@ class Names:
 
     def _give(self, contract: Contract, name: str, names: list[str], *, shared: bool) -> None:
         self._names[contract.con_id] = name
+        self._currencies.setdefault(contract.con_id, contract.currency)
         self._taken.add(name)
         self.new[contract.con_id] = Named(contract, names, shared)
 

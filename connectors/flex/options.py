@@ -15,8 +15,8 @@ from connectors.flex.contents import Problem
 from connectors.flex.lots import exact_text, spread
 from connectors.flex.records import OPTIONS, Trade
 
-ENDS = frozenset({"A", "EX", "GEA"})
-"""Codes of an assignment and an exercise."""
+ENDS = frozenset({"A", "EX", "AEX", "MEX", "GEA"})
+"""Codes of an assignment and an exercise; A and M before Ex: for a dividend's sake."""
 _OSI_STRIKE = 8
 _THOUSANDTHS = 1000
 

@@ -21,6 +21,7 @@ from connectors.flex.actions import (
     SaleStep,
     SplitStep,
     Step,
+    places_for,
 )
 from connectors.flex.contents import COMMISSIONS, Problem
 from connectors.flex.draft import Draft, Fields, Fill, Key, Plan, Planned
@@ -30,7 +31,8 @@ from connectors.flex.openings import Opening
 from connectors.flex.records import Action, Cash, Contract, Trade, plain
 from state.keys import parse_exec_id
 
-_PER_SHARE = re.compile(r"(\d+(?:\.\d+)?) PER SHARE")
+_PER_SHARE = re.compile(r"(\d+(?:\.\d+)?) (?:[A-Z]{3} )?PER SHARE")
+_OLD_PER_SHARE = re.compile(r"DIVIDEND [A-Z]{3} (\d+\.\d+)")
 _REFUND = re.compile(r"\((?P<symbol>.+), (?P<qty>-?[\d.,]+), (?P<date>\d{4}-\d\d-\d\d)\)")
 _HALF_A_CENT = Fraction(501, 100_000)
 
@@ -62,9 +64,12 @@ class Planner:
         take: dict[type, Callable[[Any], None]] = {
             Fill: self._take_fill, SplitStep: self._take_split, SaleStep: self._take_sale,
             MoveStep: self._take_move, RenameStep: self._take_rename,
-            LeftOutStep: self._leave_out, Cash: self._take_cash,
+            LeftOutStep: self._leave_out, Cash: self._take_cash, Step: lambda _: None,
         }  # fmt: skip
-        acts = [(place, partial(take[type(item)], item)) for place, item in self._draft.items()]
+        acts = []
+        for place, item in self._draft.items():
+            taken = self._unless_published(item) if isinstance(item, Step) else item
+            acts.append((place, partial(take[type(taken)], taken)))
         for key, event in self._history():
             # Openings are booked before all else, whatever their time.
             time = -1 if event.kind == "opening" else event.time
@@ -117,7 +122,8 @@ class Planner:
         trade, ends = fill.trade, self._draft.ends
         price = ends.settled.get(trade.key, trade.price)
         # What the broker charges for a settlement in cash is not in its figure.
-        charge = None if trade.key in ends.settled and trade.price == 0 else fill.charge
+        settled = trade.key in ends.settled and trade.price == 0
+        charge = None if settled else _charge(fill, known)
         adjustment = ends.adjustments.get(trade.key, "")
         if (trade.account, symbol) in self._holdings:
             self._watch((trade.account, symbol), _event_of(fill, price, charge, adjustment))
@@ -173,6 +179,10 @@ class Planner:
         trade, told = fill.trade, parse_exec_id(fill.trade.id)
         if known is not None and known.qty == 0:
             self._plan.known += 1
+        elif ("transfer", trade.account, trade.id) in self._known.others:
+            self._problem(trade, "expected an option's end that was not published before it was "
+                          "cancelled, found its transfer: publish what left as a transfer "
+                          "IN")  # fmt: skip
         elif told.revision is None and known is None:
             self._plan.notes.append(f"{trade.id} was cancelled before it was published")
         elif told.revision is None:
@@ -263,9 +273,17 @@ class Planner:
     def _take_cash(self, cash: Cash) -> None:
         if COMMISSIONS in cash.kind.upper():
             return
-        symbol, found = self._names.of(cash.contract), _PER_SHARE.search(cash.text.upper())
+        symbol, text = self._names.of(cash.contract), cash.text.upper()
         key = (cash.account, symbol)
         held = self._holdings[key].qty
+        found = _PER_SHARE.search(text) or _OLD_PER_SHARE.search(text)
+        other = self._names.other_currency(cash.contract)
+        if other:
+            self._problem(
+                cash, f"expected a return in {other}, as the position is, found "
+                f"{cash.contract.currency}: at which rate it counts stands in no row",
+            )  # fmt: skip
+            return
         if found is None:
             self._problem(cash, "expected how much was paid PER SHARE, found nothing of it")
             return
@@ -284,6 +302,21 @@ class Planner:
 
     # --- corporate actions ---
 
+    def _unless_published(self, step: Step) -> Step:
+        """Leave a step out if what it stands instead of was published before it was cancelled."""
+        if not step.cancelled:
+            return step
+        mine = (id_ for _, account, id_ in self._known.others if account == step.account)
+        published = {stem for id_ in mine for stem in _stems(id_)}
+        for id_ in step.cancelled:
+            if id_ in published or self._known.execution(step.account, id_) is not None:
+                touched = tuple(row.contract for row in step.rows)
+                return LeftOutStep(*_step_facts(step), touched, f"expected an action that was "
+                                   f"not published before it was cancelled, found {id_}: undo "
+                                   f"what its messages did, and do what stands instead, by "
+                                   f"messages of your own")  # fmt: skip
+        return step
+
     def _leave_out(self, step: LeftOutStep) -> None:
         self._plan.problems += [Problem(step.reason, row.shown) for row in step.rows]
         for contract in step.touched:
@@ -298,14 +331,12 @@ class Planner:
             self._move(step, step.old, [(step.new, Fraction(1), comes)])
             return
         fields = self._common("split", step.account, symbol, step.time, step.id)
-        places = {} if step.places is None else {"places": str(step.places)}
-        self._put(step.id, {**fields, "ratio": step.ratio, **places})
-        key = (step.account, symbol)
-        if key in self._holdings:
-            new, old = map(int, step.ratio.split(":"))
-            self._holdings[key].split(
-                Fraction(new, old), 10 if step.places is None else step.places
-            )
+        holding = self._holdings[step.account, symbol]
+        places = step.places if holding.unclear else places_for(step, holding.qty)
+        told = {} if places is None else {"places": str(places)}
+        self._put(step.id, {**fields, "ratio": step.ratio, **told})
+        new, old = map(int, step.ratio.split(":"))
+        holding.split(Fraction(new, old), 10 if places is None else places)
         self._say_number(step, symbol, step.old, step.new)
 
     def _say_number(self, step: Step, symbol: str, old: Contract, new: Contract) -> None:
@@ -318,6 +349,9 @@ class Planner:
         symbol = self._names.of(step.contract)
         row = step.rows[0]
         if self._is_worth_other(step.contract, row):
+            return
+        if ("transfer", step.account, f"{step.id}-in0-1") in self._known.others:
+            self._plan.known += 1  # rights, which came with the lots that they are for
             return
         fields = {
             "symbol": symbol, "account": step.account, "side": "BUY" if step.qty > 0 else "SELL",
@@ -351,12 +385,24 @@ class Planner:
         self._move(step, step.old, [(step.new, Fraction(1), None)])
 
     def _take_move(self, step: MoveStep) -> None:
+        if step.is_rights and self._stands_alone(step):
+            [(row, _)] = step.targets
+            self._take_sale(
+                SaleStep(*_step_facts(step), row.contract, Fraction(row.qty), Fraction(0))
+            )
+            return
         if step.note:
             self._plan.notes.append(f"{step.id}: {step.note}")
         targets = [
             (row.contract, share or Fraction(0), Fraction(row.qty)) for row, share in step.targets
         ]
         self._move(step, step.source, targets)
+
+    def _stands_alone(self, step: MoveStep) -> bool:
+        """Tell whether rights come, or came, without the lots that they are for."""
+        held = self._holdings[step.account, self._names.of(step.source)]
+        published = self._known.execution(step.account, step.id) is not None
+        return published or not held.qty or bool(held.unclear)
 
     def _move(
         self, step: Step, source: Contract,
@@ -366,7 +412,12 @@ class Planner:
         key = (step.account, self._names.of(source))
         holding = self._holdings[key]
         leaves = next((Fraction(row.qty) for row in step.rows if row.contract == source), None)
-        reason = _why_not(holding, leaves)
+        reason = (
+            _why_not(holding, leaves) or _other_currency(source, targets)
+            or _cost_turned(holding, targets)
+        )  # fmt: skip
+        if not reason and isinstance(step, MoveStep) and step.per_unit:
+            reason = _not_for(holding, step.per_unit, Fraction(step.rows[0].qty))
         if reason:
             touched = (source, *(contract for contract, _, _ in targets))
             self._leave_out(LeftOutStep(*_step_facts(step), touched, reason))
@@ -380,7 +431,7 @@ class Planner:
             gone = abs(sum((lot.qty for lot in lots), Fraction(0)))
             fields = self._common("transfer", *key, step.time, step.id)
             self._put(step.id, {**fields, "direction": "OUT", "qty": exact_text(gone, 10)})
-            if stays:
+            if leaves is None:
                 self._join(step, key, "kept", moved(lots, None, stays))
         for number, (contract, share, comes) in enumerate(targets):
             into = (step.account, self._names.of(contract))
@@ -455,6 +506,16 @@ def _event_of(fill: Fill, price: Decimal, charge: Decimal | None, adjustment: st
     return KnownEvent(trade.time, "execution", fill.identity, trade.qty, value, borne)
 
 
+def _charge(fill: Fill, known: KnownExecution | None) -> Decimal | None:
+    """Return what a fill cost in all; None if that is not known."""
+    if known is None or fill.added is None:
+        return fill.charge
+    if known.commission is None or known.commission_currency != fill.trade.charge_currency:
+        return None
+    is_new = fill.revision > (parse_exec_id(known.exec_id).revision or 1)
+    return known.commission + fill.added if is_new else known.commission
+
+
 def _is_refunded(fill: Fill, cash: Cash, match: re.Match[str]) -> bool:
     trade = fill.trade
     day = datetime.fromtimestamp(trade.time / 1000, UTC).date()
@@ -483,6 +544,39 @@ def _why_not(holding: Holding, leaves: Fraction | None) -> str:
     return (
         f"expected to hold the {exact_text(-leaves, 10)} that go, found {exact_text(held, 10)}: "
         f"import what was traded before, or its openings"
+    )
+
+
+def _not_for(holding: Holding, per_unit: Fraction, comes: Fraction) -> str:
+    """Say why what comes is not for what is held; a fraction may be paid instead."""
+    if abs(holding.qty * per_unit - comes) < 1:
+        return ""
+    return (
+        f"expected to hold the {exact_text(comes / per_unit, 4)} that it comes for, found "
+        f"{exact_text(holding.qty, 10)}: import what was traded before, or its openings"
+    )
+
+
+def _other_currency(
+    source: Contract, targets: Sequence[tuple[Contract, Fraction, Fraction | None]]
+) -> str:
+    for contract, share, _ in targets:
+        if share and contract.currency not in ("", source.currency) and source.currency:
+            return (f"expected cost to stay in {source.currency}, found {contract.currency}: at "
+                    f"which rate it goes over stands in no row")  # fmt: skip
+    return ""
+
+
+def _cost_turned(
+    holding: Holding, targets: Sequence[tuple[Contract, Fraction, Fraction | None]]
+) -> str:
+    turned = next((lot for lot in holding.lots if lot.net_cost * lot.qty < 0), None)
+    if turned is None or not any(share for _, share, _ in targets):
+        return ""
+    return (
+        f"expected a cost that is signed like the {exact_text(turned.qty, 10)} of each lot, found "
+        f"{exact_text(turned.net_cost, 10)}, as charges or returns of capital are more: no "
+        f"transfer says that"
     )
 
 

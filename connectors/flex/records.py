@@ -24,9 +24,14 @@ _NUMBER = re.compile(
     r"[+-]?(?:(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII
 )
 END_OF_DAY = time(23, 59, 59)
-"""When in its day a corporate action took place that names no time, or a position is told."""
+"""When in its day a corporate action took place that names no time, or a position is told.
+
+Of an action of which only the day of the report is known, that day begins with it.
+"""
 PER_CENT = Decimal("0.01")
 
+_NOTHING = ("N/A", "-", "--")
+"""What a file writes where there is nothing to say."""
 SEC_TYPES = {
     "STK": "STK", "OPT": "OPT", "FSOPT": "OPT", "FUT": "FUT", "FOP": "FOP", "FSFOP": "FOP",
     "CASH": "CASH", "BOND": "BOND", "BILL": "BILL", "FUND": "FUND", "WAR": "WAR", "IOPT": "IOPT",
@@ -138,12 +143,19 @@ class Cancel(NamedTuple):
     price: Decimal
     shown: Mapping[str, str]
     """The row, for a person."""
+    charge: Decimal = Decimal(0)
+    """What it gives back of the charge, below 0."""
+
+    @property
+    def transaction_id(self) -> str:
+        return self.shown["transaction_id"]
 
     @classmethod
     def of(cls, trade: Trade) -> Self:
         """Return what a trade's row says that cancels."""
         ids = tuple(filter(None, (trade.cancelled_id, trade.trade_id)))
-        return cls(trade.account, ids, trade.qty, trade.price, trade.shown)
+        charge = trade.charge or Decimal(0)
+        return cls(trade.account, ids, trade.qty, trade.price, trade.shown, charge)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -198,6 +210,7 @@ class Action:
     cancelled: bool
     action_id: str
     transaction_id: str
+    report_date: str
     summary: bool
 
     @property
@@ -309,17 +322,19 @@ def read_open_lot(row: Row, zone: tzinfo) -> FlexLot:
 def read_action(row: Row, zone: tzinfo) -> Action:
     """Return a row of a corporate action. Raises RowError."""
     fields = row.fields
-    when = _first(fields, "dateTime", "reportDate")
+    moment, reported = _first(fields, "dateTime"), _first(fields, "reportDate")
+    # It is reported on the day that begins with it.
+    when = (moment, zone, END_OF_DAY) if moment else (reported, zone, time(0))
     return Action(
         account=_account(row), contract=read_contract(fields),
-        time=_parsed_time(when, zone, END_OF_DAY), qty=_needed(fields, "quantity"),
+        time=_parsed_time(*when), qty=_needed(fields, "quantity"),
         proceeds=_number(fields, "proceeds") or Decimal(0),
         value=_number(fields, "value") or Decimal(0), pnl=_number(fields, "fifoPnlRealized"),
         code=_first(fields, "type").upper(),
         text=_first(fields, "actionDescription", "description"),
         cancelled="CA" in {code.upper() for code in _codes(_first(fields, "code"))},
         action_id=_first(fields, "actionID"), transaction_id=_first(fields, "transactionID"),
-        summary=_first(fields, "levelOfDetail").upper() == "SUMMARY",
+        report_date=reported, summary=_first(fields, "levelOfDetail").upper() == "SUMMARY",
     )  # fmt: skip
 
 
@@ -385,7 +400,7 @@ def _first(fields: Mapping[str, str], *names: str) -> str:
     for name in names:
         if name in fields:
             value = fields[name]
-            return "" if value == "N/A" else value
+            return "" if value in _NOTHING else value
     return ""
 
 
@@ -419,7 +434,7 @@ def _codes(text: str) -> frozenset[str]:
 
 def _account(row: Row) -> str:
     said = _first(row.fields, "accountId", "clientAccountID")
-    account = row.statement.account if said in ("", "-") else said
+    account = said or row.statement.account
     return sys.intern("" if account == "-" else account)
 
 

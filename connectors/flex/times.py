@@ -28,8 +28,8 @@ _DATES = (
     re.compile(r"(?P<a>\d\d?)/(?P<b>\d\d?)/(?P<y>\d{4}|\d\d)"),
 )
 _WHEN = re.compile(
-    r"(?P<date>[\dA-Za-z/]+(?:-[\dA-Za-z]+-\d+)?)"
-    r"(?:(?:[;,T]| )[; ]*(?P<h>\d\d):?(?P<min>\d\d)(?::?(?P<s>\d\d))?(?:\.\d+)?"
+    r"(?P<date>\d{8}(?=\d{6})|[\dA-Za-z/]+(?:-[\dA-Za-z]+-\d+)?)"
+    r"(?:(?:[;,T]| |(?<=^\d{8}))[; ]*(?P<h>\d\d):?(?P<min>\d\d)(?::?(?P<s>\d\d))?(?:\.\d+)?"
     r"(?: *(?P<zone>Z|[+-]\d\d:?\d\d|[A-Za-z][\w/+-]*))?)?"
 )
 _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")

@@ -448,7 +448,7 @@ class Cancels:
 def _cancel(kept: Mapping[str, Any]) -> Cancel:
     return Cancel(
         kept["account"], tuple(kept["trade_ids"]), Decimal(kept["qty"]), Decimal(kept["price"]),
-        kept["shown"],
+        kept["shown"], Decimal(kept.get("charge", 0)),
     )  # fmt: skip
 
 
@@ -462,8 +462,9 @@ def remembered(instruments: InstrumentHash, history: History) -> Names:
         if (multiplier := record.get("multiplier"))
         and record.get("sec_type") not in ("BOND", "BILL")
     }
+    currencies = {str(con_id): record.get("currency") or "" for con_id, record in records.items()}
     known = {con_id: name for con_id, name in names.items() if name}
-    return Names(history.names(known), multipliers)
+    return Names(history.names(known), multipliers, currencies)
 
 
 def remember(instruments: InstrumentHash, names: Names) -> list[str]:

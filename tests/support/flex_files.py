@@ -109,11 +109,11 @@ def contents(directory: Path, *texts: str) -> Contents:
 def plan(
     directory: Path, *texts: str, known: Known | None = None, asked: Asked | None = None,
     names: Mapping[str, str] | None = None, multipliers: Mapping[str, Decimal] | None = None,
-    openings: bool = False,
+    currencies: Mapping[str, str] | None = None, openings: bool = False,
 ) -> Plan:  # fmt: skip
     """Return what an import of files would do."""
     draft = Draft(contents(directory, *texts), asked or Asked(), openings=openings)
-    called = Names(names or {}, multipliers)
+    called = Names(names or {}, multipliers, currencies)
     watched = draft.watched(called)
     return Planner(draft, known or Known(), called, watched).plan()
 

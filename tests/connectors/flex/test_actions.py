@@ -64,8 +64,15 @@ def only(directory: Path, *rows: str, ratios: dict[str, Fraction] | None = None)
         ("P(IP) 1 FOR 2 (X, X, I1)", {"type": "SO"}, MoveStep),
         ("P (I0) RIGHTS 1 FOR 2 (X, X, I1)", {"type": "RI"}, MoveStep),
         ("P(IP) RIGHTS ISSUE 1 FOR 2 (X, X, I1)", {}, MoveStep),
-        ("Q(I0) RIGHTS ISSUE 1 FOR 2 (X, X, I1)", {}, LeftOutStep),
-        ("RIGHTS ISSUE 1 FOR 2", {}, LeftOutStep),
+        ("Q(I0) RIGHTS ISSUE 1 FOR 2 (X, X, I1)", {}, SaleStep),
+        ("RIGHTS ISSUE 1 FOR 2", {}, SaleStep),
+        ("X(I1) EXPIRE DIVIDEND RIGHT (X, X, I1)", {"qty": -2}, SaleStep),
+        ("X(I1) ENDS (X, X, I1)", {"qty": -2, "type": "ED"}, SaleStep),
+        # A name may be of any words.
+        *[(f"X(I1) ENDS (X, {name}, I1)", {"qty": -2}, LeftOutStep)
+          for name in ("SPLIT 1 FOR 2 CORP", "WORTHLESS (A)", "STOCK DIVIDEND 1 FOR 2")],
+        ("X(I1) STOCK DIVIDEND 1 FOR 2 (X, A 1 FOR 4 SPLIT CORP, I1)", {"isin": "I1"}, SplitStep),
+        ("P(IP) SPINOFF 1 FOR 2 (X, BOND MERGER CORP (A), I1)", {}, MoveStep),
         ("X(I1) ENDS (X, X, I1)", {"qty": -2, "proceeds": "10"}, SaleStep),
         ("X(I1) ENDS (X, X, I1)", {"qty": -2, "type": "DW"}, SaleStep),
         ("X(I1) is worthless (X, X, I1)", {"qty": -2}, SaleStep),
@@ -82,7 +89,9 @@ def test_an_action_of_one_row_is_known_by_its_text_or_its_type(
     step = only(tmp_path, row, ratios={"X": Fraction(1, 4)})
     assert isinstance(step, kind)
     if isinstance(step, SaleStep):
-        assert shown(step, "qty", "price") == (-2, 5 if "proceeds" in said else 0)
+        assert shown(step, "qty", "price") == (said.get("qty", 2), 5 if "proceeds" in said else 0)
+    if isinstance(step, SplitStep) and "DIVIDEND" in text:
+        assert step.ratio == "3:2"
     if isinstance(step, MoveStep):
         share = 0 if "RIGHTS" in text else Fraction(1, 4)
         assert (step.source.symbol, step.called, step.leaves) == ("P", "P", None)
@@ -104,7 +113,8 @@ def test_an_action_of_two_rows_is_known_by_its_text_or_its_type(
     tmp_path: Path, text: str, code: str, kind: type[Step]
 ) -> None:
     rows = [action(symbol, qty, text.format(symbol), WHEN, type=code, isin=isin, proceeds=paid)
-            for symbol, qty, isin, paid in (("Y", 4, "I2", "0"), ("X", -4, "I1", "8"))]  # fmt: skip
+            for symbol, qty, isin, paid in (("Y", 4, "I2", 0),
+                                            ("X", -4, "I1", 8 * (kind is MoveStep)))]  # fmt: skip
     step = only(tmp_path, *rows)
     assert isinstance(step, kind)
     if isinstance(step, RenameStep):
@@ -133,6 +143,8 @@ SPLIT = "X(I1) SPLIT 2 FOR 1 (X, X, I1)"
         ({}, 1), ({"when": "20240103;202501"}, 2), ({"type": "FS"}, 2), ({"accountId": "U2"}, 2),
         ({"text": "X(I1) SPLIT 3 FOR 1 (X, X, I2)"}, 2),
         ({"text": "X(I1) SPLIT 2 FOR 1 (X.OLD, X, I2)"}, 1),
+        ({"text": "X(I1) SPLIT 2 FOR 1 (X.OLD, X (CLASS A), I2)"}, 1),
+        ({"text": "X(I1) SPLIT 2 FOR 1"}, 1), ({"text": "X(I1) SPLIT 2 FOR 1 (X.OLD,X,I2) "}, 1),
         ({"actionID": "7"}, 2), ({"actionID": "5", "first": "5", "type": "FS"}, 1),
         ({"actionID": "5", "first": "5", "accountId": "U2"}, 2),
         ({"actionID": "5", "first": "6"}, 2),
@@ -188,15 +200,57 @@ def test_a_cancellation_takes_the_one_row_that_it_is_of(
 
 @pytest.mark.parametrize(
     ("change", "rows"),
-    [({}, 1), ({"qty": 11}, 2), ({"text": SPLIT.replace("2 ", "3 ")}, 2), ({"conid": "9"}, 2)],
-)
+    [
+        ({}, 1), ({"text": SPLIT.replace("2 ", "3 ")}, 2), ({"conid": "9"}, 2),
+        # Of two accounts, and of a day of which no hour is told; of another day.
+        ({"qty": 11}, 1), ({"accountId": "-"}, 1), ({"when": "20240103"}, 1),
+        ({"when": "20240105"}, 2), ({"when": "20240101"}, 2),
+    ],
+)  # fmt: skip
 def test_a_sum_of_rows_that_stand_there_does_not_count(
     tmp_path: Path, change: dict[str, Any], rows: int
 ) -> None:
     more = {"qty": 10, "text": SPLIT, "levelOfDetail": "SUMMARY", **change}
-    summed = action("X", more.pop("qty"), more.pop("text"), WHEN, **more)
+    summed = action("X", more.pop("qty"), more.pop("text"), more.pop("when", WHEN), **more)
     found, _ = found_steps(tmp_path, action("X", 10, SPLIT, WHEN), summed)
     assert sum(len(step.rows) for step in found) == rows
+
+
+def test_what_was_cancelled_is_told_by_its_numbers(tmp_path: Path) -> None:
+    rows = [action("X", qty, SPLIT, WHEN, transactionID=number, code=code)
+            for qty, number, code in ((10, 1, ""), (-10, 2, "Ca"), (20, 3, ""))]  # fmt: skip
+    assert only(tmp_path, *rows).cancelled == ("flex-1",)
+    nothing = only(tmp_path, *rows[:2])
+    assert (type(nothing), nothing.cancelled) == (Step, ("flex-1",))
+    assert only(tmp_path, rows[2]).cancelled == ()
+    nameless = [action("X", qty, SPLIT, WHEN, transactionID="", code=code, reportDate=day)
+                for qty, code, day in ((10, "", 1), (-10, "Ca", 2), (10, "", 2))]  # fmt: skip
+    assert only(tmp_path, *nameless).cancelled == ()
+
+
+@pytest.mark.parametrize("money", [{"proceeds": "5"}, {"fifoPnlRealized": "-1"}])
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (SPLIT, "FS"), ("X(I1) STOCK DIVIDEND 1 FOR 2 (X, X, I1)", "SD"),
+        ("P(IP) SPINOFF 1 FOR 2 (X, X, I1)", "SO"), ("P(IP) RIGHTS ISSUE 1 FOR 2 (X, X, I1)", "RI"),
+    ],
+)  # fmt: skip
+def test_money_beside_what_changes_no_cost_is_not_passed_over(
+    tmp_path: Path, text: str, code: str, money: dict[str, str]
+) -> None:
+    row = action("X", 10, text, WHEN, type=code, **money)
+    assert isinstance(only(tmp_path, row, ratios={"X": Fraction(0)}), LeftOutStep)
+
+
+@pytest.mark.parametrize(
+    "money", [{"proceeds": "-5"}, {"fifoPnlRealized": "1"}, {"proceeds": "0", "value": "9"}]
+)
+def test_money_in_a_row_of_its_own_is_not_passed_over(
+    tmp_path: Path, money: dict[str, str]
+) -> None:
+    rows = [action("X", 10, SPLIT, WHEN), action("X", 0, SPLIT, WHEN, **money)]
+    assert isinstance(only(tmp_path, *rows), SplitStep if "value" in money else LeftOutStep)
 
 
 # --- splits --------------------------------------------------------------------------------------
@@ -258,6 +312,107 @@ def test_a_ratio_of_large_numbers_is_the_nearest_that_the_stream_takes(
         assert step.places == places
 
 
+@pytest.mark.parametrize(
+    ("options", "ratios"),
+    [
+        ({"A": -1}, ["2:1"]), ({"A": -1, "B": -3}, ["2:1", "2:1"]), ({"A": 2, "B": -1}, ["2:1"]),
+        # One that goes and one that comes, or both are added to.
+        ({"A": 1, "B": -1}, []), ({"A": 2, "B": -1, "C": -1}, []),
+    ],
+)  # fmt: skip
+def test_the_options_on_a_share_are_split_with_it_each_for_itself(
+    tmp_path: Path, options: dict[str, int], ratios: list[str]
+) -> None:
+    text = "X(I1) SPLIT 2 FOR 1 ({0}, {0}, )"
+    rows = [action("X", 100, text.format("X"), WHEN, actionID="5", isin="I1")]
+    rows += [action(name, qty, text.format(name), WHEN, actionID="5", assetCategory="OPT")
+             for name, qty in options.items()]  # fmt: skip
+    share, *others = found_steps(tmp_path, *rows)[0]
+    assert shown(share, "ratio", "called") == ("2:1", "X")
+    split = [step for step in others if isinstance(step, SplitStep)]
+    assert [step.ratio for step in split] == ratios
+    assert {step.called for step in split} <= set(options)
+    assert len(others) == max(len(ratios), 1)
+
+
+def test_a_cfd_is_split_for_itself_under_its_own_name(tmp_path: Path) -> None:
+    text = "X(I1) SPLIT 3 FOR 1 ({0}, {0}, I1)"
+    rows = [action(name, qty, text.format(name), WHEN, actionID="5", assetCategory=kind)
+            for name, qty, kind in (("X", 20, "STK"), ("Xn", -2, "CFD"))]  # fmt: skip
+    found, _ = found_steps(tmp_path, *rows)
+    assert [shown(step, "ratio", "called") for step in found] == [("3:1", "X"), ("3:1", "Xn")]
+
+
+OPTIONS_OF_X = [("X 220617C00200000", 1), ("Y 220617C00200000", -1), ("X 220617P00150000", -2),
+                ("Y 220617P00150000", 2)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "share", "kind"),
+    [
+        ("X(I1) CUSIP/ISIN CHANGE TO (I2) ({0}, {0}, )", "IC", [("X", -5), ("Y", 5)], RenameStep),
+        ("X(I1) MERGED WITH I2 1 FOR 1 ({0}, {0}, )", "TC", [("X", -5), ("Y", 5)], MoveStep),
+        ("X(I1) MERGED FOR USD 2.00 PER SHARE ({0}, {0}, )", "TC", [("X", -5)], SaleStep),
+        ("X(I1) MERGED FOR USD 2.00 PER SHARE ({0}, {0}, )", "TC", [], None),
+    ],
+)  # fmt: skip
+def test_options_on_a_share_go_over_each_for_itself(
+    tmp_path: Path, text: str, code: str, share: list[tuple[str, int]], kind: type[Step] | None
+) -> None:
+    rows = [action(name, qty, text.format(name), WHEN, type=code, conid=f"{name}-{qty}",
+                   assetCategory="OPT" if " " in name else "STK",
+                   proceeds="10" if kind is SaleStep and name == "X" else "0")
+            for name, qty in [*share, *OPTIONS_OF_X]]  # fmt: skip
+    *shares_step, call, put = found_steps(tmp_path, *rows)[0]
+    assert [type(step) for step in shares_step] == ([kind] if kind else [])
+    for step, names in ((call, OPTIONS_OF_X[:2]), (put, OPTIONS_OF_X[2:])):
+        went = step.old if isinstance(step, RenameStep) else step.source  # type: ignore[attr-defined]
+        assert went.symbol == names[0][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "per_unit"),
+    [
+        ("P(IP) SPINOFF 1 FOR 5 (X, X, I1)", Fraction(1, 5)), ("P(IP) SPINOFF (X, X, I1)", None),
+        ("P(IP) SPINOFF 1 FOR 5, I2 1 FOR 3 (X, X, I1)", None),
+        ("P(IP) RIGHTS ISSUE 1 FOR 5 (X, X, I1)", None),
+    ],
+)  # fmt: skip
+def test_for_what_a_spin_off_comes_stands_in_its_text(
+    tmp_path: Path, text: str, per_unit: Fraction | None
+) -> None:
+    step = only(tmp_path, action("X", 2, text, WHEN, type="SO"), ratios={"X": Fraction(1, 4)})
+    assert step.per_unit == per_unit
+
+
+def test_rows_that_go_for_money_are_sales_each_for_itself(tmp_path: Path) -> None:
+    rows = [action(name, qty, "X(I1) PARTIAL CALL (X, X, I1)", WHEN, proceeds=paid, type="PC")
+            for name, qty, paid in (("X", -10, 20), ("X", -40, 90), ("Y", 5, -5))]  # fmt: skip
+    found, _ = found_steps(tmp_path, *rows)
+    assert [shown(step, "qty", "price") for step in found] == [
+        (-10, 2), (-40, Fraction(9, 4)), (5, 1),
+    ]  # fmt: skip
+    found, _ = found_steps(tmp_path, *rows, action("X", 1, "X(I1) PARTIAL CALL (X, X, I1)", WHEN,
+                                                   type="PC"))  # fmt: skip
+    assert [type(step) for step in found] == [LeftOutStep]
+
+
+def test_parts_of_an_action_without_numbers_have_ids_of_their_own(tmp_path: Path) -> None:
+    rows = [action(name, qty, "X(I1) SPLIT 2 FOR 1 (X, X, I1)", WHEN, actionID="5",
+                   transactionID="", assetCategory=kind)
+            for name, qty, kind in (("X", 100, "STK"), ("A", -1, "OPT"),
+                                    ("B", -1, "OPT"))]  # fmt: skip
+    assert [step.id for step in found_steps(tmp_path, *rows)[0]] == [
+        "flex-5", "flex-5-1", "flex-5-2",
+    ]  # fmt: skip
+
+
+def test_of_an_option_only_whole_contracts_are_added(tmp_path: Path) -> None:
+    row = action("A", -1, "X(I1) SPLIT 1 FOR 10 (A, A, )", WHEN, assetCategory="OPT")
+    assert isinstance(only(tmp_path, row), LeftOutStep)
+    assert isinstance(only(tmp_path, row.replace("-1", "-9")), SplitStep)
+
+
 def test_a_stock_dividend_adds_to_what_there_is(tmp_path: Path) -> None:
     text = "X(I1) STOCK DIVIDEND 1 FOR 2 (X, X, I1)"
     assert only(tmp_path, action("X", 5, text, WHEN, isin="I1")).ratio == "3:2"
@@ -311,7 +466,11 @@ def test_the_row_that_is_old_says_so_or_else_goes(
         ([("Z", 4), ("Y", -2), ("W", -2)], {}, "Z"), ([("Z", 4), ("Y", 4)], {}, ""),
         ([("Z", -4)], {}, ""), ([("X", -4), ("Y", 4)], {"proceeds": "5", "fifoPnlRealized": "1"},
                                 ""),
-        ([("X", -4), ("Y", 4)], {"fifoPnlRealized": "1"}, "X"),
+        ([("X", -4), ("Y", 4)], {"fifoPnlRealized": "1"}, ""),
+        # Money that is paid for what comes.
+        ([("X", -4), ("Y", 4)], {"proceeds": "-5"}, ""),
+        ([("X", 4), ("Y", -4)], {"proceeds": "5"}, ""),
+        ([("X", 4), ("Y", -4)], {"proceeds": "-5"}, "X"),
     ],
 )  # fmt: skip
 def test_what_goes_in_a_merger_is_the_one_row_of_its_sign_or_what_is_named_first(
@@ -326,7 +485,7 @@ def test_what_goes_in_a_merger_is_the_one_row_of_its_sign_or_what_is_named_first
     assert step.source.symbol == source
     others = [symbol for symbol, _ in qtys if symbol != source]
     whole = {others[0]: 1} if len(others) == 1 else {"Y": Fraction(1, 4), "W": Fraction(3, 4)}
-    assert (dict(shares(step)), step.note) == (whole, "")
+    assert (dict(shares(step)), bool(step.note)) == (whole, bool(said))
 
 
 @pytest.mark.parametrize(

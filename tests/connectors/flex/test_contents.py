@@ -159,7 +159,7 @@ def _cash(**more: object) -> str:
     [
         ({}, 1), ({"transactionID": "8"}, 2), ({"accountId": "U2"}, 2), ({"qty": 2}, 2),
         ({"text": "A(I1) SPLIT 3 FOR 1 (A, A, I1)"}, 2), ({"when": "20240104"}, 2),
-        ({"conid": "9"}, 2),
+        ({"conid": "9"}, 2), ({"reportDate": "20240105"}, 2), ({"code": "Ca"}, 2),
     ],
 )  # fmt: skip
 def test_an_action_is_the_same_if_all_that_tells_it_is(
@@ -183,7 +183,7 @@ def test_of_an_action_with_a_number_the_number_tells(tmp_path: Path) -> None:
         ({"levelOfDetail": "Summary"}, 1), ({"description": "(Ordinary Dividend)"}, 1),
         ({"description": "x", "type": "Return of Capital"}, 2),
         ({"description": "x", "type": "Commission Adjustments"}, 2),
-        ({"description": "Commission Adjustments"}, 1),
+        ({"description": "Commission Adjustments"}, 1), ({"type": "Withholding Tax"}, 1),
     ],
 )  # fmt: skip
 def test_cash_counts_if_it_changes_what_something_cost_and_once(

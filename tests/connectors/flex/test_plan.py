@@ -291,6 +291,43 @@ def test_a_correction_costs_what_all_its_rows_come_to(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def _rebooked(revision: int, qty: object, charge: object) -> list[str]:
+    said = {"tradeID": "17", "ibExecID": "0000aaaa.0000bbbb.01.01"}
+    more = {**said, "ibExecID": f"0000aaaa.0000bbbb.01.{revision:02d}", "transactionID": "3"}
+    return [
+        trade("A", 5, "10.5", "20260701;100000", ibCommission="-1", transactionID="1", **said),
+        trade("A", -5, "10.5", "20260701;100000", ibCommission="1", transactionID="2", tradeID="",
+              origTradeID="17", ibExecID="", transactionType="TradeCancel", buySell="BUY (Ca.)"),
+        trade("A", qty, "10.5", "20260701;100000", ibCommission=charge, **more),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("revision", "qty", "charge", "commission"), [(1, 5, -1, "1"), (2, 4, "-0.8", "0.8")]
+)
+def test_a_trade_that_is_cancelled_and_booked_again_stands_and_costs_what_was_not_given_back(
+    tmp_path: Path, revision: int, qty: int, charge: object, commission: str
+) -> None:
+    rows = _rebooked(revision, qty, charge)
+    [fields] = _fields(plan(tmp_path, flex(rows)))
+    assert (fields["exec_id"][-2:], fields["fill_qty"]) == (f"{revision:02d}", f"{qty}")
+    assert fields["commission"] == commission
+    # The file that has the first row came before, and the same file comes again.
+    made = plan(tmp_path, flex(rows[1:]), known=_known())
+    assert [fields.get("commission") for fields in _fields(made)] == [commission] * (revision - 1)
+    known = _known(exec_id=fields["exec_id"], qty=Decimal(qty), commission=Decimal(commission))
+    for some in (rows, rows[1:]):
+        assert plan(tmp_path, flex(some), known=known).messages == []
+
+
+def test_a_correction_alone_costs_what_its_own_row_says(tmp_path: Path) -> None:
+    rows = _rebooked(2, 4, "-0.8")[1:]
+    assert [fields["commission"] for fields in _fields(plan(tmp_path, flex(rows)))] == ["0.8"]
+    for unlike in ({"commission": None}, {"commission_currency": "EUR"}):
+        [fields] = _fields(plan(tmp_path, flex(rows), known=_known(**unlike)))
+        assert "commission" not in fields
+
+
 def test_a_cancelled_trade_is_busted_by_the_next_revision(tmp_path: Path) -> None:
     first = trade("SSRAP", -100, "16.2", "20150914;100000", tradeID="1389766089",
                   ibExecID="00015070.55f176d9.01.01", ibCommission="-0.28696525")  # fmt: skip
@@ -555,13 +592,14 @@ def test_an_assignments_premium_moves_to_the_shares(
     _realizes(made, "flex-62", "0")
 
 
-def test_an_exercise_costs_what_was_paid_for_the_option(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", ["Ex", "AEx", "MEx", "GEA"])
+def test_an_exercise_costs_what_was_paid_for_the_option(tmp_path: Path, code: str) -> None:
     call = "OPEN  250919C00003000"
     rows = [
         option(call, 4, "1.53", "20250801;100000", ibCommission="-3.078814"),
-        trade("OPEN", 400, 3, "20250919;162000", transactionID="61", **booked("Ex;O")),
+        trade("OPEN", 400, 3, "20250919;162000", transactionID="61", **booked(f"{code};O")),
         option(call, -4, 0, "20250919;162000",
-               **booked("Ex;C", cost="-615.078814", fifoPnlRealized="0")),
+               **booked(f"{code};C", cost="-615.078814", fifoPnlRealized="0")),
         trade("OPEN", -400, 5, "20250922;100000", ibExecID="", transactionID="63"),
     ]  # fmt: skip
     _realizes(plan(tmp_path, flex(rows)), "flex-63", "184.921186")
@@ -576,6 +614,24 @@ def test_a_premium_is_shared_by_several_share_rows(tmp_path: Path) -> None:
     ]  # fmt: skip
     parts = [fields["basis_adjustment"] for fields in _fields(plan(tmp_path, flex(rows)))]
     assert parts == ["-33.3333333333", "-66.6666666667"]
+
+
+def test_an_assignment_that_is_cancelled_leaves_the_option_and_the_shares(tmp_path: Path) -> None:
+    """Its figures are made up."""
+    call, ended = "XOM   220121C00042500", "20210511;162000"
+    said = {"tradeID": "", "ibExecID": "", "transactionType": "TradeCancel"}
+    legs = [
+        option(call, 1, 0, ended, **booked("A", tradeID="11", transactionID="11", cost="519.332708",
+                                           fifoPnlRealized="0")),
+        trade("XOM", -100, "42.5", ended, **booked("A", tradeID="12", transactionID="12")),
+        option(call, -1, 0, ended, origTradeID="11", buySell="BUY (Ca.)", **said),
+        trade("XOM", 100, "42.5", ended, origTradeID="12", buySell="SELL (Ca.)", **said),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(legs))
+    assert (made.messages, made.problems, len(made.notes)) == ([], [], 2)
+    known = Known(others=frozenset({("transfer", ACCOUNT, "flex-11")}))
+    made = plan(tmp_path, flex(legs), known=known)
+    assert (made.messages, [each.row["transaction_id"] for each in made.problems]) == ([], ["11"])
 
 
 @pytest.mark.parametrize("kept", [0, 1])
@@ -751,6 +807,27 @@ def test_a_split_of_one_row(tmp_path: Path) -> None:
     _realizes(made, "flex-61", "2308.94231")
 
 
+def test_a_short_call_is_split_with_its_share(tmp_path: Path) -> None:
+    text, call = "XLE(US8) SPLIT 2 FOR 1 ({0}, {0}, )", {"conid": "829150632"}
+    old, new = "XLE 251226C00093500", "XLE 251226C00046750"
+    rows = [
+        trade("XLE", 100, 90, "20251103;100000", isin="US8", ibCommission="-1"),
+        option(old, -1, "1.85", "20251111;115516", ibCommission="-0.62869", **call),
+        option(new, 2, 0, "20251226;162000", **booked("Ep", transactionID="61", **call)),
+    ]  # fmt: skip
+    actions = [
+        action("XLE", 100, text.format("XLE"), "20251204;202500", type="FS", actionID="16"),
+        action(new, -1, text.format(new), "20251204;202500", type="FS", actionID="16",
+               assetCategory="OPT", multiplier="100", **call),
+    ]  # fmt: skip
+    made = plan(tmp_path, flex(rows, actions))
+    assert made.problems == []
+    assert [(f["symbol"], f["ratio"]) for f in _fields(made, "split")] == [
+        ("XLE", "2:1"), (old, "2:1"),
+    ]  # fmt: skip
+    _realizes(made, "flex-61", "184.37131")
+
+
 def test_a_reverse_split_gives_the_key_its_new_number(tmp_path: Path) -> None:
     text = "ACB(CA05156X8843) SPLIT 1 FOR 12 ({}, AURORA CANNABIS INC, {})"
     when = "20200508;202500"
@@ -792,6 +869,26 @@ def test_a_split_is_rounded_as_the_broker_rounds(
     one = action("X", Decimal(after) - held, text, "20200508;202500", type="RS")
     alone = plan(tmp_path, flex([trade("X", held, 1, "20200102;100000")], [one]))
     assert _fields(alone, "split")[0].get("places") == places
+
+
+@pytest.mark.parametrize(
+    ("held", "ratio", "comes", "places"),
+    [
+        # Of 312 it would be 45 with whole shares; of 176.696 there was nothing to round.
+        ("311.5", "1 FOR 7", -267, None), ("312", "1 FOR 7", -267, "0"),
+        ("-176.695", "21 FOR 20", "-8.8348", "4"), ("100", "1 FOR 3", -67, "0"),
+        ("100.5", "1 FOR 3", -67, None),
+        # Some of what was held is not known.
+        ("7", "1 FOR 7", -267, "0"), (None, "1 FOR 7", -267, "0"),
+    ],
+)  # fmt: skip
+def test_what_is_held_tells_how_a_split_that_says_only_what_comes_was_rounded(
+    tmp_path: Path, held: str | None, ratio: str, comes: object, places: str | None
+) -> None:
+    rows = [trade("A", held, 5, "20240102;100000")] if held else []
+    split = action("A", comes, f"A(I1) SPLIT {ratio} (A, A, I1)", "20240103;202500", type="FS")
+    [fields] = _fields(plan(tmp_path, flex(rows, [split])), "split")
+    assert fields.get("places") == places
 
 
 def test_a_split_that_does_not_fit_its_quantities_is_left_out(tmp_path: Path) -> None:
@@ -937,6 +1034,8 @@ def test_a_refund_of_what_is_known_is_all_that_is_reported(tmp_path: Path) -> No
         (84, "11.68", "USD 0.1407 PER SHARE (Return of Capital)", ""),
         (82, "11.68", "USD 0.1407 PER SHARE (Return of Capital)", ""),
         (83, "11.69", "USD 0.1407 PER SHARE (Return of Capital)", ""),
+        (83, "11.68", "CASH DIVIDEND 0.14070000 USD PER SHARE (Return of Capital)", "-0.1407"),
+        (83, "11.68", "MAC 2.0 (US5) CASH DIVIDEND USD 0.14070000 (Return of Capital)", "-0.1407"),
         (0, "0", "USD 0.1407 PER SHARE (Return of Capital)", ""),
         (83, "11.68", "CASH DIVIDEND (Return of Capital)", ""),
         (83, "11.68", "USD 0 PER SHARE (Return of Capital)", ""),
@@ -954,6 +1053,22 @@ def test_a_return_of_capital_is_what_the_row_says_of_what_was_held(
     made = plan(tmp_path, flex(trades, CashTransactions=[paid]))
     costs = [fields["per_unit"] for fields in _fields(made, "cost")]
     assert (costs, len(made.problems)) == ([per_unit] if per_unit else [], not per_unit)
+
+
+@pytest.mark.parametrize("known", [None, {str(con_id("MAC")): "CAD"}])
+def test_a_return_of_capital_in_another_currency_is_listed(
+    tmp_path: Path, known: dict[str, str] | None
+) -> None:
+    paid = element(
+        "CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="MAC",
+        conid=con_id("MAC"), dateTime="20201203;202000", amount="10", type="Dividends",
+        description="USD 0.1 PER SHARE (Return of Capital)", transactionID="81",
+    )  # fmt: skip
+    currency = "USD" if known else "CAD"
+    rows = [trade("MAC", 100, 7, "20201016;154822", currency=currency)]
+    made = plan(tmp_path, flex(rows, CashTransactions=[paid]), currencies=known)
+    assert (_fields(made, "cost"), len(made.problems)) == ([], 1)
+    assert "expected a return in CAD" in made.problems[0].reason
 
 
 @pytest.mark.parametrize(
@@ -1310,6 +1425,142 @@ def test_a_merger_that_realizes_a_part_is_left_out(tmp_path: Path) -> None:
     ]  # fmt: skip
     made = plan(tmp_path, flex([trade("LVGO", 10, 1, "20200102;100000")], actions))
     assert (_fields(made, "transfer"), len(made.problems)) == ([], 2)
+
+
+def test_cost_does_not_go_over_into_another_currency(tmp_path: Path) -> None:
+    text = "A(US1) MERGED(Acquisition)  WITH B 1 FOR 1 ({}, A, US1)"
+    rows = [action("A", -10, text.format("A"), "20201030;202500", type="TC"),
+            action("B", 10, text.format("B"), "20201030;202500", type="TC",
+                   currency="EUR")]  # fmt: skip
+    made = plan(tmp_path, flex([trade("A", 10, 1, "20200102;100000")], rows))
+    assert (_fields(made, "transfer"), len(made.problems)) == ([], 2)
+    assert "EUR" in made.problems[0].reason
+
+
+@pytest.mark.parametrize(("held", "fits"), [(100, True), (104, True), (96, True), (105, False),
+                                            (95, False), (50, False), (-100, False)])  # fmt: skip
+def test_a_spin_off_is_for_what_is_held(tmp_path: Path, held: int, *, fits: bool) -> None:
+    row = action("B", 20, "A(US1) SPINOFF  1 FOR 5 (B, B, US2)", "20240601;202500", type="SO")
+    rows = [trade("A", held, 10, "20200102;100000", isin="US1")]
+    made = plan(tmp_path, flex(rows, [row]), asked=Asked(ratios={"B": Fraction(1, 5)}))
+    assert (len(_fields(made, "transfer")), len(made.problems)) == ((3, 0) if fits else (0, 1))
+
+
+def test_a_lot_that_cost_more_to_open_than_it_brought_does_not_go_over(tmp_path: Path) -> None:
+    """A transfer's cost is signed like its quantity: half of the move would be refused."""
+    text = "A(US1) CUSIP/ISIN CHANGE TO (US2) ({0}, {0}, US1)"
+    actions = [action("A.OLD", 1, text.format("A.OLD"), "20240601;202500", type="IC",
+                      conid=con_id("A")),
+               action("B", -1, text.format("B"), "20240601;202500", type="IC")]  # fmt: skip
+    for charge, fits in (("-0.5", True), ("-1", True), ("-1.05", False)):
+        rows = [trade("A", -1, 1, "20240102;100000", ibCommission=charge)]
+        made = plan(tmp_path, flex(rows, actions))
+        assert (len(_fields(made, "transfer")), len(made.problems)) == ((2, 0) if fits else (0, 2))
+
+
+def test_a_spin_off_that_takes_the_whole_cost_leaves_the_units(tmp_path: Path) -> None:
+    row = action("B", 20, "A(US1) SPINOFF  1 FOR 5 (B, B, US2)", "20240601;202500", type="SO")
+    rows = [trade("A", 100, 10, "20200102;100000", isin="US1")]
+    made = plan(tmp_path, flex(rows, [row]), asked=Asked(ratios={"B": Fraction(1)}))
+    into = [(f["symbol"], f["qty"], f["cost_basis"]) for f in _fields(made, "transfer")[1:]]
+    assert into == [("A", "100", "0"), ("B", "20", "1000")]
+
+
+def test_a_spin_off_is_from_the_listing_of_its_currency(tmp_path: Path) -> None:
+    rows = [trade("A", 100, 10, "20200102;100000", isin="CA1", conid=conid, currency=currency)
+            for conid, currency in (("7", "USD"), ("8", "CAD"))]  # fmt: skip
+    for text in ("A(CA1) SPINOFF  1 FOR 5 (B, B, CA2)", "A(X9) SPINOFF  1 FOR 5 (B, B, CA2)"):
+        row = action("B", 20, text, "20240601;202500", type="SO", currency="CAD")
+        made = plan(tmp_path, flex(rows, [row]), asked=Asked(ratios={"B": Fraction(1, 5)}))
+        assert made.problems == []
+        assert [f["symbol"] for f in _fields(made, "transfer")] == ["A#8", "A#8", "B"]
+
+
+def test_a_short_option_goes_over_with_its_share(tmp_path: Path) -> None:
+    old, new = "FB 220617C00200000", "META 220617C00200000"
+    text = "FB(US3) CUSIP/ISIN CHANGE TO (US4) ({0}, {0}, )"
+    rows = [action(symbol, qty, text.format(symbol), "20220608;202500", type="IC", isin=isin,
+                   conid=con_id(symbol.removesuffix(".OLD")), assetCategory=kind)
+            for symbol, qty, kind, isin in (("FB.OLD", -100, "STK", "US3"),
+                                            ("META", 100, "STK", "US4"),
+                                            (old, 1, "OPT", ""), (new, -1, "OPT", ""))]  # fmt: skip
+    trades = [
+        trade("FB", 100, 200, "20220102;100000", isin="US3"),
+        option(old, -1, 5, "20220102;100000", ibCommission="-1"),
+        option(new, 1, 3, "20220610;100000", ibExecID="", transactionID="61"),
+    ]
+    made = plan(tmp_path, flex(trades, rows))
+    assert made.problems == []
+    assert [f["symbol"] for f in _fields(made, "transfer")] == ["FB", "META", old, new]
+    _realizes(made, "flex-61", "199")
+
+
+def test_the_parent_of_a_spin_off_may_stand_in_the_open_positions_only(tmp_path: Path) -> None:
+    lot = element("OpenPosition", accountId=ACCOUNT, symbol="A", conid=con_id("A"), isin="US1",
+                  assetCategory="STK", currency="USD", multiplier="1", position="100",
+                  costBasisMoney="1000", openDateTime="20200101;000000", reportDate="20231231",
+                  levelOfDetail="LOT")  # fmt: skip
+    row = action("B", 20, "A(US1) SPINOFF  1 FOR 5 (B, B, US2)", "20240601;202500", type="SO")
+    asked = Asked(ratios={"B": Fraction(1, 5)})
+    made = plan(tmp_path, flex((), [row], OpenPositions=[lot]), asked=asked, openings=True)
+    assert made.problems == []
+    assert [f["cost_basis"] for f in _fields(made, "transfer")[1:]] == ["800", "200"]
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        Known(others=frozenset({("split", ACCOUNT, "flex-1")})),
+        Known(others=frozenset({("transfer", ACCOUNT, "flex-1-in0-1")})),
+        Known({(ACCOUNT, "flex-1"): KnownExecution("A", "flex-1", Decimal(-5), Decimal(1), 1)}),
+    ],
+)
+@pytest.mark.parametrize("again", [True, False])
+def test_an_action_that_is_cancelled_after_it_was_published_is_listed(
+    tmp_path: Path, known: Known, *, again: bool
+) -> None:
+    text = "A(US1) SPLIT 2 FOR 1 (A, A, US1)"
+    rows = [action("A", qty, text, "20240601;202500", type="FS", transactionID=number, code=code)
+            for qty, number, code in ((10, 1, ""), (-10, 2, "Ca"), (20, 3, ""))]  # fmt: skip
+    texts = [flex((), rows if again else rows[:2])]
+    assert len(plan(tmp_path, *texts).messages) == again
+    made = plan(tmp_path, *texts, known=known)
+    assert (made.messages, len(made.problems)) == ([], 1)
+    assert "flex-1:" in made.problems[0].reason
+    elsewhere = Known(others=frozenset({("split", "U2", "flex-1"), ("split", ACCOUNT, "flex-12")}))
+    assert plan(tmp_path, *texts, known=elsewhere).problems == []
+
+
+def _rights(*held: str, known: Known | None = None, directory: Path) -> Plan:
+    text = "IAG(ES1) SUBSCRIBABLE RIGHTS ISSUE  1 FOR 1 (IAGN, IAG RIGHTS, ES2)"
+    row = action("IAGN", 103, text, "20200910;202500", type="RI", transactionID="7")
+    end = action("IAGN", -103, "(ES2) DELISTED (IAGN, IAG RIGHTS, ES2)", "20201010;202500",
+                 type="DW", transactionID="8")  # fmt: skip
+    return plan(directory, flex(held, [row, end]), known=known)
+
+
+def test_rights_without_the_shares_that_they_are_for_are_bought_at_0(tmp_path: Path) -> None:
+    shares = trade("IAG", 103, 1, "20200102;100000", isin="ES1")
+    sold = trade("IAG", -103, 2, "20200103;100000", isin="ES1")
+    for held in ([], [shares, sold]):
+        made = _rights(*held, directory=tmp_path)
+        assert (made.problems, _fields(made, "transfer")) == ([], [])
+        of_rights = [f for f in _fields(made) if f["symbol"] == "IAGN"]
+        assert [(f["side"], f["fill_qty"], f["fill_price"]) for f in of_rights] == [
+            ("BUY", "103", "0"), ("SELL", "103", "0"),
+        ]  # fmt: skip
+
+
+def test_rights_come_once_with_or_without_the_shares_that_they_are_for(tmp_path: Path) -> None:
+    shares = trade("IAG", 103, 1, "20200102;100000", isin="ES1")
+    bought = KnownExecution("IAGN", "flex-7", Decimal(103), Decimal(0), 1599783900000)
+    alone = Known({(ACCOUNT, "flex-7"): bought})
+    came = Known(others=frozenset({("transfer", ACCOUNT, "flex-7-in0-1")}))
+    for held, known in (([shares], alone), ([], came), ([], alone), ([shares], came)):
+        made = _rights(*held, known=known, directory=tmp_path)
+        assert made.problems == []
+        assert [f["side"] for f in _fields(made) if f["symbol"] == "IAGN"] == ["SELL"]
+        assert (_fields(made, "transfer"), made.known) == ([], 1)
 
 
 def test_rights_come_at_no_cost(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def _trade(directory: Path, /, qty: object = 2, **more: object) -> Trade:
     ("text", "number"),
     [
         ("1,234.5", "1234.5"), ("1,234,567", "1234567"), ("+2", "2"), (".5", "0.5"), ("5.", "5"),
-        ("-1e3", "-1000"), ("2E-2", "0.02"), ("N/A", None), ("", None),
+        ("-1e3", "-1000"), ("2E-2", "0.02"), ("N/A", None), ("", None), ("--", None),
         ("1,23", "?"), ("1,2345", "?"), ("1e999", "?"), ("NaN", "?"), ("1 2", "?"), ("٣", "?"),
         ("0x1", "?"), ("1_0", "?"),
     ],
@@ -279,7 +279,10 @@ def _action(directory: Path, **more: object) -> Action:
 def test_an_action_that_names_no_time_was_at_the_end_of_its_day(tmp_path: Path) -> None:
     end = read_time("20240103;235959", NEW_YORK)
     assert _action(tmp_path).time == end
-    assert _action(tmp_path, dateTime=None, reportDate="20240103").time == end
+    # It is reported on the day that begins with it.
+    begin = read_time("20240104;000000", NEW_YORK)
+    assert _action(tmp_path, dateTime=None, reportDate="20240104").time == begin
+    assert _action(tmp_path, reportDate="20240104").time == end
     assert _action(tmp_path, dateTime="20240103;202500").time == read_time(
         "20240103;202500", NEW_YORK
     )

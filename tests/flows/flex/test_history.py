@@ -1,5 +1,6 @@
 """What an import knows: from what the flow has booked, from what it has not, from both."""
 
+import json
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
@@ -12,9 +13,11 @@ import pytest
 import redis as redis_py
 
 from connectors.flex.known import KnownEvent
+from connectors.flex.records import read_contract
+from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink
 from flows.flex import history
-from flows.flex.history import History, Match
+from flows.flex.history import History, Match, remembered
 from state.keys import partition_of
 from tests.support import notation
 from tests.support.flow_process import add, read_stream
@@ -181,6 +184,17 @@ def test_a_contract_is_called_as_it_is_remembered_else_as_last_used(stream: Stre
     stream.add(con_id="2", symbol="USED")
     stream.add(con_id="3", symbol="C", type="instrument")
     assert stream.history.names({"2": "KEPT"}) == {"1": "LATER", "2": "KEPT"}
+
+
+def test_in_which_currency_a_contract_is_is_remembered(
+    stream: Stream, redis: redis_py.Redis
+) -> None:
+    for con_id, record in (("1", {"name": "A", "currency": "CAD"}), ("2", {"name": "B"})):
+        redis.hset("instruments", con_id, json.dumps(record))
+    link = RedisLink(stream.url, Event())
+    names = remembered(InstrumentHash(link, "instruments", "positions"), stream.history)
+    paid = [read_contract({"conid": each, "currency": "USD"}) for each in ("1", "2", "3")]
+    assert [names.other_currency(contract) for contract in paid] == ["CAD", "", ""]
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 1000])
