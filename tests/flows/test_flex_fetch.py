@@ -1,12 +1,15 @@
 """`flows.flex fetch` against a service that does what the real one's documents say."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from flows.flex.__main__ import app
 from tests.support.flex_files import flex, trade
 from tests.support.flex_service import QUERY, REFERENCE, TOKEN, FlexService, refusal
 from tests.support.flow_process import ROOT
@@ -27,6 +30,13 @@ def fetch(
     )  # fmt: skip
     assert token not in done.stdout + done.stderr
     return done
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *words: str) -> Result:
+    """Run the command in this process."""
+    for name, value in (("FLEX_TOKEN", TOKEN), ("FLEX_QUERY_ID", QUERY)):
+        monkeypatch.setenv(name, value)
+    return CliRunner().invoke(app, ["fetch", *words])
 
 
 def test_a_statement_is_asked_for_and_fetched(tmp_path: Path) -> None:
@@ -82,3 +92,51 @@ def test_a_setting_that_is_missing_is_named(tmp_path: Path, missing: str) -> Non
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith(f"lotstream: {missing}: expected it to be set")
+
+
+def test_a_file_without_a_name_is_called_by_the_query_and_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with FlexService(STATEMENT) as service:
+        done = called(monkeypatch, "--address", service.address)
+    [file] = tmp_path.iterdir()
+    assert (done.exit_code, done.stdout) == (0, f"{file.name}\n")
+    assert re.fullmatch(rf"flex-{QUERY}-\d{{8}}T\d{{6}}Z\.xml", file.name)
+    assert file.read_text() == STATEMENT
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_service_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FlexService(STATEMENT) as service:
+        for place in (tmp_path, tmp_path / "none" / "a.xml"):
+            done = called(monkeypatch, str(place), "--address", service.address)
+            said = f"lotstream: expected a file in a directory that is there, found {place}"
+            assert (done.exit_code, str(done.exception)) == (1, said)
+    assert service.asked == []
+
+
+def test_a_disk_that_fails_is_told_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.xml.part").mkdir()
+    with FlexService(STATEMENT) as service:
+        done = called(monkeypatch, f"{tmp_path / 'a.xml'}", "--address", service.address)
+    assert str(done.exception) == f"lotstream: {tmp_path / 'a.xml'}: Is a directory"
+
+
+@pytest.mark.parametrize(
+    ("address", "goes"),
+    [
+        ("https://127.0.0.1:1", True), ("http://localhost:1", True), ("http://[::1]:1", True),
+        ("http://127.0.0.1.example.org", False), ("ftp://127.0.0.1", False),
+        ("127.0.0.1:1", False),
+    ],
+)  # fmt: skip
+def test_the_token_goes_over_https_or_stays_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, goes: bool
+) -> None:
+    done = called(monkeypatch, str(tmp_path / "a.xml"), "--address", address, "--wait", "0")
+    said = "within 0 s" if goes else "--address: expected https, as the token goes with it"
+    assert said in str(done.exception)
