@@ -1,7 +1,9 @@
 """The Flex web service: what is waited for, what ends it at once, where the token goes."""
 
 import socket
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -84,6 +86,19 @@ def test_a_service_that_does_not_answer_is_not_waited_for_for_ever(tmp_path: Pat
         address = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         with pytest.raises(FlexServiceError, match=r"no answer from the service: .*timed out"):
             fetch(address, tmp_path / "a.xml", patience=patience)
+
+
+def test_an_answer_that_does_not_go_on_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    with ExitStack() as open_ones:
+        server = open_ones.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def begin() -> None:
+            open_ones.enter_context(server.accept()[0]).sendall(b"HTTP/1.0 200 OK\r\n\r\n<Flex")
+
+        Thread(target=begin, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(FlexServiceError, match="found: the connection broke off: timed out"):
+            fetch(address, tmp_path / "a.xml", patience=Patience(total=0, answer=0.05))
 
 
 @pytest.mark.parametrize(
