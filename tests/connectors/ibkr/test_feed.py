@@ -1024,7 +1024,6 @@ def test_positions_come_with_the_keys_that_were_traded_today(tws: TwsDouble) -> 
         ("U1", CALL.local_symbol, "-2")
     ]
     assert account.traded == {f"U1:{CALL.local_symbol}": [exec_id(1, leg=2)]}
-    assert account.accounts == ["U1"]
 
 
 def test_figures_and_orders_are_those_of_the_accounts_that_are_followed(
