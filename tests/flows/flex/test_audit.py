@@ -54,6 +54,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("│").split("│")]
 
 
+HEAD = ["", "account", "contract", "time (UTC)", "id", "ours", "broker's", "difference", ""]
 OFF = ["close", ACCOUNT, "A", "1970-01-01 00:00:03", exec_id(3), "2", "2.5", "-0.5", "differs"]
 PAIR = trade("EUR.USD", 10, 1, "20240102;100000", assetCategory="CASH", fifoPnlRealized="0")
 
@@ -69,6 +70,7 @@ def test_what_is_equal_is_counted_and_the_end_is_good(desk: Desk) -> None:
 def test_what_differs_and_what_was_left_out_is_shown_with_both_sides(desk: Desk) -> None:
     done = desk.call(rows("1", "2.5", "x"))
     lines = done.stdout.splitlines()
+    assert cells(lines[2].replace("┃", "│")) == HEAD
     assert [cells(line) for line in lines if line.startswith("│")] == [OFF]
     assert "left out: fifoPnlRealized: expected a number, found 'x'" in lines
     assert lines[-2:] == [

@@ -108,6 +108,17 @@ def test_what_is_published_is_said_and_what_was_known_before(desk: Desk) -> None
     )
 
 
+def test_a_cancellation_is_kept_for_its_trade_unless_the_run_is_dry(desk: Desk) -> None:
+    gone = trade("A", 1, 1, THREE[0], tradeID="17")
+    cancel = trade("A", -1, 1, THREE[0], tradeID="", origTradeID="17", ibExecID="",
+                   buySell="BUY (Ca.)", transactionType="TradeCancel",
+                   transactionID="")  # fmt: skip
+    desk.call([cancel], "--dry-run")
+    assert "would publish 1 execution;" in desk.call([gone], "--dry-run").stdout
+    desk.call([cancel])
+    assert "published 2 of 2 executions" in desk.call([gone]).stdout, "the trade and its end"
+
+
 def test_messages_go_in_batches_of_which_the_last_may_be_smaller(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
