@@ -70,6 +70,7 @@ def test_days_go_from_the_begin_of_the_first_to_the_end_of_the_last(desk: Desk) 
     ("words", "said"),
     [
         ("--since 2024-01-03 --until 2024-01-02", "expected 2024-01-03 or later, as --since says"),
+        ("--since tomorrow", "expected a day such as 2024-01-31, found 'tomorrow'"),
         ("--ratio 801", "--ratio: expected ROW=SHARE with a share from 0 to 1, found '801'"),
         ("--ratio =1", "found '=1'"), ("--ratio 801=1.01", "found '801=1.01'"),
         ("--ratio 801=-1/6", "found '801=-1/6'"), ("--ratio 801=1/0", "found '801=1/0'"),
