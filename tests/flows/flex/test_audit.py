@@ -112,9 +112,12 @@ def test_json_tells_all_of_it_with_exact_figures(desk: Desk) -> None:
     assert done.exit_code == 1
 
 
-def test_what_is_not_booked_yet_is_said(desk: Desk, redis: redis_py.Redis) -> None:
-    bought = {"symbol": "A", "account": ACCOUNT, "side": "BUY", "fill_qty": "1", "order_id": "1",
-              "fill_price": "1", "exec_id": exec_id(9), "timestamp": "9000"}  # fmt: skip
-    add(redis, bought)
-    shown = desk.call(rows("1", "2", "3")).stdout
-    assert shown.startswith("note: the flow has 1 entries to book yet; ")
+def test_what_is_not_booked_yet_is_said_and_not_taken_for_booked(
+    desk: Desk, redis: redis_py.Redis
+) -> None:
+    sold = {"symbol": "A", "account": ACCOUNT, "side": "SELL", "fill_qty": "1", "order_id": "1",
+            "fill_price": "5", "exec_id": exec_id(5), "timestamp": "5000"}  # fmt: skip
+    add(redis, sold)
+    shown = desk.call(rows("1", "2", "3", "4")).stdout
+    assert "note: the flow has 1 entries to book yet; what is in them is not compared" in shown
+    assert "not in the book: import the file" in shown
