@@ -91,7 +91,8 @@ def test_the_options_of_another_program_are_not_the_engines(
 ) -> None:
     for runner in (SimpleNamespace(__spec__=SimpleNamespace(name="pytest")), SimpleNamespace()):
         start.runner = runner
-        assert start(configure(), "-r", str(tmp_path / "r")).recovery_directory is None
+        run = start(configure(), "-r", str(tmp_path / "r"), "-w", "2")
+        assert run == ALONE._replace(stop=run.stop)
 
 
 def test_a_recovery_directory_is_made_held_and_goes_on_where_it_was(
@@ -104,6 +105,9 @@ def test_a_recovery_directory_is_made_held_and_goes_on_where_it_was(
     assert (run.recovery_directory, run.stores and run.stores.resumed_at) == (
         directory, {"executions": "5-0"}
     )  # fmt: skip
+    assert run.stores is not None
+    run.stores.mine()
+    assert (directory / "books-0.db").exists()
     [held] = module._locks
     held.close()
 
@@ -177,6 +181,7 @@ def test_a_data_directory_is_made_and_nothing_is_left_in_it(
     configure: Configure, tmp_path: Path
 ) -> None:
     settings = configure()
+    check_data_dir(settings, ALONE._replace(shared=True))
     check_data_dir(settings, ALONE)
     with closing(StreamFiles(settings.data_dir, "executions")) as files:
         files.lock()  # is free
