@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +141,13 @@ def test_the_token_goes_over_https_or_stays_on_this_machine(
     done = called(monkeypatch, str(tmp_path / "a.xml"), "--address", address, "--wait", "0")
     said = "within 0 s" if goes else "--address: expected https, as the token goes with it"
     assert said in str(done.exception)
+
+
+def test_an_answer_is_waited_for_as_long_as_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        address = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        words = ("--address", address, "--wait", "0", "--answer", "0.1")
+        done = called(monkeypatch, str(tmp_path / "a.xml"), *words)
+    assert "no answer from the service: timed out" in str(done.exception)
