@@ -121,13 +121,14 @@ def test_a_recovery_directory_that_cannot_be_used_is_one_line(
 
 
 def test_a_flow_that_trims_its_stream_must_keep_its_state(
-    configure: Configure, start: Start, tmp_path: Path
+    configure: Configure, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = configure(STREAM_RETENTION_HOURS="24")
     with pytest.raises(SystemExit, match=r"^lotstream: STREAM_RETENTION_HOURS: expected"):
         start(settings)
     start(settings, retains=False)
-    start(settings, "-r", str(tmp_path / "r"))
+    monkeypatch.setenv("BYTEWAX_RECOVERY_DIRECTORY", str(tmp_path / "r"))
+    assert start(settings, "-s", "1", "-b", "0").recovery_directory == tmp_path / "r"
     module._locks[0].close()
 
 
