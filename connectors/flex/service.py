@@ -71,9 +71,9 @@ def fetch_statement(
 
     on_wait: called with the reason before each wait. Raises FlexServiceError.
     """
-    service = _Service(token, patience, on_wait)
+    service, address = _Service(token, patience, on_wait), address.rstrip("/")
     reference, place = service.try_until_done(
-        lambda: service.request(f"{address.rstrip('/')}/SendRequest", query_id)
+        lambda: service.request(f"{address}/SendRequest", query_id)
     )
     service.try_until_done(lambda: service.get(place or f"{address}/GetStatement", reference, into))
 

@@ -172,8 +172,6 @@ class Account(NamedTuple):
     positions: list[Held]
     traded: dict[str, list[str]]
     """Execution ids that TWS lists, that is, of today, by key."""
-    accounts: list[str]
-    """Those that are followed."""
 
 
 async def ask_account(tws: Tws, spare_ids: int, register: Register, accounts: Accounts) -> Account:
@@ -229,8 +227,7 @@ class _Question:
                 name = (await instruments.find(execution.contract)).name
                 key = position_key(name, execution.account)
                 traded.setdefault(key, []).append(execution.exec_id)
-        followed = [each for each in self.ib.managedAccounts() if each in self._accounts]
-        return Account(named, traded, followed)
+        return Account(named, traded)
 
     def _readable(self) -> Iterable[Any]:
         for fields in self._executions:

@@ -42,7 +42,7 @@ def serve(board: Board, port: int) -> None:
             f"lotstream: --port: expected a free port on {HOST}, found {port}: {error}"
         ) from None
     config = uvicorn.Config(
-        build_app(board, lambda: server.should_exit), host=HOST, port=port,
+        build_app(board, lambda: server.should_exit),
         log_config=None, log_level="warning", timeout_graceful_shutdown=5,
     )  # fmt: skip
     server = uvicorn.Server(config)

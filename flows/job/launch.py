@@ -160,11 +160,9 @@ def _run_options() -> _RunOptions:
         return _RunOptions()
     # Bytewax has no public way to ask; its version is pinned.
     given = bytewax_run._parse_args()  # type: ignore[no-untyped-call]  # noqa: SLF001
-    addresses = [address for address in (given.addresses or "").split(";") if address]
-    directory = given.recovery_directory
     return _RunOptions(
-        directory and Path(directory),
+        given.recovery_directory,
         None if given.process_id is None else int(given.process_id),
-        max(1, len(addresses)),
+        len((given.addresses or "").split(";")),
         int(given.workers_per_process or 1),
     )

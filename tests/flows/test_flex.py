@@ -211,21 +211,6 @@ def test_two_accounts_and_days_and_json(desk: Desk) -> None:
     assert told["left_out"][0]["row"]["symbol"] == "A"
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--ratio", "X"], "--ratio: expected ROW=SHARE"),
-        (["--ratio", "X=2"], "--ratio: expected ROW=SHARE"),
-        (["--since", "tomorrow"], "expected a day such as 2024-01-31"),
-        (["--timezone", "Moon"], "--timezone: expected a time zone's name"),
-    ],
-)
-def test_a_wrong_option_is_named(desk: Desk, words: list[str], said: str) -> None:
-    done = desk.run("import", *words, desk.file("a.xml", flex(_two())))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
-
-
 def test_an_import_that_was_killed_is_completed_by_the_next(desk: Desk) -> None:
     rows = [
         trade("A", 1, 1 + number % 7, f"20240102;10{number // 60:02d}{number % 60:02d}")

@@ -1,19 +1,22 @@
 """`flows.flex fetch` against a service that does what the real one's documents say."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from flows.flex.__main__ import app
 from tests.support.flex_files import flex, trade
 from tests.support.flex_service import QUERY, REFERENCE, TOKEN, FlexService, refusal
 from tests.support.flow_process import ROOT
 
 STATEMENT = flex([trade("A", 1, 1, "20240102;100000")])
 BUSY = refusal(1019, "Statement generation in progress. Please try again shortly.")
-OFTEN = refusal(1018, "Too many requests have been made from this token.")
 
 
 def fetch(
@@ -30,29 +33,23 @@ def fetch(
     return done
 
 
+def called(monkeypatch: pytest.MonkeyPatch, *words: str) -> Result:
+    """Run the command in this process."""
+    for name, value in (("FLEX_TOKEN", TOKEN), ("FLEX_QUERY_ID", QUERY)):
+        monkeypatch.setenv(name, value)
+    return CliRunner().invoke(app, ["fetch", *words])
+
+
 def test_a_statement_is_asked_for_and_fetched(tmp_path: Path) -> None:
-    with FlexService(STATEMENT) as service:
+    with FlexService(STATEMENT, gets=[BUSY]) as service:
         done = fetch(service.address, tmp_path / "a.xml")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'a.xml'}\n")
+    assert done.stderr.startswith("waiting: the service says 1019: ")
     assert (tmp_path / "a.xml").read_text() == STATEMENT
     assert service.asked == [
         ("SendRequest", {"t": TOKEN, "q": QUERY, "v": "3"}),
-        ("GetStatement", {"t": TOKEN, "q": REFERENCE, "v": "3"}),
+        *[("GetStatement", {"t": TOKEN, "q": REFERENCE, "v": "3"})] * 2,
     ]
-
-
-@pytest.mark.parametrize(
-    "later", [BUSY, OFTEN, 503, 429, None, "<html>busy</html>", "", STATEMENT[:-60]]
-)
-def test_what_passes_is_waited_for(tmp_path: Path, later: str | int | None) -> None:
-    sends = [] if later == STATEMENT[:-60] else [later]
-    with FlexService(STATEMENT, sends=sends, gets=[later, later]) as service:
-        done = fetch(service.address, tmp_path / "a.xml")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "a.xml").read_text() == STATEMENT
-    assert done.stderr.count("waiting: ") == 2 + len(sends)
-    assert [step for step, _ in service.asked].count("GetStatement") == 3
-    assert list(tmp_path.iterdir()) == [tmp_path / "a.xml"]
 
 
 @pytest.mark.parametrize(
@@ -78,14 +75,6 @@ def test_it_does_not_wait_for_ever(tmp_path: Path) -> None:
     assert "1019" in done.stderr
 
 
-def test_a_service_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with FlexService(STATEMENT) as service:
-        address = service.address
-    done = fetch(address, tmp_path / "a.xml", "--wait", "0.1")
-    assert done.returncode == 2
-    assert "no answer from the service" in done.stderr
-
-
 def test_the_token_goes_to_no_other_place(tmp_path: Path) -> None:
     with FlexService(STATEMENT, url="http://127.0.0.2:1/GetStatement") as service:
         done = fetch(service.address, tmp_path / "a.xml")
@@ -104,3 +93,61 @@ def test_a_setting_that_is_missing_is_named(tmp_path: Path, missing: str) -> Non
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith(f"lotstream: {missing}: expected it to be set")
+
+
+def test_a_file_without_a_name_is_called_by_the_query_and_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with FlexService(STATEMENT) as service:
+        done = called(monkeypatch, "--address", service.address)
+    [file] = tmp_path.iterdir()
+    assert (done.exit_code, done.stdout) == (0, f"{file.name}\n")
+    assert re.fullmatch(rf"flex-{QUERY}-\d{{8}}T\d{{6}}Z\.xml", file.name)
+    assert file.read_text() == STATEMENT
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_service_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FlexService(STATEMENT) as service:
+        for place in (tmp_path, tmp_path / "none" / "a.xml"):
+            done = called(monkeypatch, str(place), "--address", service.address)
+            said = f"lotstream: expected a file in a directory that is there, found {place}"
+            assert (done.exit_code, str(done.exception)) == (1, said)
+    assert service.asked == []
+
+
+def test_a_disk_that_fails_is_told_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.xml.part").mkdir()
+    with FlexService(STATEMENT) as service:
+        done = called(monkeypatch, f"{tmp_path / 'a.xml'}", "--address", service.address)
+    assert str(done.exception) == f"lotstream: {tmp_path / 'a.xml'}: Is a directory"
+
+
+@pytest.mark.parametrize(
+    ("address", "goes"),
+    [
+        ("https://127.0.0.1:1", True), ("http://localhost:1", True), ("http://[::1]:1", True),
+        ("http://127.0.0.1.example.org", False), ("ftp://127.0.0.1", False),
+        ("127.0.0.1:1", False),
+    ],
+)  # fmt: skip
+def test_the_token_goes_over_https_or_stays_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, goes: bool
+) -> None:
+    done = called(monkeypatch, str(tmp_path / "a.xml"), "--address", address, "--wait", "0")
+    said = "within 0 s" if goes else "--address: expected https, as the token goes with it"
+    assert said in str(done.exception)
+
+
+def test_an_answer_is_waited_for_as_long_as_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        address = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        words = ("--address", address, "--wait", "0", "--answer", "0.1")
+        done = called(monkeypatch, str(tmp_path / "a.xml"), *words)
+    assert "no answer from the service: timed out" in str(done.exception)

@@ -453,7 +453,7 @@ def test_what_is_not_booked_yet_is_waited_for_and_never_made_up_for(
 
 
 HELD = their("AAPL", 5, "U1")
-ASKED = Account([HELD], {}, ["U1"])
+ASKED = Account([HELD], {})
 
 
 @pytest.mark.parametrize(

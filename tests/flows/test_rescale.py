@@ -15,7 +15,7 @@ from redis import Redis
 from typer.testing import CliRunner
 
 from connectors.parquet.files import StreamFiles
-from connectors.redis.letters import OtherLetters
+from connectors.redis.letters import OtherLetters, keys_beside
 from connectors.redis.link import RedisLink, RedisRefusedError
 from connectors.redis.names import once_keys
 from connectors.redis.partitions import PartitionsError
@@ -236,6 +236,8 @@ def test_a_producer_that_was_not_told_is_refused_and_published_ids_stay_known(
     )
     before = OtherLetters(link, {"executions": "executions:dead"})
     assert before.add_once("U1:e1", "executions", fields, "why")
+    for left in (once_keys("executions:1")[1], keys_beside("executions:dead:1")[1]):
+        redis.set(left, "by streams that had these names before")
     done(run(tmp_path, redis_url, "--to", "2", "--into", f"{tmp_path}/new"))
     with pytest.raises(RedisRefusedError, match="WRONGTYPE"):
         untold.publish_once(Once("y", fields))

@@ -34,6 +34,7 @@ class FlexService:
         url: str = "",
     ) -> None:
         self.asked: list[tuple[str, dict[str, str]]] = []
+        self.paths: list[str] = []
         self._statement, self._sends, self._gets = statement, list(sends), list(gets)
         self._url = url
         service = self
@@ -58,8 +59,11 @@ class FlexService:
         step = parts.path.rpartition("/")[2]
         words = {name: values[0] for name, values in parse_qs(parts.query).items()}
         self.asked.append((step, words))
+        self.paths.append(parts.path)
         waiting = self._sends if step == "SendRequest" else self._gets
         reply = waiting.pop(0) if waiting else self._right(step, words)
+        if request.headers["User-Agent"] != "lotstream":
+            reply = 403
         if reply is None:
             request.close_connection = True
             return

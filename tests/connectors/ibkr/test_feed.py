@@ -1008,7 +1008,8 @@ def test_what_comes_while_positions_are_listed_is_not_lost(tws: TwsDouble) -> No
     asyncio.run(scenario())
 
 
-def test_positions_come_with_the_keys_that_were_traded_today(tws: TwsDouble) -> None:
+@pytest.mark.parametrize("free", [2, 3])
+def test_positions_come_with_the_keys_that_were_traded_today(tws: TwsDouble, free: int) -> None:
     tws.accounts = ("U1", "F2")
     tws.holdings = [Holding("U1", CALL, -2.0, 255.0)]
     tws.fill(
@@ -1016,7 +1017,7 @@ def test_positions_come_with_the_keys_that_were_traded_today(tws: TwsDouble) -> 
         Fill(exec_id(3), CALL, account="F2"),
         Fill(exec_id(4), CALL, time="20260706 10:30:05 Eastern Standard Time"),
     )  # fmt: skip
-    tws.taken_client_ids = {1, 2}
+    tws.taken_client_ids = set(range(-9, 9)) - {free}
     account = asyncio.run(
         ask_account(Tws("127.0.0.1", tws.port, 1, UTC), 2, MemoryRegister(), Accounts())
     )
@@ -1024,7 +1025,6 @@ def test_positions_come_with_the_keys_that_were_traded_today(tws: TwsDouble) -> 
         ("U1", CALL.local_symbol, "-2")
     ]
     assert account.traded == {f"U1:{CALL.local_symbol}": [exec_id(1, leg=2)]}
-    assert account.accounts == ["U1"]
 
 
 def test_figures_and_orders_are_those_of_the_accounts_that_are_followed(

@@ -22,6 +22,7 @@ from flows.board.past import (
     thinned,
 )
 from tests.support.hash_values import position
+from tests.support.rows import write_rows
 
 
 def held(symbol: str, pnl: float, **members: Any) -> Position:
@@ -60,9 +61,9 @@ def test_a_curve_never_goes_back_in_time_behind_what_was_read() -> None:
 
 def test_a_small_curve_has_a_point_for_each_figure_that_differs() -> None:
     past = Past()
-    for pnl in (1, 1, 2):
+    for pnl in (1, 1, 2, 2, 1):
         past.note(overview(held("A", pnl)), ["A"])
-    assert list(past.sparks["A"]) == [1, 2]
+    assert list(past.sparks["A"]) == [1, 2, 1]
     for pnl in range(3, 100):
         past.note(overview(held("A", pnl)), ["A"])
     assert list(past.sparks["A"]) == list(range(100 - SPARK_POINTS, 100))
@@ -113,3 +114,14 @@ def test_of_the_files_the_latest_are_read_in_order_of_entries(
     assert found.select("ms", "seq").rows() == [(2, 9), (2, 10), (3, 9), (3, 10)]
     monkeypatch.setattr(past_module, "PAST_FILES", 3)
     assert read_past(tmp_path).select("ms", "seq").rows() == [(2, 9), (3, 9), (3, 10)]
+
+
+def test_of_each_row_its_key_its_own_time_and_what_it_made_are_read(tmp_path: Path) -> None:
+    write_rows(tmp_path, "U1", "A", ["BUY 2 @ 5 at 70", "SELL 1 @ 8 at 80", "SELL 1 @ 4 at 90"])
+    write_rows(tmp_path, None, "B", ["BUY 1 @ 5 at 95"])
+    assert read_past(tmp_path).sort("key", maintain_order=True).rows() == [
+        ("B", "USD", 95_000, 0.0, 0.0, 1000, 0),
+        ("U1:A", "USD", 70_000, 0.0, 0.0, 1000, 0),
+        ("U1:A", "USD", 80_000, 3.0, 3.0, 2000, 0),
+        ("U1:A", "USD", 90_000, 2.0, -1.0, 3000, 0),
+    ]

@@ -9,14 +9,16 @@ from flows.board import told
 from tests.support.rows import write_rows
 
 
-def test_the_oldest_lots_are_told_and_how_many_there_are(
+def test_the_oldest_lots_are_told_with_how_many_there_are_and_the_last_executions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(told, "MOST_LOTS", 2)
+    monkeypatch.setattr(told, "MOST_EXECUTIONS", 1)
     write_rows(tmp_path, "U1", "A", ["OPENING 1 @ 5", "BUY 2 @ 6", "BUY 3 @ 7"])
     found = told._position(tmp_path, "U1:A")
     assert [(lot["qty"], lot["dated"]) for lot in found["lots"]] == [("1", False), ("2", True)]
     assert found["lots_in_all"] == 3
+    assert [each["fill_qty"] for each in found["executions"]] == ["3"]
 
 
 def test_of_many_strategies_those_of_the_most_positions_are_told_by_name(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from threading import Event, Timer
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -91,13 +92,15 @@ def test_a_copy_starts_as_soon_as_the_first_is_killed(
             assert second.stop() == 0
 
 
-@pytest.mark.parametrize(("process", "held"), [(None, "lock"), (0, "process-0.lock")])
-def test_a_run_that_is_just_ending_is_waited_for(
+@pytest.mark.parametrize(
+    ("process", "held"), [(None, "lock"), (0, "process-0.lock"), (0, "starting.lock")]
+)
+def test_a_run_that_is_just_ending_or_beginning_is_waited_for(
     tmp_path: Path, process: int | None, held: str
 ) -> None:
-    ending, told_to_stop = FileLock(tmp_path / held), Event()
-    ending.acquire()
-    Timer(0.1, ending.release).start()
+    other, told_to_stop = FileLock(tmp_path / held), Event()
+    other.acquire()
+    Timer(0.1, other.release).start()
     told_to_stop.set()
     with suppress(SystemExit):  # of a cluster, as nobody else joins
         recovery.prepare(tmp_path, process, 2, told_to_stop)
@@ -213,13 +216,14 @@ def test_a_directory_that_lost_its_books_stops_it_and_says_what_to_do(
 def test_a_store_without_room_is_said_and_the_error_is_shown_as_ever(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, text: str, said: list[str]
 ) -> None:
-    shown: list[BaseException] = []
+    shown: list[object] = []
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # is put back
-    monkeypatch.setattr(sys, "__excepthook__", lambda _kind, error, _trace: shown.append(error))
+    monkeypatch.setattr(sys, "__excepthook__", lambda *whole: shown.append(whole))
     recovery.tell_of_full_disk(Path("here"))
     error = RuntimeError(text)
-    sys.excepthook(RuntimeError, error, None)
-    assert (caplog.messages, shown) == (said, [error])
+    trace = TracebackType(None, sys._getframe(), 0, 1)
+    sys.excepthook(RuntimeError, error, trace)
+    assert (caplog.messages, shown) == (said, [(RuntimeError, error, trace)])
 
 
 # --- the snapshots of an epoch that a crash cut off -------------------------------------------
