@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from state import order
 from state.actions import money, worth
 from state.exact import LIMIT, MONEY, ONE, divide_half_even, to_text
-from state.fifo import Lot, Row, Stretch, identities, new_row
+from state.fifo import Lot, Row, Stretch, behind, identities, new_row
 from state.messages import (
     TYPE_NAMES,
     Action,
@@ -132,21 +132,25 @@ class Book:
         Raises RejectedError if the message cannot be used; the book is then as it was.
         """
         self._shown = None
-        if type(message) is Execution and self._is_next(message):
-            return self._apply_next(message)
         gross, net = self._realized
-        instrument, agreed = self.instrument, self._agreed
-        try:
-            closed = self._apply(message)
-        except RejectedError:
-            self.instrument, self._agreed = instrument, agreed
-            raise
-        if closed is None:
-            return None
+        closed: list[ClosedLot] | None
+        if type(message) is Execution and self._is_next(message):
+            # What `_amounts` would say; a call would cost.
+            commission, adjustment = message.commission or 0, message.adjustment or 0
+            closed = self._append(message, commission, "", adjustment)
+        else:
+            instrument, agreed = self.instrument, self._agreed
+            try:
+                closed = self._apply(message)
+            except RejectedError:
+                self.instrument, self._agreed = instrument, agreed
+                raise
+            if closed is None:
+                return None
         if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
             self._forget()
-        now = self._realized
-        return Applied(closed, now[0] - gross, now[1] - net)
+        realized = self._realized
+        return _new_applied((closed, realized[0] - gross, realized[1] - net))
 
     def _is_next(self, new: Execution) -> bool:
         """Tell whether an execution is what nearly all are: new, in order, nothing odd in it."""
@@ -161,21 +165,29 @@ class Book:
             and identity not in self._forgotten
         )
 
-    def _apply_next(self, new: Execution) -> Applied:  # noqa: PLR0915 - calls would cost
-        """Do what `_put` does, for an execution that is next."""
-        exec_id, identity, _, timestamp, qty, price, commission, *_, adjustment = new
+    def _append(  # noqa: PLR0915 - calls would cost
+        self, new: Execution, commission: int, other: str, adjustment: int
+    ) -> list[ClosedLot]:
+        """Book an execution behind all others; return the lots it closed.
+
+        commission, other, adjustment: see `_Amounts`.
+        """
+        exec_id, identity, _, timestamp, qty, price = new[:6]
         place, multiplier = self._places, self.instrument.multiplier
         value = qty * price if multiplier == ONE else money(qty, price, self.multiplier)
-        charge = commission or 0
-        self._commission += charge
+        charge = adjustment
+        if other:
+            self._others[other] += commission
+        else:
+            self._commission += commission
+            charge += commission
         if adjustment:
             self._adjustments += adjustment
-            charge += adjustment
         self._paid += value
-        self.executions += 1
-        stretch = self._parts[-1].stretch
-        gross, net = self._realized
+        if qty:
+            self.executions += 1
         row = new_row((exec_id, timestamp, price, place, qty, value, charge, new))
+        stretch = self._parts[-1].stretch
         closed = stretch.append(row)
         try:
             self._settle_figures()
@@ -186,15 +198,13 @@ class Book:
         self._known[identity] = place
         self._places = place + 1
         self._newest = timestamp
-        if self._agreed is self._named_by:  # which says the same
-            self._last = row
-        else:
-            self._name(row)
-            self._named_by = self._agreed
-        if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
-            self._forget()
-        realized = self._realized
-        return _new_applied((closed, realized[0] - gross, realized[1] - net))
+        if qty:
+            if self._agreed is self._named_by:  # which says the same
+                self._last = row
+            else:
+                self._name(row)
+                self._named_by = self._agreed
+        return closed
 
     def apply_run(self, run: Run) -> RunUpdate | None:
         """Take in a run at once, as `apply` would message by message.
@@ -243,14 +253,10 @@ class Book:
 
     def open_lots(self) -> list[OpenLot]:
         """Return the open lots, the oldest first."""
-        stretch = self._parts[-1].stretch
-        found = []
-        for row, piece in stretch.open_pieces():
-            qty = piece.units if row.qty > 0 else -piece.units
-            found.append(
-                OpenLot(row.exec_id, row.timestamp, row.price, qty, piece.cost, piece.charge)
-            )
-        return found
+        return [
+            OpenLot(*row[:3], rest if row.qty > 0 else -rest, *behind(row, rest))
+            for row, rest in self._parts[-1].stretch.lots()
+        ]
 
     @property
     def multiplier(self) -> int:
@@ -290,6 +296,8 @@ class Book:
             self._refuse_forgotten(new.identity, new.timestamp)
             if new.revision > 1 and self._horizon[0] >= 0:
                 raise self._forgot(f"of revision 1 of {new.exec_id!r}, or later", new.timestamp)
+            if not anew and new.timestamp >= self._newest:
+                return self._append(new, *self._amounts(new))
             closed = self._put(self._row(new, self._places), None, anew=anew)
             self._known[new.identity] = self._places
             self._places += 1
@@ -526,9 +534,8 @@ class Book:
     # --- putting rows where they belong ----------------------------------------------------
 
     def _row(self, fill: Execution, place: int) -> Row:
-        commission, other, adjustment = self._amounts(fill)
-        charge = adjustment if other else commission + adjustment
-        return Row.of(fill, place, money(fill.qty, fill.price, self.multiplier), charge)
+        value = money(fill.qty, fill.price, self.multiplier)
+        return Row.of(fill, place, value, self._amounts(fill).charge)
 
     def _put(self, row: Row, at: tuple[int, int] | None, *, anew: bool) -> list[ClosedLot]:
         """Put a row where it belongs, in place of another if there is one.
@@ -536,20 +543,7 @@ class Book:
         at: the part and row of the other. anew: whether actions are to be done again, since
         the multiplier was not known before.
         """
-        stretch = self._parts[-1].stretch
         self._count(row, 1)
-        if at is None and not anew and row.timestamp >= self._newest:
-            closed = stretch.append(row)
-            try:
-                self._settle_figures()
-            except RejectedError:
-                stretch.put(len(stretch) - 1, cut=1)
-                self._count(row, -1)
-                raise
-            if row.qty:
-                self._name(row)
-            self._newest = row.timestamp
-            return closed
         old = None
         if at is not None:
             old = self._parts[at[0]].stretch.rows[at[1]]
@@ -604,7 +598,7 @@ class Book:
         """Let an execution cost something else, all of it remembered."""
         self._count_charges(before, -1)
         self._count_charges(after, 1)
-        stretch, charge = self._parts[number].stretch, _charge_of(after)
+        stretch, charge = self._parts[number].stretch, after.charge
         is_gone = stretch.opened[row] <= stretch.closed[-1]
         if is_gone or number == len(self._parts) - 1:
             stretch.charge(row, charge)
@@ -884,6 +878,11 @@ class _Amounts(NamedTuple):
     """The commission's currency if it is not the key's, else nothing."""
     adjustment: int
 
+    @property
+    def charge(self) -> int:
+        """What of it is in the key's currency."""
+        return self.adjustment if self.other else self.commission + self.adjustment
+
 
 _Named = tuple[str | None, int | None]
 """A sec_type and a con_id."""
@@ -907,8 +906,3 @@ def _in_order(openings: dict[str, tuple[Opening, int]]) -> list[tuple[Opening, i
 
 def _says_nothing(fill: Execution) -> bool:
     return fill.commission is None and not fill.adjustment and fill.qty != 0
-
-
-def _charge_of(amounts: _Amounts) -> int:
-    commission, other, adjustment = amounts
-    return adjustment if other else commission + adjustment
