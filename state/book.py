@@ -115,13 +115,14 @@ class Book:
         self._last: Row | None = None
         """The execution last in booking order."""
         self._named_by: Instrument | None = None
-        self._named: tuple[str | None, int | None] = (None, None)
-        """The sec_type and con_id last named in booking order."""
+        self._named: _Named = (None, None)
+        """By the messages in booking order, last."""
         self._horizon: Order = (-1, -1)
         """Where in booking order the last message stands that was forgotten."""
         self._forgotten: dict[Hashable, None] = {}
         """What was forgotten of the horizon's own time; a set that keeps its order."""
-        self._before: tuple[Row | None, tuple[str | None, int | None]] = (None, (None, None))
+        self._last_before: Row | None = None
+        self._named_before: _Named = (None, None)
         """`_last` and `_named` as they were at the horizon."""
         self._shown: PositionSnapshot | None = None
         """What `snapshot` returned, if nothing was taken since."""
@@ -361,10 +362,7 @@ class Book:
             )
         if self._horizon[0] >= 0:
             raise self._forgot("of an opening that is known", new.timestamp)
-        if (
-            any((one.qty > 0) != (new.qty > 0) for one, _ in self._openings.values() if one.qty)
-            and new.qty
-        ):
+        if any(one.qty * new.qty < 0 for one, _ in self._openings.values()):
             raise RejectedError(
                 f"qty: expected the sign of the openings that there are, found {to_text(new.qty)}"
             )
@@ -449,7 +447,8 @@ class Book:
             elif (place := self._known.get(identity)) is not None:
                 part, at = order.find(self._parts, place, self._places)
                 stretch, of_run = self._parts[part].stretch, 0
-                bare = _says_nothing(stretch.rows[at].fill)
+                fill = stretch.rows[at].fill
+                bare = fill.commission is None and not fill.adjustment and fill.qty != 0
                 behind = len(stretch) - at + arrived
                 if part != len(self._parts) - 1:
                     return None
@@ -571,13 +570,10 @@ class Book:
         """Begin with other openings."""
         lots: list[Lot] = []
         for opening, place in _in_order(openings):
-            if opening.qty:
-                price, cost = worth(opening.qty, opening.price, opening.cost, self.multiplier)
-                fill = Execution(
-                    opening.exec_id, opening.exec_id, 1, opening.timestamp, opening.qty, price,
-                    instrument=opening.instrument,
-                )  # fmt: skip
-                lots.append(Lot(Row.of(fill, place, cost, 0), abs(opening.qty)))
+            exec_id, timestamp, qty, price, cost, instrument = opening
+            price, cost = worth(qty, price, cost, self.multiplier)
+            fill = Execution(exec_id, exec_id, 1, timestamp, qty, price, instrument=instrument)
+            lots.append(Lot(Row.of(fill, place, cost, 0), abs(qty)))
         first = self._parts[0].stretch
         more = sum([lot.row.value for lot in lots]) - sum(
             [r.value for r in first.rows[: first.base]]
@@ -590,9 +586,6 @@ class Book:
             self._openings = before
             self._paid -= more
             raise
-
-    def _opened_in_order(self) -> list[Opening]:
-        return [opening for opening, _ in _in_order(self._openings) if opening.qty]
 
     def _charge(self, number: int, row: int, before: "_Amounts", after: "_Amounts") -> None:
         """Let an execution cost something else, all of it remembered."""
@@ -670,7 +663,6 @@ class Book:
 
     def _look_back(self) -> None:
         """Find the execution last in booking order, and what was named last."""
-        last, named = self._before
         found: list[Instrument] = []
         booked: Row | None = None
         is_typed, is_numbered = self._ever_named
@@ -683,9 +675,9 @@ class Book:
             if not is_typed and not is_numbered:
                 break
         if self._horizon[0] < 0:
-            found += [opening.instrument for opening in reversed(self._opened_in_order())]
-        self._last = booked or last
-        self._named_by, self._named = None, _last_named(named, reversed(found))
+            found += [opening.instrument for opening, _ in reversed(_in_order(self._openings))]
+        self._last = booked or self._last_before
+        self._named_by, self._named = None, _last_named(self._named_before, reversed(found))
         part = self._parts[-1]
         is_empty = len(part.stretch) == part.stretch.base
         newest = max(part.order[0], self._horizon[0])
@@ -791,16 +783,14 @@ class Book:
         self._forgotten.update(dict.fromkeys(gone[at:]))
         counting = [row for row in rows if row.qty]
         if counting:
-            self._before = (counting[-1], self._before[1])
-            self._note_before([row.said.instrument for row in counting])
-
-    def _note_before(self, said: Iterable[Instrument]) -> None:
-        last, named = self._before
-        self._before = (last, _last_named(named, said))
+            self._last_before = counting[-1]
+            said = [row.said.instrument for row in counting]
+            self._named_before = _last_named(self._named_before, said)
 
     def _advance_horizon(self, reached: Order) -> None:
         if self._horizon[0] < 0:
-            self._note_before([opening.instrument for opening in self._opened_in_order()])
+            said = [opening.instrument for opening, _ in _in_order(self._openings)]
+            self._named_before = _last_named(self._named_before, said)
         # It never goes back: a bust may stand earlier than what was forgotten before it.
         before, self._horizon = self._horizon, max(self._horizon, reached)
         if self._horizon[0] > before[0]:
@@ -832,7 +822,7 @@ class Book:
             [(*opening[:-1], tuple(opening.instrument), place)
              for opening, place in self._openings.values()],
             (self._places, self._horizon, list(self._forgotten)),
-            (self._before[0] and execution_to_state(self._before[0].fill), self._before[1]),
+            (self._last_before and execution_to_state(self._last_before.fill), self._named_before),
         )  # fmt: skip
 
     @classmethod
@@ -843,9 +833,8 @@ class Book:
         """
         if state[0] != STATE_VERSION:
             raise ValueError(f"expected a book of version {STATE_VERSION}, found {state[0]}")
-        _, (symbol, account, instrument, con_ids), sums, parts, reports, openings, memory, last = (
-            state
-        )
+        _, key, sums, parts, reports, openings, memory, (fill, named) = state
+        symbol, account, instrument, con_ids = key
         book = cls(symbol, account)
         book.instrument, book._con_ids = Instrument(*instrument), set(con_ids)
         book._paid, book._commission, book._adjustments, book.executions, others = sums
@@ -857,7 +846,8 @@ class Book:
             book._openings[exec_id] = (opening, place)
         book._places, book._horizon, forgotten = memory
         book._forgotten = dict.fromkeys(forgotten)
-        book._before = (last[0] and Row.of(execution_from_state(last[0]), -1, 0, 0), last[1])
+        book._named_before = named
+        book._last_before = fill and Row.of(execution_from_state(fill), -1, 0, 0)
         for part in book._parts:
             if part.action is not None:
                 book._known[TYPE_NAMES[type(part.action)], part.action.exec_id] = part.place
@@ -901,8 +891,6 @@ def _last_named(named: _Named, said: Iterable[Instrument]) -> _Named:
 
 
 def _in_order(openings: dict[str, tuple[Opening, int]]) -> list[tuple[Opening, int]]:
-    return sorted(openings.values(), key=lambda one: (one[0].timestamp, one[1]))
-
-
-def _says_nothing(fill: Execution) -> bool:
-    return fill.commission is None and not fill.adjustment and fill.qty != 0
+    """Return those that are booked; quantity 0 removed the others."""
+    booked = [one for one in openings.values() if one[0].qty]
+    return sorted(booked, key=lambda one: (one[0].timestamp, one[1]))
