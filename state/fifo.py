@@ -188,12 +188,12 @@ class Stretch:
 
     def charge(self, at: int, charge: int) -> None:
         """Let a row cost something else."""
-        begin, end = max(self.opened[at - 1], self.closed[-1]), self.opened[at]
-        before = self._worth(begin, end)[1] if begin < end else 0
-        self.rows[at] = self.rows[at]._replace(charge=charge)
+        row = self.rows[at]
+        self.rows[at] = new = row._replace(charge=charge)
         self._oldest = None
-        if begin < end:
-            self.not_due += self._worth(begin, end)[1] - before
+        rest = self.opened[at] - max(self.opened[at - 1], self.closed[-1])
+        if rest > 0:
+            self.not_due += behind(new, rest)[1] - behind(row, rest)[1]
 
     def _total(self, at: int, held: int) -> None:
         """Work the totals out from a row on. held: before that row."""
