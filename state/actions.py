@@ -56,11 +56,6 @@ def held(lots: Sequence[Lot]) -> int:
     return sum([lot.rest for lot in lots])
 
 
-def left(lot: Lot, rest: int | None = None) -> tuple[int, int]:
-    """Return what a lot's last units still bear of its cost and its charge."""
-    return behind(lot.row, lot.rest if rest is None else rest)
-
-
 def shown_price(cost: int, qty: int, multiplier: int) -> int:
     """Return the price at which a quantity costs so much, to 10 places, to be shown only."""
     price = divide_half_even(cost * ONE, qty * multiplier)
@@ -104,7 +99,7 @@ def _split(
         before += lot.rest * split.new
         total = divide_half_even(before, split.old * unit) * unit
         rest, rounded = total - rounded, total
-        of_lot = left(lot)
+        of_lot = behind(*lot)
         cost, charge = cost + of_lot[0], charge + of_lot[1]
         if rest:  # else the next bears it
             found.append(_anew(lot, rest if lot.row.qty > 0 else -rest, cost, charge))
@@ -126,7 +121,7 @@ def _lay(cost: Cost, lots: Sequence[Lot], moved: Moved, multiplier: int) -> tupl
     found, laid = [], moved.laid
     for lot in lots:
         qty = lot.rest if lot.row.qty > 0 else -lot.rest
-        of_lot, charge = left(lot)
+        of_lot, charge = behind(*lot)
         more = divide_half_even(qty * cost.per_unit * multiplier, MONEY)
         laid += more
         found.append(_anew(lot, qty, of_lot, charge + more))
@@ -139,7 +134,7 @@ def _send(lots: Sequence[Lot], moved: Moved, qty: int) -> tuple[list[Lot], Moved
     for lot in lots:
         goes = min(lot.rest, qty)
         qty -= goes
-        before, after = left(lot), left(lot, lot.rest - goes)
+        before, after = behind(*lot), behind(lot.row, lot.rest - goes)
         cost, charge = cost + before[0] - after[0], charge + before[1] - after[1]
         if goes < lot.rest:
             stay.append(Lot(lot.row, lot.rest - goes))
@@ -160,7 +155,7 @@ def _receive(
         return stay, moved
     fill = Execution(came.exec_id, came.exec_id, 1, came.opened, came.qty, price)
     new = Lot(Row.of(fill, place, cost, 0), rest)
-    of_rest, _ = left(new)
+    of_rest, _ = behind(*new)
     later = [at for at, lot in enumerate(stay) if lot.row.timestamp > came.opened]
     stay.insert(later[0] if later else len(stay), new)
     return stay, moved._replace(cost=moved.cost - of_rest)

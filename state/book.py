@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from state import order
 from state.actions import money, worth
 from state.exact import LIMIT, MONEY, ONE, divide_half_even, to_text
-from state.fifo import Lot, Row, Stretch, identities, new_row
+from state.fifo import Lot, Row, Stretch, behind, identities, new_row
 from state.messages import (
     TYPE_NAMES,
     Action,
@@ -116,13 +116,14 @@ class Book:
         self._last: Row | None = None
         """The execution last in booking order."""
         self._named_by: Instrument | None = None
-        self._named: tuple[str | None, int | None] = (None, None)
-        """The sec_type and con_id last named in booking order."""
+        self._named: _Named = (None, None)
+        """By the messages in booking order, last."""
         self._horizon: Order = (-1, -1)
         """Where in booking order the last message stands that was forgotten."""
         self._forgotten: dict[Hashable, None] = {}
         """What was forgotten of the horizon's own time; a set that keeps its order."""
-        self._before: tuple[Row | None, tuple[str | None, int | None]] = (None, (None, None))
+        self._last_before: Row | None = None
+        self._named_before: _Named = (None, None)
         """`_last` and `_named` as they were at the horizon."""
         self._shown: PositionSnapshot | None = None
         """What `snapshot` returned, if nothing was taken since."""
@@ -133,21 +134,25 @@ class Book:
         Raises RejectedError if the message cannot be used; the book is then as it was.
         """
         self._shown = None
-        if type(message) is Execution and self._is_next(message):
-            return self._apply_next(message)
         gross, net = self._realized
-        instrument, agreed = self.instrument, self._agreed
-        try:
-            closed = self._apply(message)
-        except RejectedError:
-            self.instrument, self._agreed = instrument, agreed
-            raise
-        if closed is None:
-            return None
+        closed: list[ClosedLot] | None
+        if type(message) is Execution and self._is_next(message):
+            # What `_amounts` would say; a call would cost.
+            commission, adjustment = message.commission or 0, message.adjustment or 0
+            closed = self._append(message, commission, "", adjustment)
+        else:
+            instrument, agreed = self.instrument, self._agreed
+            try:
+                closed = self._apply(message)
+            except RejectedError:
+                self.instrument, self._agreed = instrument, agreed
+                raise
+            if closed is None:
+                return None
         if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
             self._forget()
-        now = self._realized
-        return Applied(closed, now[0] - gross, now[1] - net)
+        realized = self._realized
+        return _new_applied((closed, realized[0] - gross, realized[1] - net))
 
     def _is_next(self, new: Execution) -> bool:
         """Tell whether an execution is what nearly all are: new, in order, nothing odd in it."""
@@ -162,21 +167,29 @@ class Book:
             and identity not in self._forgotten
         )
 
-    def _apply_next(self, new: Execution) -> Applied:  # noqa: PLR0915 - calls would cost
-        """Do what `_put` does, for an execution that is next."""
-        exec_id, identity, _, timestamp, qty, price, commission, *_, adjustment = new
+    def _append(  # noqa: PLR0915 - calls would cost
+        self, new: Execution, commission: int, other: str, adjustment: int
+    ) -> list[ClosedLot]:
+        """Book an execution behind all others; return the lots it closed.
+
+        commission, other, adjustment: see `_Amounts`.
+        """
+        exec_id, identity, _, timestamp, qty, price = new[:6]
         place, multiplier = self._places, self.instrument.multiplier
         value = qty * price if multiplier == ONE else money(qty, price, self.multiplier)
-        charge = commission or 0
-        self._commission += charge
+        charge = adjustment
+        if other:
+            self._others[other] += commission
+        else:
+            self._commission += commission
+            charge += commission
         if adjustment:
             self._adjustments += adjustment
-            charge += adjustment
         self._paid += value
-        self.executions += 1
-        stretch = self._parts[-1].stretch
-        gross, net = self._realized
+        if qty:
+            self.executions += 1
         row = new_row((exec_id, timestamp, price, place, qty, value, charge, new))
+        stretch = self._parts[-1].stretch
         closed = stretch.append(row)
         try:
             self._settle_figures()
@@ -187,15 +200,13 @@ class Book:
         self._known[identity] = place
         self._places = place + 1
         self._newest = timestamp
-        if self._agreed is self._named_by:  # which says the same
-            self._last = row
-        else:
-            self._name(row)
-            self._named_by = self._agreed
-        if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
-            self._forget()
-        realized = self._realized
-        return _new_applied((closed, realized[0] - gross, realized[1] - net))
+        if qty:
+            if self._agreed is self._named_by:  # which says the same
+                self._last = row
+            else:
+                self._name(row)
+                self._named_by = self._agreed
+        return closed
 
     def apply_run(self, run: Run) -> RunUpdate | None:
         """Take in a run at once, as `apply` would message by message.
@@ -244,14 +255,10 @@ class Book:
 
     def open_lots(self) -> list[OpenLot]:
         """Return the open lots, the oldest first."""
-        stretch = self._parts[-1].stretch
-        found = []
-        for row, piece in stretch.open_pieces():
-            qty = piece.units if row.qty > 0 else -piece.units
-            found.append(
-                OpenLot(row.exec_id, row.timestamp, row.price, qty, piece.cost, piece.charge)
-            )
-        return found
+        return [
+            OpenLot(*row[:3], rest if row.qty > 0 else -rest, *behind(row, rest))
+            for row, rest in self._parts[-1].stretch.lots()
+        ]
 
     @property
     def multiplier(self) -> int:
@@ -294,6 +301,8 @@ class Book:
                     "exec_id: expected a revision of an execution that is known, or revision 1, "
                     f"as the key has forgotten its beginning; found {new.exec_id!r}"
                 )
+            if not anew and new.timestamp >= self._newest:
+                return self._append(new, *self._amounts(new))
             closed = self._put(self._row(new, self._places), None, anew=anew)
             self._known[new.identity] = self._places
             self._places += 1
@@ -360,10 +369,7 @@ class Book:
                 f"exec_id: expected no opening to be added or removed, as the key has forgotten "
                 f"its beginning; found {new.exec_id!r} with qty {to_text(new.qty)}"
             )
-        if (
-            any((one.qty > 0) != (new.qty > 0) for one, _ in self._openings.values() if one.qty)
-            and new.qty
-        ):
+        if any(one.qty * new.qty < 0 for one, _ in self._openings.values()):
             raise RejectedError(
                 f"qty: expected the sign of the openings that there are, found {to_text(new.qty)}"
             )
@@ -452,7 +458,8 @@ class Book:
             elif (place := self._known.get(identity)) is not None:
                 part, at = order.find(self._parts, place, self._places)
                 stretch, of_run = self._parts[part].stretch, 0
-                bare = _says_nothing(stretch.rows[at].fill)
+                fill = stretch.rows[at].fill
+                bare = fill.commission is None and not fill.adjustment and fill.qty != 0
                 behind = len(stretch) - at + arrived
                 if part != len(self._parts) - 1:
                     return None
@@ -542,9 +549,8 @@ class Book:
     # --- putting rows where they belong ----------------------------------------------------
 
     def _row(self, fill: Execution, place: int) -> Row:
-        commission, other, adjustment = self._amounts(fill)
-        charge = adjustment if other else commission + adjustment
-        return Row.of(fill, place, money(fill.qty, fill.price, self.multiplier), charge)
+        value = money(fill.qty, fill.price, self.multiplier)
+        return Row.of(fill, place, value, self._amounts(fill).charge)
 
     def _put(self, row: Row, at: tuple[int, int] | None, *, anew: bool) -> list[ClosedLot]:
         """Put a row where it belongs, in place of another if there is one.
@@ -552,20 +558,7 @@ class Book:
         at: the part and row of the other. anew: whether actions are to be done again, since
         the multiplier was not known before.
         """
-        stretch = self._parts[-1].stretch
         self._count(row, 1)
-        if at is None and not anew and row.timestamp >= self._newest:
-            closed = stretch.append(row)
-            try:
-                self._settle_figures()
-            except RejectedError:
-                stretch.put(len(stretch) - 1, cut=1)
-                self._count(row, -1)
-                raise
-            if row.qty:
-                self._name(row)
-            self._newest = row.timestamp
-            return closed
         old = None
         if at is not None:
             old = self._parts[at[0]].stretch.rows[at[1]]
@@ -593,13 +586,10 @@ class Book:
         """Begin with other openings."""
         lots: list[Lot] = []
         for opening, place in _in_order(openings):
-            if opening.qty:
-                price, cost = worth(opening.qty, opening.price, opening.cost, self.multiplier)
-                fill = Execution(
-                    opening.exec_id, opening.exec_id, 1, opening.timestamp, opening.qty, price,
-                    instrument=opening.instrument,
-                )  # fmt: skip
-                lots.append(Lot(Row.of(fill, place, cost, 0), abs(opening.qty)))
+            exec_id, timestamp, qty, price, cost, instrument = opening
+            price, cost = worth(qty, price, cost, self.multiplier)
+            fill = Execution(exec_id, exec_id, 1, timestamp, qty, price, instrument=instrument)
+            lots.append(Lot(Row.of(fill, place, cost, 0), abs(qty)))
         first = self._parts[0].stretch
         more = sum([lot.row.value for lot in lots]) - sum(
             [r.value for r in first.rows[: first.base]]
@@ -613,14 +603,11 @@ class Book:
             self._paid -= more
             raise
 
-    def _opened_in_order(self) -> list[Opening]:
-        return [opening for opening, _ in _in_order(self._openings) if opening.qty]
-
     def _charge(self, number: int, row: int, before: "_Amounts", after: "_Amounts") -> None:
         """Let an execution cost something else, all of it remembered."""
         self._count_charges(before, -1)
         self._count_charges(after, 1)
-        stretch, charge = self._parts[number].stretch, _charge_of(after)
+        stretch, charge = self._parts[number].stretch, after.charge
         is_gone = stretch.opened[row] <= stretch.closed[-1]
         if is_gone or number == len(self._parts) - 1:
             stretch.charge(row, charge)
@@ -692,7 +679,6 @@ class Book:
 
     def _look_back(self) -> None:
         """Find the execution last in booking order, and what was named last."""
-        last, named = self._before
         found: list[Instrument] = []
         booked: Row | None = None
         is_typed, is_numbered = self._ever_named
@@ -705,9 +691,9 @@ class Book:
             if not is_typed and not is_numbered:
                 break
         if self._horizon[0] < 0:
-            found += [opening.instrument for opening in reversed(self._opened_in_order())]
-        self._last = booked or last
-        self._named_by, self._named = None, _last_named(named, reversed(found))
+            found += [opening.instrument for opening, _ in reversed(_in_order(self._openings))]
+        self._last = booked or self._last_before
+        self._named_by, self._named = None, _last_named(self._named_before, reversed(found))
         part = self._parts[-1]
         is_empty = len(part.stretch) == part.stretch.base
         newest = max(part.order[0], self._horizon[0])
@@ -814,16 +800,14 @@ class Book:
         self._forgotten.update(dict.fromkeys(gone[at:]))
         counting = [row for row in rows if row.qty]
         if counting:
-            self._before = (counting[-1], self._before[1])
-            self._note_before([row.said.instrument for row in counting])
-
-    def _note_before(self, said: Iterable[Instrument]) -> None:
-        last, named = self._before
-        self._before = (last, _last_named(named, said))
+            self._last_before = counting[-1]
+            said = [row.said.instrument for row in counting]
+            self._named_before = _last_named(self._named_before, said)
 
     def _advance_horizon(self, reached: Order) -> None:
         if self._horizon[0] < 0:
-            self._note_before([opening.instrument for opening in self._opened_in_order()])
+            said = [opening.instrument for opening, _ in _in_order(self._openings)]
+            self._named_before = _last_named(self._named_before, said)
         # It never goes back: a bust may stand earlier than what was forgotten before it.
         before, self._horizon = self._horizon, max(self._horizon, reached)
         if self._horizon[0] > before[0]:
@@ -855,7 +839,7 @@ class Book:
             [(*opening[:-1], tuple(opening.instrument), place)
              for opening, place in self._openings.values()],
             (self._places, self._horizon, list(self._forgotten)),
-            (self._before[0] and execution_to_state(self._before[0].fill), self._before[1]),
+            (self._last_before and execution_to_state(self._last_before.fill), self._named_before),
         )  # fmt: skip
 
     @classmethod
@@ -866,9 +850,8 @@ class Book:
         """
         if state[0] != STATE_VERSION:
             raise ValueError(f"expected a book of version {STATE_VERSION}, found {state[0]}")
-        _, (symbol, account, instrument, con_ids), sums, parts, reports, openings, memory, last = (
-            state
-        )
+        _, key, sums, parts, reports, openings, memory, (fill, named) = state
+        symbol, account, instrument, con_ids = key
         book = cls(symbol, account)
         book.instrument, book._con_ids = Instrument(*instrument), set(con_ids)
         book._paid, book._commission, book._adjustments, book.executions, others = sums
@@ -880,7 +863,8 @@ class Book:
             book._openings[exec_id] = (opening, place)
         book._places, book._horizon, forgotten = memory
         book._forgotten = dict.fromkeys(forgotten)
-        book._before = (last[0] and Row.of(execution_from_state(last[0]), -1, 0, 0), last[1])
+        book._named_before = named
+        book._last_before = fill and Row.of(execution_from_state(fill), -1, 0, 0)
         for part in book._parts:
             if part.action is not None:
                 book._known[TYPE_NAMES[type(part.action)], part.action.exec_id] = part.place
@@ -901,6 +885,11 @@ class _Amounts(NamedTuple):
     """The commission's currency if it is not the key's, else nothing."""
     adjustment: int
 
+    @property
+    def charge(self) -> int:
+        """What of it is in the key's currency."""
+        return self.adjustment if self.other else self.commission + self.adjustment
+
 
 _Named = tuple[str | None, int | None]
 """A sec_type and a con_id."""
@@ -919,13 +908,6 @@ def _last_named(named: _Named, said: Iterable[Instrument]) -> _Named:
 
 
 def _in_order(openings: dict[str, tuple[Opening, int]]) -> list[tuple[Opening, int]]:
-    return sorted(openings.values(), key=lambda one: (one[0].timestamp, one[1]))
-
-
-def _says_nothing(fill: Execution) -> bool:
-    return fill.commission is None and not fill.adjustment and fill.qty != 0
-
-
-def _charge_of(amounts: _Amounts) -> int:
-    commission, other, adjustment = amounts
-    return adjustment if other else commission + adjustment
+    """Return those that are booked; quantity 0 removed the others."""
+    booked = [one for one in openings.values() if one[0].qty]
+    return sorted(booked, key=lambda one: (one[0].timestamp, one[1]))

@@ -70,7 +70,7 @@ class Lot(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A row's units between two places on the line."""
+    """A row's units from a place on the line on."""
 
     row: int
     units: int
@@ -188,12 +188,12 @@ class Stretch:
 
     def charge(self, at: int, charge: int) -> None:
         """Let a row cost something else."""
-        begin, end = max(self.opened[at - 1], self.closed[-1]), self.opened[at]
-        before = self._worth(begin, end)[1] if begin < end else 0
-        self.rows[at] = self.rows[at]._replace(charge=charge)
+        row = self.rows[at]
+        self.rows[at] = new = row._replace(charge=charge)
         self._oldest = None
-        if begin < end:
-            self.not_due += self._worth(begin, end)[1] - before
+        rest = self.opened[at] - max(self.opened[at - 1], self.closed[-1])
+        if rest > 0:
+            self.not_due += behind(new, rest)[1] - behind(row, rest)[1]
 
     def _total(self, at: int, held: int) -> None:
         """Work the totals out from a row on. held: before that row."""
@@ -213,39 +213,19 @@ class Stretch:
 
     # --- reading the line -------------------------------------------------------------------
 
-    def _pieces(self, begin: int, end: int) -> list[Piece]:
-        """Return the rows that have units between two places on the line.
-
-        Of a row that has k of its q units up to a place, value x k / q and charge x k / q
-        lie before it, rounded half-even. Its closing units, if it has any, come first.
-        """
-        opened, rows = self.opened, self.rows
-        at = bisect_right(opened, begin)
-        found = []
-        while begin < end:
-            stop = opened[at]
-            if stop > begin:
-                _, _, _, _, qty, cost, charge, _ = rows[at]
-                units = qty if qty > 0 else -qty
-                gone, value, fee = units - stop + begin, cost, charge
-                if stop > end:
-                    upto, stop = units - stop + end, end
-                    cost = share(value, upto, units)
-                    charge = share(fee, upto, units)
-                if gone:
-                    cost -= share(value, gone, units)
-                    charge -= share(fee, gone, units)
-                found.append(_new_piece((at, stop - begin, cost, charge)))
-                begin = stop
-            at += 1
-        return found
-
     def _worth(self, begin: int, end: int) -> tuple[int, int]:
         """Return what the units between two places on the line cost, and their charges."""
+        rows, opened = self.rows, self.opened
         cost = charge = 0
-        for _, _, of_row, fee in self._pieces(begin, end):
+        for at in self.rows_between(begin, end):
+            stop = opened[at]
+            of_row, fee = behind(rows[at], stop - max(begin, opened[at - 1]))
             cost += of_row
             charge += fee
+            if stop > end:
+                of_row, fee = behind(rows[at], stop - end)
+                cost -= of_row
+                charge -= fee
         return cost, charge
 
     def _lot_at(self, place: int) -> Piece:
@@ -309,13 +289,9 @@ class Stretch:
 
     def lots(self) -> list[Lot]:
         """Return the rows with open units, the oldest first."""
-        pieces = self._pieces(self.closed[-1], self.opened[-1])
-        return [Lot(self.rows[at], units) for at, units, _, _ in pieces]
-
-    def open_pieces(self) -> list[tuple[Row, Piece]]:
-        """Return the rows with open units, the oldest first, and what these units bear."""
-        pieces = self._pieces(self.closed[-1], self.opened[-1])
-        return [(self.rows[piece.row], piece) for piece in pieces]
+        closed, opened = self.closed[-1], self.opened
+        rows = self.rows_between(closed, opened[-1])
+        return [Lot(self.rows[at], opened[at] - max(closed, opened[at - 1])) for at in rows]
 
     def rows_between(self, begin: int, end: int) -> list[int]:
         """Return the numbers of the rows that have units between two places on the line."""
@@ -380,7 +356,11 @@ def identities(rows: Iterable[Row]) -> list[str]:
 
 
 def behind(row: Row, units: int) -> tuple[int, int]:
-    """Return what a row's last units bear of its cost and its charge."""
+    """Return what a row's last units bear of its cost and its charge.
+
+    Of a row that has k of its q units before them, cost x k / q and charge x k / q lie
+    there, rounded half-even. A row's closing units, if it has any, come first.
+    """
     _, _, _, _, qty, cost, charge, _ = row
     size = qty if qty > 0 else -qty
     if units == size:

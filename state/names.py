@@ -1,11 +1,14 @@
 """What an instrument is called on the stream, so that no two share a name.
 
-A stock is called by its symbol, all else by the broker's local symbol. The second
-contract of a name gets its exchange behind it, or else its number.
+A stock is called by its symbol, all else by the broker's local symbol, which tells apart
+what shares a symbol: the series of a derivative, currency pairs, an issuer's bonds. The
+second contract of a name gets its exchange behind it, or else its number.
 """
 
 
-def plain_name(*, sec_type: str, symbol: str, local_symbol: str, currency: str, con_id: str) -> str:
+def plain_name(
+    *, sec_type: str, symbol: str, local_symbol: str, currency: str, con_id: int | str
+) -> str:
     """Return what an instrument is called if nothing else has this name.
 
     >>> plain_name(sec_type="STK", symbol="SHOP", local_symbol="SHOP", currency="USD", con_id="1")
@@ -20,7 +23,7 @@ def plain_name(*, sec_type: str, symbol: str, local_symbol: str, currency: str, 
     return f"{symbol}#{con_id}"
 
 
-def possible_names(plain: str, con_id: str, primary_exchange: str) -> list[str]:
+def possible_names(plain: str, con_id: int | str, primary_exchange: str) -> list[str]:
     """Return what a contract may be called, the best first; the last one is its own for sure.
 
     >>> possible_names("SHOP", "17", "TSE"), possible_names("SHOP", "17", "")

@@ -7,11 +7,11 @@ there, on new ones: the old are left as they were, so whoever has them can go ba
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast
 
 from state.actions import Moved, act
 from state.fifo import Lot, Row, Stretch
-from state.messages import Action
+from state.messages import Action, message_from_state, message_to_state
 from state.snapshot import ClosedLot
 
 Order = tuple[int, int]
@@ -113,26 +113,19 @@ def put(parts: Parts, row: Row, at: tuple[int, int] | None, multiplier: int, *, 
 
     at: the part and row of the other. anew: whether all actions are to be done again.
     """
-    changed: dict[int, Stretch] = {}
-    first: dict[int, int] = {}
-    """The first row of each that changed."""
-    if anew:
-        changed[0] = parts[0].stretch.copy()
-        first[0] = changed[0].base
+    there = _part_at(parts, (row.timestamp, row.place))
+    touched = [(0, parts[0].stretch.base)] if anew else []
     if at is not None:
-        number, old = at
-        stretch = changed.setdefault(number, parts[number].stretch.copy())
-        stretch.put(old, cut=1)
-        first[number] = min(old, first.get(number, old))
-    number = _part_at(parts, (row.timestamp, row.place))
-    stretch = changed.get(number) or parts[number].stretch.copy()
-    changed[number] = stretch
-    new = stretch.index(row.timestamp, row.place)
-    stretch.put(new, [row])
-    first[number] = min(new, first.get(number, new))
-    lowest = min(changed)
-    instead = [parts[lowest]._replace(stretch=changed[lowest])]
-    return _run_on(parts, lowest, first[lowest], instead, multiplier, changed)
+        touched.append(at)
+    numbers = {there, *(number for number, _ in touched)}
+    changed = {number: parts[number].stretch.copy() for number in numbers}
+    if at is not None:
+        changed[at[0]].put(at[1], cut=1)
+    new = changed[there].index(row.timestamp, row.place)
+    changed[there].put(new, [row])
+    number, first = min([*touched, (there, new)])
+    instead = [parts[number]._replace(stretch=changed[number])]
+    return _run_on(parts, number, first, instead, multiplier, changed)
 
 
 def put_action(parts: Parts, action: Action, place: int, multiplier: int) -> Laid:
@@ -203,15 +196,16 @@ def _part_at(parts: Parts, order: Order) -> int:
 
 def part_to_state(part: Part) -> tuple[Any, ...]:
     """Return a part as plain values."""
-    action = part.action and (type(part.action).__name__, *part.action)
-    return (action, part.place, tuple(part.moved), part.stretch.to_state())
+    return (
+        part.action and message_to_state(part.action),
+        part.place,
+        tuple(part.moved),
+        part.stretch.to_state(),
+    )
 
 
 def part_from_state(state: tuple[Any, ...]) -> Part:
     """Return the part that `part_to_state` described."""
     action, place, moved, stretch = state
-    act_ = action and _ACTIONS[action[0]](*action[1:])
-    return Part(Stretch.from_state(stretch), act_, place, Moved(*moved))
-
-
-_ACTIONS: dict[str, type[Action]] = {kind.__name__: kind for kind in get_args(Action)}
+    said = cast("Action | None", action and message_from_state(action))
+    return Part(Stretch.from_state(stretch), said, place, Moved(*moved))

@@ -9,10 +9,11 @@ cost is left out: it decides neither a lot's quantity nor its price or cost.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 from state.book import Book
-from state.exact import MONEY_PLACES, PLACES, from_text, to_text
+from state.exact import MONEY, MONEY_PLACES, from_text, to_text
 from state.keys import parse_exec_id
 from state.messages import (
     Cost,
@@ -55,16 +56,16 @@ def terms(message: Message) -> str | None:
     """
     match message:
         case Opening():
-            return _json(qty=_text(message.qty), **_worth(message))
+            return _json(qty=to_text(message.qty), **_worth(message))
         case Split():
             return _json(ratio=f'"{message.new}:{message.old}"', places=str(message.places))
         case Cost():
-            return _json(per_unit=_text(message.per_unit))
+            return _json(per_unit=to_text(message.per_unit))
         case TransferOut():
-            qty = "null" if message.qty is None else _text(message.qty)
+            qty = "null" if message.qty is None else to_text(message.qty)
             return _json(direction='"OUT"', qty=qty)
         case TransferIn():
-            figures = {"qty": _text(message.qty), **_worth(message)}
+            figures = {"qty": to_text(message.qty), **_worth(message)}
             return _json(direction='"IN"', **figures, opened=str(message.opened))
         case _:
             return None
@@ -185,23 +186,13 @@ def _json(**members: str) -> str:
     return "{" + ", ".join(f'"{name}": {text}' for name, text in members.items()) + "}"
 
 
-def _text(units: int) -> str:
-    return to_text(units, PLACES)
-
-
 def _worth(message: Opening | TransferIn) -> dict[str, str]:
     if message.cost is not None:
         return {"cost_basis": to_text(message.cost, MONEY_PLACES)}
-    return {} if message.price is None else {"avg_price": _text(message.price)}
+    return {} if message.price is None else {"avg_price": to_text(message.price)}
 
 
 def _priced(said: dict[str, Any]) -> tuple[int | None, int | None]:
     if "cost_basis" in said:
-        return None, _money(said["cost_basis"])
+        return None, int(Fraction(said["cost_basis"]) * MONEY)
     return (from_text(said["avg_price"]) if "avg_price" in said else None), None
-
-
-def _money(text: str) -> int:
-    whole, _, fraction = text.lstrip("-").partition(".")
-    units = int((whole + fraction.ljust(MONEY_PLACES, "0")) or "0")
-    return -units if text.startswith("-") else units

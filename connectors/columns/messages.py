@@ -8,7 +8,7 @@ which it arrived.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import chain, pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -42,9 +42,10 @@ _NEEDED_IN_REPORT = {b"symbol", b"exec_id", b"commission", b"timestamp"}
 _NOT_PLAIN = {b"commission_currency", b"basis_adjustment"}
 _REPORT_HEADING = (b"symbol", b"account", b"currency")
 _TEXTS = {b"exchange", b"order_ref"}
+_BUY = list(map(bytes, product(b"Bb", b"Uu", b"Yy")))
+_SELL = list(map(bytes, product(b"Ss", b"Ee", b"Ll", b"Ll")))
 _PLAIN_TIMESTAMP, _LONGEST_TIMESTAMP = r"^[0-9]{1,15}$", len(str(LAST_TIMESTAMP))
 _LONGEST_INTEGER, _LONGEST_DECIMAL = 20, len("-999999999.9999999999")
-_END_OF_INTS = 2**63
 
 _Ints = NDArray[np.int64]
 _Bools = NDArray[np.bool_]
@@ -127,7 +128,8 @@ class _Columns(NamedTuple):
     """In the read."""
     ids: Texts
     exec_ids: Texts
-    refs: Texts | None
+    refs: Texts
+    """Of executions; empty where there is none."""
     numbers: _Ints
     """Rows as those of a `Run`; of a report, timestamp and commission."""
     heading: _Ints
@@ -180,10 +182,10 @@ def _columns(shape: Shape, bound: int, *, is_report: bool) -> tuple[_Columns | N
     heading, headings = _headings(values, heading_names)
     plain &= np.array([one is not None for one in headings])[heading]
     rows = np.flatnonzero(plain)
-    refs = None if is_report else values.get(b"order_ref")
+    refs = values.get(b"order_ref", Texts.absent(len(plain)))
     found = _Columns(
         shape.at[rows], shape.ids.take(rows), values[b"exec_id"].take(rows),
-        refs and refs.take(rows), np.stack(numbers, axis=1)[rows], heading[rows], headings,
+        refs.take(rows), np.stack(numbers, axis=1)[rows], heading[rows], headings,
         is_report,
     )  # fmt: skip
     return found, shape.at[~plain]
@@ -256,13 +258,8 @@ def _check_bytes(values: pa.Array, longest: int) -> None:
 
 
 def _signs(sides: Texts, plain: _Bools) -> _Ints:
-    values = sides.to_arrow()
-    bought = _is_in(values, [b"BUY"])
-    if not (bought | _is_in(values, [b"SELL"])).all():
-        upper = pc.ascii_upper(pc.if_else(_utf8(values), values, b"").cast(pa.string()))
-        values = upper.cast(pa.binary())
-        bought = _is_in(values, [b"BUY"])
-        plain &= bought | _is_in(values, [b"SELL"])
+    bought = _are(sides, _BUY)
+    plain &= bought | _are(sides, _SELL)
     return np.where(bought, np.int64(1), np.int64(-1))
 
 
@@ -275,34 +272,19 @@ def _are_ids(exec_ids: Texts) -> _Bools:
 
 
 def _are_text(texts: Texts) -> _Bools:
-    if (texts.letters < 128).all():  # noqa: PLR2004  # ASCII
-        return np.ones(len(texts.lengths), np.bool_)
-    are_text: _Bools = _utf8(texts.to_arrow()).to_numpy(zero_copy_only=False)
-    return are_text
-
-
-def _utf8(values: pa.Array) -> pa.Array:
-    try:
-        values.cast(pa.string())
-    except pa.ArrowException:
-        return pa.array([_is_utf8(value) for value in values.to_pylist()])
-    return pa.array(np.ones(len(values), np.bool_))
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    values = texts.to_arrow()
+    if not (texts.letters < 128).all():  # noqa: PLR2004  # ASCII
+        try:
+            values.cast(pa.string())
+        except pa.ArrowException:
+            listed = values.to_pylist()
+            return np.array([one.decode(errors="ignore").encode() == one for one in listed])
+    return np.ones(len(values), np.bool_)
 
 
 def _are(texts: Texts, allowed: list[bytes]) -> _Bools:
-    return _is_in(texts.to_arrow(), allowed)
-
-
-def _is_in(values: pa.Array, allowed: list[bytes]) -> _Bools:
-    found: _Bools = pc.is_in(values, pa.array(allowed, pa.binary())).to_numpy(zero_copy_only=False)
+    are = pc.is_in(texts.to_arrow(), pa.array(allowed, pa.binary()))
+    found: _Bools = are.to_numpy(zero_copy_only=False)
     return found
 
 
@@ -311,17 +293,12 @@ def _headings(
 ) -> tuple[_Ints, list[Heading | None]]:
     """Return which heading each entry has, and the headings; None for one that is not plain."""
     names = tuple(name for name in wanted if name in values)
-    columns = [values[name].to_arrow().dictionary_encode() for name in names]
-    codes, most = np.zeros(len(columns[0]), np.int64), 1
-    for column in columns:
-        if most * len(column.dictionary) >= _END_OF_INTS:
-            _, codes = np.unique(codes, return_inverse=True)
-            most = len(codes)
-        most *= len(column.dictionary)
-        codes = codes * len(column.dictionary) + column.indices.to_numpy()
-    _, firsts, heading = np.unique(codes, return_index=True, return_inverse=True)
-    listed = [column.take(pa.array(firsts)).dictionary_decode().to_pylist() for column in columns]
-    return heading, [_heading(names, found) for found in zip(*listed, strict=True)]
+    # No value holds a line end.
+    joined = pc.binary_join_element_wise(*(values[name].to_arrow() for name in names), b"\n")
+    encoded = joined.dictionary_encode()
+    listed = [tuple(text.split(b"\n")) for text in encoded.dictionary.to_pylist()]
+    heading: _Ints = encoded.indices.to_numpy()
+    return heading, [_heading(names, found) for found in listed]
 
 
 def _heading(names: tuple[bytes, ...], values: tuple[bytes, ...]) -> Heading | None:
@@ -417,48 +394,36 @@ class _Cutter:
         self._rows = _rows(arrivals.executions, EXECUTION_WIDTH)[executions].tobytes()
         columns = arrivals.executions
         self._exec_ids = _lines([one.exec_ids for one in columns], executions, self._executions)
-        self._refs = _lines([_refs(one) for one in columns], executions, self._executions)
+        self._refs = _lines([one.refs for one in columns], executions, self._executions)
         reported = [one.exec_ids for one in arrivals.reports]
         self._report_ids = _lines(reported, of_reports, self._reports)
         plain = np.add(self._executions, self._reports).tolist()
         ids = [one.ids for one in (*arrivals.executions, *arrivals.reports)]
         self.ids = _lines(ids, order[kind != _IS_ODD], plain)
         self._said = arrivals.said
-        says = arrivals.says[order]
-        self._says = [_last_of(which, kind, says, self.bounds) for which in (_EXECUTION, _REPORT)]
+        self._by_execution, self._by_report = arrivals.says[executions], arrivals.says[reports]
 
     def run(self, piece: int) -> Run:
         """Return the run of a piece."""
         start, stop = self._executions[piece : piece + 2]
         first, last = self._reports[piece : piece + 2]
-        by_execution, by_report = (says[piece] for says in self._says)
         width, report_width = 8 * EXECUTION_WIDTH, 8 * REPORT_WIDTH
         refs = self._refs[piece]
         return Run(
             self._rows[width * start : width * stop], self._exec_ids[piece],
             refs if refs.strip(b"\n") else b"",
-            self._said[by_execution] if stop > start else _NO_HEADING.instrument,
+            self._said[self._by_execution[start]] if stop > start else _NO_HEADING.instrument,
             self._report_rows[report_width * first : report_width * last],
-            self._report_ids[piece], self._said[by_report].currency if last > first else None,
+            self._report_ids[piece],
+            self._said[self._by_report[first]].currency if last > first else None,
         )  # fmt: skip
 
 
 _NO_HEADING = Heading("", None, Instrument())
 
 
-def _last_of(which: int, kind: _Ints, says: _Ints, bounds: _Ints) -> list[int]:
-    """Return what the last entry of a kind says, before the end of each piece."""
-    last = np.maximum.accumulate(np.where(kind == which, np.arange(len(kind)), -1))
-    found: list[int] = says[last[bounds[1:] - 1]].tolist()
-    return found
-
-
 def _rows(columns: list[_Columns], width: int) -> _Ints:
     return np.concatenate([np.empty((0, width), np.int64), *(one.numbers for one in columns)])
-
-
-def _refs(columns: _Columns) -> Texts:
-    return columns.refs or Texts.absent(len(columns.places))
 
 
 def _lines(texts: list[Texts], order: _Ints, bounds: list[int]) -> list[bytes]:

@@ -123,7 +123,7 @@ def parse(reply: bytes) -> list[Any]:
 def last_id_in(reply: bytes, checks: int = 1) -> str | None:
     """Guess the id of the last entry in a reply to XREAD, with `checks` to XRANGE behind it.
 
-    A text in an entry could mislead it; `Reply.last_id` is certain.
+    A text in an entry could mislead it; the last of a `Reply` is certain.
     """
     behind = len(reply)
     for _ in range(checks):
@@ -148,11 +148,6 @@ class Texts(NamedTuple):
     def absent(cls, number: int) -> "Texts":
         """Return as many empty texts."""
         return cls(np.empty(0, np.uint8), np.zeros(number, np.int32))
-
-    def text(self, at: int) -> bytes:
-        """Return one of them."""
-        end = int(self.lengths[: at + 1].sum())
-        return self.letters[end - int(self.lengths[at]) : end].tobytes()
 
     def take(self, places: _Ints) -> "Texts":
         """Return some of them."""
@@ -255,10 +250,7 @@ class Reply(Sequence[RawEntry]):
 
     def __getitem__(self, at: Any) -> Any:
         """Return an entry as the client library would; only this one is parsed."""
-        which = range(len(self))[at]
-        if isinstance(which, range):
-            return [self[one] for one in which]
-        [entry] = parse(self._bytes(which))
+        [entry] = parse(self._bytes(range(len(self))[at]))
         return entry
 
     def __iter__(self) -> Iterator[RawEntry]:
@@ -279,11 +271,6 @@ class Reply(Sequence[RawEntry]):
         values = max(columns, key=lambda texts: len(texts.lengths), default=_NO_TEXTS).to_arrow()
         rises = pc.greater_equal(values[1:], values[:-1])
         return bool((pc.mean(rises).as_py() or 0) > _NEARLY_ALL)
-
-    @property
-    def last_id(self) -> str:
-        """The id of the last entry."""
-        return str(self[-1][0].decode())
 
     @property
     def rest(self) -> bytes:
@@ -448,8 +435,6 @@ class Replies(Sequence[RawEntry]):
     def __getitem__(self, at: Any) -> Any:
         """Return an entry as the client library would; only this one is parsed."""
         which = range(len(self))[at]
-        if isinstance(which, range):
-            return [self[one] for one in which]
         reply = bisect_right(self._begins, which) - 1
         return self._replies[reply][which - self._begins[reply]]
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from connectors.ibkr.messages import Contract, Instrument, decimal_text
 from connectors.ibkr.session import ReadingIB, contract_details
+from state.names import possible_names
 
 log = logging.getLogger("lotstream.ibkr")
 
@@ -198,10 +199,8 @@ def _details(asked: Contract, found: Any) -> Details:
 
 def _names(contract: Contract, details: Details | None) -> list[str]:
     """Return what it may be called, the best first."""
-    name = contract.plain_name
-    numbered = name if name.endswith(f"#{contract.con_id}") else f"{name}#{contract.con_id}"
     exchange = details.primary_exchange if details else ""
-    return [name, *([f"{name}@{exchange}"] if exchange else []), numbered]
+    return possible_names(contract.plain_name, contract.con_id, exchange)
 
 
 def _record(details: Details, point: str, doubt: str) -> Record:

@@ -13,6 +13,8 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from state.names import plain_name
+
 Message = dict[str, str]
 """The fields of one stream entry."""
 
@@ -141,18 +143,11 @@ class Contract(NamedTuple):
 
     @property
     def plain_name(self) -> str:
-        """Return what it is called if nothing else is called so.
-
-        The local symbol tells apart what shares a symbol: the series of a derivative,
-        currency pairs, an issuer's bonds.
-        """
-        if self.sec_type == "STK" and self.symbol:
-            return self.symbol
-        if self.local_symbol:
-            return self.local_symbol
-        if self.sec_type == "CASH":
-            return f"{self.symbol}.{self.currency}"
-        return f"{self.symbol}#{self.con_id}"
+        """Return what it is called if nothing else is called so."""
+        return plain_name(
+            sec_type=self.sec_type, symbol=self.symbol, local_symbol=self.local_symbol,
+            currency=self.currency, con_id=self.con_id,
+        )  # fmt: skip
 
 
 def _contract(fields: Sequence[str]) -> Contract:

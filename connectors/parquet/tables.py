@@ -4,22 +4,23 @@ What was booked one message at a time comes as rows, what was booked in runs as
 columns; both become the same tables, split by date.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from json import dumps
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.parquet.wide import Ints, Wide, decimals, quotients
+from connectors.parquet.wide import Ints, Wide, quotients
 from state.exact import MONEY_PLACES, ONE, PLACES, to_text
 from state.messages import TYPE_NAMES, CommissionReport, ContractNumber, Execution, Message
 from state.records import Changes, RunUpdates, Update
 from state.retold import terms
 from state.run import EXECUTION_WIDTH, LOT_WIDTH, NO_COMMISSION, REPORT_WIDTH
-from state.snapshot import ClosedLot, PositionSnapshot
+from state.snapshot import PositionSnapshot
 
 QUANTITY = pa.decimal128(38, PLACES)
 MONEY = pa.decimal128(38, MONEY_PLACES)
@@ -100,20 +101,13 @@ def _on_one_line(runs: list[RunUpdates]) -> Iterator[list[RunUpdates]]:
     """Divide runs so that the units of those together, one behind the other, fit in 64 bits."""
     _, traded, *_ = _unpack((run.update.run.numbers for run in runs), EXECUTION_WIDTH)
     held = sum([abs(run.update.before.qty) for run in runs])
-    if np.abs(traded).sum(dtype=np.float64) + held < _LONGEST_LINE / 2:
+    # Those of one run do: no position grows larger.
+    if len(runs) == 1 or np.abs(traded).sum(dtype=np.float64) + held < _LONGEST_LINE:
         yield runs  # all but always
         return
-    some: list[RunUpdates] = []
-    length = 0
-    for run in runs:
-        numbers = np.frombuffer(run.update.run.numbers, np.int64)
-        units = abs(run.update.before.qty) + int(np.abs(numbers[1::EXECUTION_WIDTH]).sum())
-        if some and length + units > _LONGEST_LINE:
-            yield some
-            some, length = [], 0
-        some.append(run)
-        length += units
-    yield some
+    half = len(runs) // 2
+    yield from _on_one_line(runs[:half])
+    yield from _on_one_line(runs[half:])
 
 
 def _split_by_day(data_set: str, table: pa.Table, time_column: str) -> Iterator[Table]:
@@ -133,21 +127,26 @@ class _Booked:
 
     def __init__(self, runs: list[RunUpdates]) -> None:  # noqa: PLR0915 - many columns
         self.ids, updates, self.skips = zip(*runs, strict=True)
-        self.runs, self.before, lots, self.lot_ids, targets = zip(*updates, strict=True)
-        before: Any = PositionSnapshot._make(zip(*self.before, strict=True))
+        self.runs, snapshots, lots, self.lot_ids, targets = zip(*updates, strict=True)
+        before: Any = PositionSnapshot._make(zip(*snapshots, strict=True))
+        self.before = before
+        """The columns of the positions before each run."""
         numbers, reports = [r.numbers for r in self.runs], [r.reports for r in self.runs]
         self.factors = np.array([multiplier // ONE for multiplier in before.multiplier], np.int64)
-        self.times, self.qtys, self.prices, self.fees, self.order_ids = _unpack(
-            numbers, EXECUTION_WIDTH
-        )
+        executions = _unpack(numbers, EXECUTION_WIDTH)
+        self.times, self.qtys, self.prices, self.said_fees, self.order_ids = executions
+        self.fees = np.where(self.said_fees == NO_COMMISSION, 0, self.said_fees)
         self.report_at, self.report_times, self.report_fees = _unpack(reports, REPORT_WIDTH)
-        executions, of_reports = _lengths(numbers, EXECUTION_WIDTH), _lengths(reports, REPORT_WIDTH)
+        of_executions = _lengths(numbers, EXECUTION_WIDTH)
+        of_reports = _lengths(reports, REPORT_WIDTH)
         # Which run each execution and report belongs to, and each message; where a run's begin.
         each = np.arange(len(runs))
-        self.execution_run, self.report_run = (np.repeat(each, n) for n in (executions, of_reports))
-        self.of_run = np.repeat(each, executions + of_reports)
-        self.first_execution, first_report = _begins(executions), _begins(of_reports)
-        first_event = _begins(executions + of_reports)
+        self.execution_run, self.report_run = (
+            np.repeat(each, n) for n in (of_executions, of_reports)
+        )
+        self.of_run = np.repeat(each, of_executions + of_reports)
+        self.first_execution, first_report = _begins(of_executions), _begins(of_reports)
+        first_event = _begins(of_executions + of_reports)
         self.at = np.arange(len(self.of_run)) - first_event[self.of_run]
         """The place of each message in its run."""
         self.report_events = first_event[self.report_run] + self.report_at
@@ -183,7 +182,6 @@ class _Booked:
         """Put the lots of before and the executions together, as what may open."""
         time, price, qty, begin, end, charge = _unpack(lots, LOT_WIDTH)
         of_run = _lengths(lots, LOT_WIDTH)
-        fees = np.where(self.fees == NO_COMMISSION, 0, self.fees)
         self.lots = len(time)
         self.open_times = np.append(time, self.times)
         self.open_prices = np.append(price, self.prices)
@@ -191,7 +189,7 @@ class _Booked:
         self.open_run = np.append(np.repeat(np.arange(len(lots)), of_run), self.execution_run)
         self.begins = np.append(begin, self.opened_before)
         self.ends = np.append(end, self.opened)
-        self.charges = np.append(charge, fees)
+        self.charges = np.append(charge, self.fees)
         target = np.array([at for some in targets for at in some], np.int64)
         ends_of_lots = np.cumsum(of_run)[self.report_run]
         in_run = self.lots + self.first_execution[self.report_run] + target
@@ -258,7 +256,7 @@ class _Booked:
         due[self.report_events] = self._due(targets, come_to)
         self.net_gains = self.gains - Wide.product(due, np.full(every, ONE))
         fees = np.zeros(every, np.int64)
-        fees[events] = np.where(self.fees == NO_COMMISSION, 0, self.fees)
+        fees[events] = self.fees
         fees[self.report_events] = self.report_fees
         qtys = np.zeros(every, np.int64)
         qtys[events] = self.qtys
@@ -268,7 +266,7 @@ class _Booked:
         self.nets = self._running(self.net_gains, before.net_realized_pnl)
         self.commissions = self._running(Wide.of(fees), before.commission)
         by = self.held.narrow() * self.factors[self.of_run]
-        self.averages = decimals(QUANTITY, quotients(self.costs, by), by != 0)
+        self.averages = quotients(self.costs, by).to_decimals(QUANTITY, by != 0)
         # The last execution by each message; before the first one of a run, none of it.
         count = np.cumsum(~self.is_report)
         self.last = count - 1
@@ -280,9 +278,8 @@ class _Booked:
 
     def _dues(self) -> Ints:
         """Return the charges that fell due with each execution, its own and its openers'."""
-        fees = np.where(self.fees == NO_COMMISSION, 0, self.fees)
         closes = self.closed - self.closed_before
-        own = quotients(Wide.product(fees, closes), np.abs(self.qtys)).narrow()
+        own = quotients(Wide.product(self.fees, closes), np.abs(self.qtys)).narrow()
         matched = np.flatnonzero(
             (self.charges[self.matched] != 0)
             & (self.charged_from[self.matched] < self.events[self.closers])
@@ -316,58 +313,47 @@ def _run_positions(did: _Booked) -> pa.Table:
     exec_ids, before = _texts([run.exec_ids for run in did.runs]), did.before
 
     def booked(of_executions: pa.Array, of_before: Sequence[Any]) -> pa.Array:
-        values = pa.array(of_before, of_executions.type)
+        values = _array(of_before, of_executions.type)
         return pa.concat_arrays([of_executions, values]).take(last)
 
     prices, times = _quantities(did.prices), pa.array(did.times).view(TIME)
-    ends = [one.timestamp for one in before]
     reported = _scattered(did.report_fees, did.report_events, len(none))
-    fees = np.where(none, reported, np.append(did.fees, 0)[did.last])
+    fees = np.where(none, reported, np.append(did.said_fees, 0)[did.last])
     said = fees != NO_COMMISSION
-    currencies = pa.array([one.currency for one in before]).take(of_run)
     instruments = [run.instrument for run in did.runs]
+    others = list(map(other_commissions_json, before.other_commissions))
+    of_key = _of_keys(before, of_run)
     message_times = _scattered(did.report_times, did.report_events, len(none))
     columns = {
-        "account": pa.array([one.account for one in before], pa.string()).take(of_run),
-        "symbol": pa.array([one.symbol for one in before]).take(of_run),
-        "currency": currencies,
-        "multiplier": _decimals([one.multiplier for one in before], QUANTITY).take(of_run),
-        "sec_type": _named(did, [one.sec_type for one in before],
-                           [says.sec_type for says in instruments], pa.string()),
-        "con_id": _named(did, [one.con_id for one in before],
-                         [says.con_id for says in instruments], pa.int64()),
+        **of_key,
+        "sec_type": _named(did, before.sec_type, [says.sec_type for says in instruments]),
+        "con_id": _named(did, before.con_id, [says.con_id for says in instruments]),
         "qty": did.held.to_decimals(QUANTITY),
         "avg_price": did.averages,
         "cost_basis": did.costs.to_decimals(MONEY),
         "realized_pnl": did.realized.to_decimals(MONEY),
         "commission": did.commissions.to_decimals(QUANTITY),
-        "other_commissions": pa.array(
-            [other_commissions_json(one.other_commissions) for one in before], pa.string()
-        ).take(of_run),
-        "basis_adjustment": _decimals(
-            [one.basis_adjustment for one in before], QUANTITY
-        ).take(of_run),
+        "other_commissions": pa.array(others, pa.string()).take(of_run),
+        "basis_adjustment": _decimals(before.basis_adjustment, QUANTITY).take(of_run),
         "net_realized_pnl": did.nets.to_decimals(MONEY),
         "open_lots": pa.array(did.open_lots),
         "executions": pa.array(did.executions),
-        "last_exec_id": booked(exec_ids, [one.last_exec_id for one in before]),
-        "last_price": pa.concat_arrays(
-            [prices, _decimals([one.last_price for one in before], QUANTITY)]
-        ).take(last),
-        "timestamp": booked(times, ends),
+        "last_exec_id": booked(exec_ids, before.last_exec_id),
+        "last_price": booked(prices, before.last_price),
+        "timestamp": booked(times, before.timestamp),
         "stream_id": _texts(did.ids),
-        "type": _either(none, "commission", "execution"),
+        "type": pc.if_else(pa.array(none), "commission", "execution"),
         "message_timestamp": pa.array(
             np.where(none, message_times, np.append(did.times, 0)[did.last])
         ).view(TIME),
-        "side": _either(did.qtys > 0, "BUY", "SELL").take(itself),
+        "side": pc.if_else(pa.array(did.qtys > 0), "BUY", "SELL").take(itself),
         "fill_qty": _quantities(np.abs(did.qtys)).take(itself),
         "fill_price": prices.take(itself),
         "exec_id": _exec_ids(did, exec_ids),
         "order_id": pa.array(did.order_ids).take(itself),
         "order_ref": _order_refs(did).take(itself),
-        "message_commission": decimals(QUANTITY, Wide.of(fees), said),
-        "message_commission_currency": pc.if_else(pa.array(said), currencies, None),
+        "message_commission": Wide.of(fees).to_decimals(QUANTITY, said),
+        "message_commission_currency": pc.if_else(pa.array(said), of_key["currency"], None),
         "realized_pnl_change": did.gains.to_decimals(MONEY),
         "net_realized_pnl_change": did.net_gains.to_decimals(MONEY),
         "message_terms": pa.nulls(len(did.of_run), pa.string()),
@@ -375,13 +361,21 @@ def _run_positions(did: _Booked) -> pa.Table:
     return pa.table(columns, schema=POSITIONS_SCHEMA)
 
 
-def _named(
-    did: _Booked, before: Sequence[Any], named: Sequence[Any], of_type: pa.DataType
-) -> pa.Array:
+def _of_keys(before: Any, of_run: pa.Array) -> dict[str, pa.Array]:
+    """Return what all rows of a key have in common."""
+    return {
+        "account": pa.array(before.account, pa.string()).take(of_run),
+        "symbol": pa.array(before.symbol).take(of_run),
+        "currency": pa.array(before.currency).take(of_run),
+        "multiplier": _decimals(before.multiplier, QUANTITY).take(of_run),
+    }
+
+
+def _named(did: _Booked, before: Sequence[Any], named: Sequence[Any]) -> pa.Array:
     """Return what was named last: before the run, or by its executions."""
     after = [old if new is None else new for old, new in zip(before, named, strict=True)]
-    values = pa.array([*before, *after], of_type)
-    return values.take(pa.array(did.of_run + np.where(did.is_first, 0, len(before))))
+    which = did.of_run + np.where(did.is_first, 0, len(before))
+    return pa.array([*before, *after]).take(pa.array(which))
 
 
 def _exec_ids(did: _Booked, of_executions: pa.Array) -> pa.Array:
@@ -403,14 +397,11 @@ def _run_closed_lots(did: _Booked) -> pa.Table:
     """One row for each match."""
     closers, openers = pa.array(did.closers), pa.array(did.matched)
     of_run = pa.array(did.execution_run).take(closers)
-    exec_ids, before = _texts([run.exec_ids for run in did.runs]), did.before
+    exec_ids = _texts([run.exec_ids for run in did.runs])
     open_ids = pa.concat_arrays([_texts(did.lot_ids), exec_ids])
     columns = {
-        "account": pa.array([one.account for one in before], pa.string()).take(of_run),
-        "symbol": pa.array([one.symbol for one in before]).take(of_run),
-        "currency": pa.array([one.currency for one in before]).take(of_run),
-        "multiplier": _decimals([one.multiplier for one in before], QUANTITY).take(of_run),
-        "direction": _either(did.open_qtys[did.matched] > 0, "LONG", "SHORT"),
+        **_of_keys(did.before, of_run),
+        "direction": pc.if_else(pa.array(did.open_qtys[did.matched] > 0), "LONG", "SHORT"),
         "qty": _quantities(did.units),
         "open_exec_id": open_ids.take(openers),
         "open_timestamp": pa.array(did.open_times[did.matched]).view(TIME),
@@ -460,43 +451,30 @@ def _quantities(numbers: Ints) -> pa.Array:
     return Wide.of(numbers).to_decimals(QUANTITY)
 
 
-def _either(first: np.ndarray[Any, Any], if_so: str, else_: str) -> pa.Array:
-    return pa.array([else_, if_so]).take(pa.array(first.astype(np.int8)))
-
-
 # --- from rows ------------------------------------------------------------------------
 
 
-def _tables_of_rows(updates: list[Update]) -> list[Table]:
-    closed = [(lot, update) for update in updates for lot in update.applied.closed]
-    return [
-        *_by_day("positions", updates, _position_day, _positions_table),
-        *_by_day("closed_lots", closed, _closed_day, _closed_lots_table),
+def _tables_of_rows(updates: list[Update]) -> Iterator[Table]:
+    yield from _by_day("positions", [(_day_of(one), _position_row(one)) for one in updates])
+    closed_lots = [
+        (lot.close_timestamp // _DAY_MS, (*update.snapshot[:4], *lot, update.stream_id))
+        for update in updates
+        for lot in update.applied.closed
     ]
+    yield from _by_day("closed_lots", closed_lots)
 
 
-def _by_day(
-    data_set: str,
-    rows: list[Any],
-    day_of: Callable[[Any], int],
-    build: Callable[[list[Any]], pa.Table],
-) -> list[Table]:
-    days = groupby(sorted(rows, key=day_of), key=day_of)
-    return [Table(data_set, day, build(list(of_day))) for day, of_day in days]
+def _by_day(data_set: str, rows: list[tuple[int, tuple[Any, ...]]]) -> Iterator[Table]:
+    """Build a table for each day; rows: with their days."""
+    the_day = itemgetter(0)
+    for day, of_day in groupby(sorted(rows, key=the_day), the_day):
+        yield Table(data_set, day, table_of(DATA_SETS[data_set], [row for _, row in of_day]))
 
 
-def _position_day(update: Update) -> int:
+def _day_of(update: Update) -> int:
     # A position without any execution has no time of its own.
     timestamp = update.snapshot.timestamp
     return (update.message.timestamp if timestamp is None else timestamp) // _DAY_MS
-
-
-def _closed_day(row: tuple[ClosedLot, Update]) -> int:
-    return row[0].close_timestamp // _DAY_MS
-
-
-def _positions_table(updates: list[Update]) -> pa.Table:
-    return table_of(POSITIONS_SCHEMA, map(_position_row, updates))
 
 
 def _position_row(update: Update) -> tuple[Any, ...]:
@@ -532,23 +510,6 @@ def _message_fields(message: Message, currency: str) -> tuple[Any, ...]:
     if isinstance(message, CommissionReport):
         return (kind, timestamp, *nothing, message.commission, message.currency or currency)
     return (kind, timestamp, *nothing, None, None)
-
-
-def _closed_lots_table(rows: list[tuple[ClosedLot, Update]]) -> pa.Table:
-    return table_of(
-        CLOSED_LOTS_SCHEMA,
-        (
-            (
-                update.snapshot.account,
-                update.snapshot.symbol,
-                update.snapshot.currency,
-                update.snapshot.multiplier,
-                *lot,
-                update.stream_id,
-            )
-            for lot, update in rows
-        ),
-    )
 
 
 def table_of(schema: pa.Schema, rows: Iterable[tuple[Any, ...]]) -> pa.Table:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from state.exact import divide_half_even
 
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 _HALF = 32
 _LOW_HALF = np.int64(2**_HALF - 1)
@@ -72,9 +73,14 @@ class Wide(NamedTuple):
         """Return them in 64 bits, where they must fit."""
         return self.low.view(np.int64)
 
-    def to_decimals(self, of_type: pa.DataType) -> pa.Array:
-        """Return them as decimals that count the type's smallest unit."""
-        return decimals(of_type, self, None)
+    def to_decimals(self, of_type: pa.DataType, known: Bools | None = None) -> pa.Array:
+        """Return them as decimals that count the type's smallest unit; null if not known."""
+        halves = np.empty((len(self.low), 2), "<u8")
+        halves[:, 0], halves[:, 1] = self.low, self.high.view(np.uint64)
+        bits: Any = None
+        if known is not None and not known.all():
+            bits = pa.py_buffer(np.packbits(known, bitorder="little"))
+        return pa.Array.from_buffers(of_type, len(halves), [bits, pa.py_buffer(halves)])
 
     def scattered(self, places: Ints, length: int) -> "Wide":
         """Return as many numbers, these at their places and 0 between them."""
@@ -112,13 +118,3 @@ def quotients(numerators: Wide, denominators: Ints) -> Wide:
         )
     ]
     return Wide.of_ints(exact)
-
-
-def decimals(of_type: pa.DataType, numbers: Wide, known: NDArray[np.bool_] | None) -> pa.Array:
-    """Return numbers as decimals that count the type's smallest unit; null if not known."""
-    halves = np.empty((len(numbers.low), 2), "<u8")
-    halves[:, 0], halves[:, 1] = numbers.low, numbers.high.view(np.uint64)
-    bits: Any = None
-    if known is not None and not known.all():
-        bits = pa.py_buffer(np.packbits(known, bitorder="little"))
-    return pa.Array.from_buffers(of_type, len(halves), [bits, pa.py_buffer(halves)])

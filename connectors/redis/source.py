@@ -244,10 +244,7 @@ class _StreamReader:
     def _took(self, entries: Reply | list[RawEntry], *, most: int) -> None:
         """Note that entries were read; if there may be more, ask for them."""
         if entries:
-            if isinstance(entries, Reply):
-                self.last_id = entries.last_id
-            else:
-                self.last_id = entries[-1][0].decode()
+            self.last_id = entries[-1][0].decode()
             self.entries_read += len(entries)
         self._behind = len(entries) >= most
         if self._asked_after not in {None, self.last_id}:

@@ -132,7 +132,7 @@ class _Pass:
                 entries = Reply.of(reply)
             assert entries is not None  # see above
             yield entries
-            last, read = entries.last_id, read + len(entries)
+            last, read = entries[-1][0].decode(), read + len(entries)
         bulk.close()
 
     def _book(self, piece: Piece) -> Changes:

@@ -101,7 +101,6 @@ def reply_of(entries: Sequence[RawEntry]) -> Reply:
 
 def listed(texts: Texts) -> list[bytes]:
     found: list[bytes] = texts.to_arrow().to_pylist()
-    assert [texts.text(at) for at in range(len(found))] == found
     return found
 
 
@@ -129,7 +128,6 @@ def check_same(entries: list[RawEntry], found: bytes) -> Reply | None:
     assert list(read) == entries
     assert [read[at] for at in range(-len(entries), len(entries))] == entries * 2
     assert len(read) == len(entries)
-    assert read.last_id == entries[-1][0].decode()
     assert parse(read.rest) == [ANCHOR]
     check_shapes(read.shapes, read.odd.tolist(), entries)
     replies = Replies([read, read])
@@ -378,8 +376,6 @@ def test_with_any_line_another_a_reply_says_what_the_client_library_reads_or_not
 def test_a_reply_is_read_like_a_list() -> None:
     entries = [*plain(3), *plain(2, 3, [b"c"])]
     read = reply_of(entries)
-    assert read[1:4] == entries[1:4]
-    assert read[::-2] == entries[::-2]
     assert read.index(entries[3]) == 3
     assert [b"8-8", []] not in read
     for at in (5, -6):
@@ -405,7 +401,6 @@ def test_replies_are_read_like_a_list() -> None:
     entries = plain(5)
     replies = Replies([reply_of(entries[:2]), reply_of(entries[2:])])
     assert [replies[at] for at in range(-5, 5)] == entries * 2
-    assert replies[1:4] == entries[1:4]
     assert replies.index(entries[3]) == 3
     for at in (5, -6):
         with pytest.raises(IndexError):

@@ -247,7 +247,7 @@ def test_runs_with_more_units_together_than_64_bits_count_are_exact(
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [(7, [1] * 5), (8, [2, 2, 1]), (1, [1] * 5), (20, [5])],
+    [(8, [1] * 5), (9, [2, 1, 2]), (1, [1] * 5), (21, [5])],
 )
 def test_runs_are_divided_where_their_units_do_not_fit_on_one_line(
     monkeypatch: pytest.MonkeyPatch, line: int, expected: list[int]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from connectors.parquet.wide import Ints, Wide, decimals, quotients
+from connectors.parquet.wide import Ints, Wide, quotients
 from state.exact import divide_half_even
 from tests.support.strategies import SETTINGS
 
@@ -138,7 +138,7 @@ def test_numbers_are_scattered_to_their_places(numbers: list[int], data: st.Data
 
 def test_what_is_not_known_is_null() -> None:
     known = np.array([True, False, True])
-    assert decimals(WHOLE, Wide.of(column([1, 2, 3])), known).to_pylist() == [1, None, 3]
+    assert Wide.of(column([1, 2, 3])).to_decimals(WHOLE, known).to_pylist() == [1, None, 3]
 
 
 def test_columns_may_be_empty() -> None:
