@@ -16,6 +16,7 @@ from connectors.redis.exact_json import to_json
 from flows.common.doors import app_of, enter, flows_directory, wrong_words
 from flows.common.rows import Problem, Shown, has_rows, open_lots
 from flows.common.settings import load_settings
+from flows.common.texts import shown
 
 PIPE_WIDTH = 200
 
@@ -78,8 +79,9 @@ def _table(lots: list[Shown]) -> Table:
     for lot in lots:
         opened = datetime.fromtimestamp(lot.opened / 1000, UTC)
         table.add_row(
-            lot.account or "–", lot.symbol, f"{opened:%Y-%m-%d %H:%M:%S}", lot.exec_id,
-            f"{lot.qty:,f}", f"{lot.price:,f}", f"{lot.cost_basis:,.2f} {lot.currency}",
+            shown(lot.account or "–"), shown(lot.symbol), f"{opened:%Y-%m-%d %H:%M:%S}",
+            shown(lot.exec_id), f"{lot.qty:,f}", f"{lot.price:,f}",
+            shown(f"{lot.cost_basis:,.2f} {lot.currency}"),
             _age(lot.age_s),
         )  # fmt: skip
     return table

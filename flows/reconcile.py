@@ -40,6 +40,7 @@ from flows.broker.tws import tws_of
 from flows.common.doors import app_of, enter, wrong_words
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings
+from flows.common.texts import shown
 from state.breaks import Difference, Side, differences
 from state.keys import position_key
 
@@ -222,7 +223,8 @@ def show_table(pairs: Sequence[Comparison], adopted: set[str]) -> None:
             "" if each is None else decimal_text(each) for each in (*figures, pair.their_avg_price)
         ]
         style = "bold red" if verdict == "BREAK" else None
-        table.add_row(pair.account or "", pair.symbol, *texts, verdict, style=style)
+        names = shown(pair.account or ""), shown(pair.symbol)
+        table.add_row(*names, *texts, verdict, style=style)
     console = Console()
     (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby, islice
 from threading import Event
-from typing import Annotated, NoReturn
+from typing import Annotated, NamedTuple, NoReturn
 
 import typer
 
@@ -101,23 +101,22 @@ def put_back(
 
     The reports of what an execution cost go with it if it gets another symbol or account.
     """
-    changes = dict(map(_assignment, set_ or ()))
-    gone = [name.encode() for name in unset or ()]
+    repair = Repair(dict(map(_assignment, set_ or ())), tuple(unset or ()))
     failed = False
     letters = list(desk(context).letters(letter_ids or [], reason, done="put back"))
-    letters += desk(context).dead_reports(letters, changes)
-    for letter in letters:
-        fields = repaired(letter, changes, gone)
+    reports = desk(context).dead_reports(letters, repair)
+    repairs = [repair] * len(letters) + [repair.of_report()] * len(reports)
+    for letter, change in zip([*letters, *reports], repairs, strict=True):
+        fields = repaired(letter, change)
         problem = why_unusable(fields)
-        if problem is None and letter.source_stream not in desk(context).settings.streams:
+        if problem is None and not desk(context).knows(letter.source_stream):
             problem = f"it came in {letter.source_stream!r}, which the settings do not name"
         if problem is not None:
             print(f"{letter.id}: not put back, it would come again: {shown(problem)}")
             failed = True
             continue
-        said = " ".join([*(set_ or ()), *(f"-{name}" for name in unset or ())])
-        desk(context).bring_reports(letter, changes, dry_run=dry_run)
-        desk(context).put_back(letter, fields, said, dry_run=dry_run)
+        desk(context).bring_reports(letter, change, dry_run=dry_run)
+        desk(context).put_back(letter, fields, str(change), dry_run=dry_run)
     raise typer.Exit(int(failed))
 
 
@@ -151,6 +150,30 @@ def handled(
             f"{trace.handled_at}  {trace.letter_id}  {trace.action}{to} "
             f"by {shown(trace.handled_by)}{about and f': {about}'}"
         )
+
+
+class Repair(NamedTuple):
+    """What is done to a letter's fields before it goes back."""
+
+    changes: dict[str, str]
+    """By field, the value it gets."""
+    gone: tuple[str, ...] = ()
+    """Fields that are removed."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether another symbol or account makes it another key's."""
+        return not {"symbol", "account"}.isdisjoint((*self.changes, *self.gone))
+
+    def of_report(self) -> "Repair":
+        """Return what a report of the execution needs of it; its money and time are its own."""
+        names = {"symbol", "account", "exec_id"}
+        changes = {name: value for name, value in self.changes.items() if name in names}
+        return Repair(changes, tuple(name for name in self.gone if name in names))
+
+    def __str__(self) -> str:
+        changes = (f"{name}={value}" for name, value in self.changes.items())
+        return " ".join([*changes, *(f"-{name}" for name in self.gone)])
 
 
 _About = tuple[bytes, bytes, str]
@@ -196,7 +219,7 @@ class Desk:
                     f"expected one dead letter, found {', '.join(map(_full_id, found))}: name one"
                 )
             if not found:
-                self._explain_absence(letter_id, done)
+                self._explain_absence(letter_id, stream, done)
             yield from found
 
     def _of_reason(self, reason: str) -> list[Letter]:
@@ -218,13 +241,17 @@ class Desk:
             return
         new_id = self.box.put_back(letter, stream, fields, changes=changes, at=now(), by=user())
         if new_id is None:
-            self._explain_absence(letter.id, "put back")
+            self._explain_absence(letter.id, letter.stream, "put back")
         else:
             print(f"{letter.id}: put back on {stream} as {new_id}")
 
-    def dead_reports(self, letters: Sequence[Letter], changes: dict[str, str]) -> list[Letter]:
+    def knows(self, stream: str) -> bool:
+        """Tell whether a stream is one of the settings, or was before it had partitions."""
+        return stream in (*self.settings.streams, self.settings.executions_stream)
+
+    def dead_reports(self, letters: Sequence[Letter], repair: Repair) -> list[Letter]:
         """Return the letters that are reports of executions which get another key."""
-        about = set(map(_about, letters)) if _moves(changes) else set()
+        about = set(map(_about, letters)) if repair.moves else set()
         named = {(letter.stream, letter.id) for letter in letters}
         return [
             letter
@@ -234,16 +261,16 @@ class Desk:
             and (letter.stream, letter.id) not in named
         ]
 
-    def bring_reports(self, letter: Letter, changes: dict[str, str], *, dry_run: bool) -> None:
+    def bring_reports(self, letter: Letter, repair: Repair, *, dry_run: bool) -> None:
         """Publish an execution's reports again where it goes, and say so.
 
         Before the execution itself: a second try publishes them again, and of equal
         reports the flow takes one.
         """
-        if not _moves(changes) or _value(letter, b"type") not in (b"", b"execution"):
+        if not repair.moves or _value(letter, b"type") not in (b"", b"execution"):
             return
-        for fields in self._reports(letter.source_stream).get(_about(letter), ()):
-            moved = repaired(letter._replace(fields=fields), changes, ())
+        for fields in self._reports(letter).get(_about(letter), ()):
+            moved = repaired(letter._replace(fields=fields), repair.of_report())
             if why_unusable(moved) is None:
                 stream = self._home(moved)
                 if not dry_run:
@@ -251,8 +278,12 @@ class Desk:
                 done = "would be published" if dry_run else "published"
                 print(f"{letter.id}: its commission report {done} on {stream} as well")
 
-    def _reports(self, stream: str) -> dict[_About, list[list[bytes]]]:
-        """Return the reports on a stream by what they are about; read once."""
+    def _reports(self, letter: Letter) -> dict[_About, list[list[bytes]]]:
+        """Return the reports on a letter's stream by what they are about; read once."""
+        stream = letter.source_stream
+        if stream not in self.settings.streams:
+            account, symbol = (each.decode(errors="replace") for each in _about(letter)[:2])
+            stream = self._publisher.stream_of({"symbol": symbol, "account": account})
         if stream not in self._reports_of:
             self._reports_of[stream] = defaultdict(list)
             for fields in self.box.reports(stream):
@@ -270,10 +301,10 @@ class Desk:
         elif self.box.drop(letter, why=why, at=now(), by=user()):
             print(f"{letter.id}: dropped")
         else:
-            self._explain_absence(letter.id, "dropped")
+            self._explain_absence(letter.id, letter.stream, "dropped")
 
-    def _explain_absence(self, letter_id: str, done: str) -> None:
-        trace = self.box.trace_of(letter_id)
+    def _explain_absence(self, letter_id: str, stream: str, done: str) -> None:
+        trace = self.box.trace_of(letter_id, stream)
         if trace is None:
             _stop(f"{letter_id}: expected a dead letter, found none in {', '.join(self.boxes)}")
         as_new = f" as {trace.new_id}" if trace.new_id else ""
@@ -289,13 +320,14 @@ def desk(context: typer.Context) -> Desk:
     return context.obj
 
 
-def repaired(letter: Letter, changes: dict[str, str], gone: Sequence[bytes]) -> list[bytes]:
+def repaired(letter: Letter, repair: Repair) -> list[bytes]:
     """Return a letter's own fields, some set to other values, some removed.
 
     A field that is set stands once, even if it was repeated.
     """
-    new = {name.encode(): value.encode() for name, value in changes.items()}
+    new = {name.encode(): value.encode() for name, value in repair.changes.items()}
     new[TRACE_FIELD.encode()] = letter.id.encode()
+    gone = {name.encode() for name in repair.gone}
     fields = []
     for name, value in zip(letter.fields[::2], letter.fields[1::2], strict=True):
         if name not in new and name not in gone:
@@ -362,10 +394,6 @@ def _about_fields(fields: Sequence[bytes]) -> _About:
     given = dict(zip(fields[::2], fields[1::2], strict=True))
     exec_id = given.get(b"exec_id", b"").decode(errors="backslashreplace")
     return given.get(b"account", b""), given.get(b"symbol", b""), parse_exec_id(exec_id).identity
-
-
-def _moves(changes: dict[str, str]) -> bool:
-    return bool({"symbol", "account"} & changes.keys())
 
 
 def _full_id(letter: Letter) -> str:

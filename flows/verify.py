@@ -13,9 +13,10 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import polars as pl
 import redis
@@ -25,6 +26,7 @@ from rich.console import Console
 from connectors import book_store
 from connectors.book_store import BookStoreError
 from connectors.kept import DamagedError
+from connectors.parquet import minutes
 from connectors.parquet.files import DataDirError, is_whole, manifests, read_manifest
 from connectors.parquet.tables import DATA_SETS
 from connectors.redis.hash_sink import to_json
@@ -129,7 +131,7 @@ def _files(data_dir: Path, directory: Path | None) -> Iterator[Damage]:
         checks += [(path, recovery.check_file) for path in recovery.store_files(directory)]
         checks += [(path, book_store.check_file) for path in book_store.store_files(directory)]
     checks += [(path, read_manifest) for path in manifests(data_dir)]
-    for data_set in DATA_SETS:
+    for data_set in (*DATA_SETS, minutes.DATA_SET):
         parts = sorted((data_dir / data_set).glob("date=*/*.parquet"))
         checks += [(path, _check_part) for path in parts]
     sizes = [_size(path) for path, _ in checks]
@@ -214,10 +216,8 @@ def _rows(data_dir: Path, kept: _Shown) -> Iterator[Damage]:
         schema={"account": pl.String, "symbol": pl.String, "ms": pl.Int64, "seq": pl.Int64},
         orient="row",
     )
-    last = _upto(data_dir, "positions", upto)
-    sums = _upto(data_dir, "closed_lots", upto)
-    rows = {} if last is None else _last_rows(last)
-    closed = {} if sums is None else _sums(sums)
+    rows = _read(data_dir, "positions", upto, _last_rows)
+    closed = _read(data_dir, "closed_lots", upto, _sums)
     for one, position in kept:
         key = (one.account, one.symbol)
         wanted = {
@@ -243,6 +243,25 @@ def _rows(data_dir: Path, kept: _Shown) -> Iterator[Damage]:
             )
 
 
+_Read = Callable[[pl.LazyFrame], dict[tuple[str | None, str], Any]]
+
+
+def _read(
+    data_dir: Path, data_set: str, upto: pl.LazyFrame, read: _Read
+) -> dict[tuple[str | None, str], Any]:
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_BETWEEN_S)
+        # `flows.compact` may put one file in the place of several meanwhile.
+        with suppress(FileNotFoundError):
+            rows = _upto(data_dir, data_set, upto)
+            return {} if rows is None else read(rows)
+    raise SystemExit(
+        f"lotstream: {data_dir / data_set}: its files are being replaced; run this again when "
+        f"flows.compact is done"
+    )
+
+
 def _upto(data_dir: Path, data_set: str, upto: pl.LazyFrame) -> pl.LazyFrame | None:
     """Return the rows of each key up to the entry that its position is of."""
     files = sorted((data_dir / data_set).glob("date=*/*.parquet"))
@@ -250,7 +269,7 @@ def _upto(data_dir: Path, data_set: str, upto: pl.LazyFrame) -> pl.LazyFrame | N
         return None
     halves = pl.col("stream_id").str.split_exact("-", 1)
     return (
-        pl.scan_parquet(files)
+        pl.scan_parquet(files, glob=False, missing_columns="insert", extra_columns="ignore")
         .with_columns(
             halves.struct.field("field_0").cast(pl.Int64).alias("row_ms"),
             halves.struct.field("field_1").cast(pl.Int64).alias("row_seq"),

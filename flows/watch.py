@@ -50,6 +50,7 @@ from flows.common.overview import (
     overview_reader,
 )
 from flows.common.settings import load_settings
+from flows.common.texts import shown
 from state.valuation import STALE
 
 MOST_BREAKS = 6
@@ -448,11 +449,6 @@ def figure(value: Decimal | None, width: int, places: int | None = None) -> str:
     else:
         text = f"{value:,.{places}f}"
     return text if len(text) <= width else f"{value:.{width - 8}e}"
-
-
-def shown(name: str) -> Text:
-    """Return a name so that it cannot draw on the terminal."""
-    return Text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in name))
 
 
 def moment(at_ms: int, now_ms: int) -> str:

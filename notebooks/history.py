@@ -183,7 +183,7 @@ def executions(history: History) -> pl.LazyFrame:
     # A split and a transfer, say, may be known by the same id.
     of_type = pl.when(own).then("type").otherwise(pl.lit("execution"))
     of_message = ("type", "side", "fill_qty", "fill_price", "exec_id", "order_id", "order_ref")
-    rows = history.positions.sort(ARRIVAL_ORDER).with_columns(
+    rows = _settled(history.positions.sort(ARRIVAL_ORDER), "currency", "multiplier").with_columns(
         of_type=of_type,
         identity=pl.coalesce(_identity(pl.col("exec_id")), "stream_id"),
         **{name: figure - _before(figure) for name, figure in figures.items()},
@@ -250,6 +250,15 @@ def as_booked(history: History, moment: datetime) -> pl.LazyFrame:
         .with_columns(avg_price=_divide("cost_basis", pl.col("qty") * pl.col("multiplier")))
         .sort("currency", "key")
     )
+
+
+def _settled(in_order: pl.LazyFrame, *names: str) -> pl.LazyFrame:
+    """Let all rows of a key say of its currency and multiplier what the last one says.
+
+    The first execution or opening settles them. What came before, such as a transfer, has
+    rows that say USD and 1.
+    """
+    return in_order.with_columns(pl.col(*names).last().over("key"))
 
 
 def _before(figure: pl.Expr) -> pl.Expr:
@@ -429,7 +438,7 @@ def equity(valuations: pl.LazyFrame, moment: datetime | None = None) -> pl.LazyF
     }
     # A position without a row in a minute is as it was: so sums go on by what has changed.
     return (
-        rows.sort("time", *ARRIVAL_ORDER)
+        _settled(rows.sort("time", *ARRIVAL_ORDER), "currency")
         .with_columns(**{name: figure - _before(figure) for name, figure in figures.items()})
         .group_by("currency", "time")
         .agg(pl.col(*figures).sum())
@@ -639,6 +648,8 @@ def entry_at(history: History, moment: datetime) -> str:
 def compare(history: History, moment: datetime) -> pl.LazyFrame:
     """Set each key's quantity and gross P&L at a moment as known then beside as booked."""
     figures = ("qty", "realized_pnl")
+    settled = _settled(history.positions.sort(ARRIVAL_ORDER), "currency")
+    history = history._replace(positions=settled)
     known, booked = (
         frame.select(
             "key", "currency", *(pl.col(name).alias(f"{name}_{clock}") for name in figures)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from connectors import metrics
 from connectors.disk import make_dir, sync
 from connectors.file_lock import FileLock
+from connectors.kept import checksum_of
 from connectors.parquet.files import DataDirError, date_of, own_dir, publishing
 from connectors.parquet.tables import MONEY, QUANTITY, TIME, table_of
 from state.valuation import Valuation
@@ -82,16 +83,18 @@ class MinuteFiles:
 
     def _write(self, time: int, valuations: list[Valuation]) -> None:
         day = date_of(time // _DAY_MS)
-        # The name is that of a part, which `flows.compact` merges.
-        path = self._data_dir / DATA_SET / f"date={day}" / f"{DATA_SET}.0-0.{time}-0.parquet"
-        if path.exists():
+        directory = self._data_dir / DATA_SET / f"date={day}"
+        # The name is that of a part, which `flows.compact` merges and `flows.verify` checks.
+        name = f"{DATA_SET}.0-0.{time}-0"
+        if any(directory.glob(f"{name}.*parquet")):
             return
         rows: list[tuple[Any, ...]] = [(*valuation, time) for valuation in valuations]
         pq.write_table(table_of(VALUATIONS_SCHEMA, rows), self._making, compression="zstd")
         sync(self._making)
-        make_dir(path.parent)
+        path = directory / f"{name}.{checksum_of(self._making)}.parquet"
+        make_dir(directory)
         with publishing(self._data_dir):
             self._making.rename(path)
-        sync(path.parent)
+        sync(directory)
         metrics.PARQUET_ROWS.labels(DATA_SET).inc(len(rows))
         metrics.PARQUET_FILES.labels(DATA_SET).inc()

@@ -10,6 +10,7 @@ the whole letter, then what was done, when, and by whom.
 """
 
 from collections.abc import Iterator, Sequence
+from heapq import merge
 from typing import Any, NamedTuple
 
 import redis
@@ -125,16 +126,22 @@ class LetterBox:
             for entry_id, fields in self._range("XRANGE", name, letter_id, letter_id)
         ]
 
-    def traces(self) -> Iterator[Trace]:
-        """Return what was done with letters, the latest of each stream first."""
-        for stream in self._streams:
-            for _, fields in self._entries(trace_stream(stream), latest_first=True):
-                values = fields[-2 * len(_TRACE_FIELDS) + 1 :: 2]
-                yield Trace(*map(_text, values))
+    def traces(self, stream: str = "") -> Iterator[Trace]:
+        """Return what was done with letters, the latest first.
 
-    def trace_of(self, letter_id: str) -> Trace | None:
+        stream: only with those of this one.
+        """
+        streams = [stream] if stream else self._streams
+        return merge(*map(self._traces, streams), key=lambda each: each.handled_at, reverse=True)
+
+    def _traces(self, stream: str) -> Iterator[Trace]:
+        for _, fields in self._entries(trace_stream(stream), latest_first=True):
+            values = fields[-2 * len(_TRACE_FIELDS) + 1 :: 2]
+            yield Trace(*map(_text, values))
+
+    def trace_of(self, letter_id: str, stream: str = "") -> Trace | None:
         """Return what was done with a letter last, None if nothing was."""
-        return next((trace for trace in self.traces() if trace.letter_id == letter_id), None)
+        return next((each for each in self.traces(stream) if each.letter_id == letter_id), None)
 
     def put_back(
         self,

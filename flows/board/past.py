@@ -90,7 +90,7 @@ def read_past(data_dir: Path) -> pl.DataFrame:
     rows = _NO_ROWS
     if latest:
         rows = pl.scan_parquet(
-            latest, hive_partitioning=False, schema=_COLUMNS, extra_columns="ignore"
+            latest, glob=False, hive_partitioning=False, schema=_COLUMNS, extra_columns="ignore"
         )
     entry = pl.col("stream_id").str.split_exact("-", 1).struct
     return (

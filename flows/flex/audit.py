@@ -12,6 +12,7 @@ from connectors.flex.contents import Problem
 from connectors.flex.draft import Asked, Draft
 from connectors.flex.lots import exact_text
 from flows.common.doors import flows_directory
+from flows.common.texts import shown
 from flows.flex.comparing import Books, Comparer, Comparison, Finding, shown_time
 from flows.flex.history import Cancels, History, remembered
 from flows.flex.importing import (
@@ -80,8 +81,8 @@ def _table(title: str, findings: Sequence[Finding]) -> None:
     table.add_column("")
     for finding in findings[:MOST_SHOWN]:
         table.add_row(
-            finding.what, finding.account, finding.symbol, shown_time(finding.time), finding.id,
-            *(_figures(finding)), finding.why,
+            finding.what, shown(finding.account), shown(finding.symbol), shown_time(finding.time),
+            shown(finding.id), *(_figures(finding)), shown(finding.why),
         )  # fmt: skip
     console = Console()
     (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)

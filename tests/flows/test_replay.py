@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from connectors.redis.letter_box import LetterBox
 from connectors.redis.link import RedisLink
 from connectors.redis.partitions import PartitionsError
+from flows import replay as module
 from flows.replay import app, user
 from state.keys import partition_of
 from tests.support.flow_process import ROOT, FlowProcess, read_hash, read_stream, until
@@ -402,6 +403,35 @@ def test_with_partitions_a_letter_goes_where_its_repaired_key_lives(
     assert redis.xlen("executions:dead:0") == 1
 
 
+def test_with_partitions_what_was_done_is_told_of_the_letter_that_is_meant_the_latest_first(
+    redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAM_PARTITIONS", "2")
+    for part in (0, 1):
+        dead, source = f"executions:dead:{part}", f"executions:{part}"
+        add_letter(redis, GOOD, letter_id="7-0", dead=dead, source=source)
+    replay("drop", "executions:dead:0/7-0", "--why", "before")
+    monkeypatch.setattr(module, "now", lambda: "2099-01-01T00:00:00+00:00")
+    assert replay("put-back", "executions:dead:1/7-0").exit_code == 0
+    again = replay("put-back", "executions:dead:1/7-0")
+    assert (again.exit_code, "was put back as" in again.output) == (0, True)
+    assert "put back" in replay("handled", "--limit", "1").output
+
+
+def test_a_letter_from_before_the_stream_had_partitions_goes_back_with_its_reports(
+    redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAM_PARTITIONS", "4")
+    redis.set("executions", "moved by flows.rescale")
+    home, new = (f"executions:{partition_of(f'{name}:SHOP', 4)}" for name in ("U1", "U4"))
+    assert home != new
+    redis.xadd(home, REPORT)
+    letter = add_letter(redis, SHOP, dead="executions:dead:0")
+    result = replay("put-back", letter, "--set", "account=U4")
+    assert result.exit_code == 0, result.output
+    assert [each["account"] for each in entries(redis, new)] == ["U4", "U4"]
+
+
 def test_the_flow_books_what_is_put_back_and_writes_the_letter_no_second_time(
     redis: redis_py.Redis, redis_url: str, tmp_path: Path
 ) -> None:
@@ -465,6 +495,31 @@ def test_reports_stay_where_they_are_if_the_key_does(redis: redis_py.Redis) -> N
     assert replay("put-back", letter, "--set", "side=BUY").exit_code == 0
     assert redis.xlen("executions") == 2
     assert redis.xlen(DEAD) == 1
+
+
+def test_reports_that_move_keep_their_own_money_and_time(redis: redis_py.Redis) -> None:
+    redis.xadd("executions", REPORT)
+    add_letter(redis, {**REPORT, "commission": "2"}, "currency: expected 'USD', found 'CAD'")
+    letter = add_letter(redis, {**SHOP, "commission": "x"}, "commission: expected a decimal")
+    changes = "symbol=SHOP@TSE", "currency=USD", "commission=9", "timestamp=1700000000009"
+    result = replay("put-back", letter, *(f"--set={change}" for change in changes))
+    assert result.exit_code == 0, result.output
+    moved, execution, dead = entries(redis, "executions")[1:]
+    assert moved == {**REPORT, "symbol": "SHOP@TSE", "replayed_from": letter}
+    assert dead == {**moved, "commission": "2", "replayed_from": dead["replayed_from"]}
+    assert (execution["commission"], execution["currency"]) == ("9", "USD")
+    assert entries(redis, HANDLED)[1]["changes"] == "symbol=SHOP@TSE"
+
+
+def test_an_execution_that_loses_its_account_takes_its_reports_along(
+    redis: redis_py.Redis,
+) -> None:
+    redis.xadd("executions", REPORT)
+    letter = add_letter(redis, SHOP)
+    assert replay("put-back", letter, "--unset", "account").exit_code == 0
+    report, execution = entries(redis, "executions")[1:]
+    assert (report["commission"], report.get("account")) == ("1.5", None)
+    assert execution.get("account") is None
 
 
 def test_another_account_moves_reports_too_whatever_revision_they_name(

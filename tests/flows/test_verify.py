@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -254,6 +255,36 @@ def test_a_file_that_is_gone_is_no_damage_and_one_that_cannot_be_read_is(tmp_pat
     assert damage.where == str(store)
     assert damage.what.startswith("cannot be read: ")
     assert list(module._check(tmp_path / "gone.12345678.parquet", module._check_part)) == []
+
+
+def test_rows_are_read_whatever_the_directory_is_named_and_whatever_is_merged_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = tmp_path / "[data]*" / "positions" / "date=2026-07-14"
+    day.mkdir(parents=True)
+    row = {"account": "U1", "symbol": "A", "stream_id": "5-1"}
+    # Of two versions: the newer knows more columns.
+    pq.write_table(pa.Table.from_pylist([row]), day / "a.parquet")
+    pq.write_table(pa.Table.from_pylist([row | {"new": 1}]), day / "b.parquet")
+    upto = pl.LazyFrame([("U1", "A", 5, 1)], {"account": pl.String, "symbol": pl.String,
+                        "ms": pl.Int64, "seq": pl.Int64}, orient="row")  # fmt: skip
+    looks: list[pl.LazyFrame] = []
+
+    def read(rows: pl.LazyFrame) -> dict[Any, Any]:
+        looks.append(rows)
+        if len(looks) == 1:
+            (day / "a.parquet").rename(day / "merged-1.parquet")
+        return {(None, "A"): rows.collect().height}
+
+    monkeypatch.setattr(module, "_BETWEEN_S", 0.0)
+    assert module._read(day.parents[1], "positions", upto, read) == {(None, "A"): 2}
+    assert len(looks) == 2
+
+    def gone(_: pl.LazyFrame) -> dict[Any, Any]:
+        raise FileNotFoundError
+
+    with pytest.raises(SystemExit, match="run this again when"):
+        module._read(day.parents[1], "positions", upto, gone)
 
 
 def test_the_command_names_what_is_damaged_and_exits_with_1(

@@ -254,6 +254,25 @@ def test_what_was_busted_is_no_execution_and_an_average_is_by_a_points_value(
     assert rows_of(booked, "qty", "executions", "avg_price") == [(4, 1, Decimal("1.5"))]
 
 
+def test_what_came_before_the_execution_that_settles_the_currency_is_of_the_same_position(
+    tmp_path: Path,
+) -> None:
+    rows = history_of(
+        tmp_path,
+        [
+            told("1-0", "2024-01-02 14:00", type="transfer", exec_id="t", qty="3", cost="15"),
+            told("2-0", exec_id="e", fill="SELL 1 @ 7", qty="2", cost="10", pnl="2",
+                 currency="CAD"),
+        ],
+        [matched("2-0", "1", "t 2024-01-02T14:00 @ 5", "e 2024-01-02T15:00 @ 7", "2",
+                 currency="CAD")],
+    )  # fmt: skip
+    booked = history.as_booked(rows, at("2024-01-02 15:00"))
+    assert rows_of(booked, "currency", "qty", "realized_pnl") == [("CAD", 2, 2)]
+    compared = history.compare(rows, at("2024-01-02 14:30"))
+    assert rows_of(compared, "currency", "qty_known", "qty_booked") == [("CAD", 3, 3)]
+
+
 @pytest.mark.parametrize(
     "form", ["mine.0{n}", IBKR + "01.0{n}", "x" + IBKR + "0{n}", IBKR + "0{n}x"]
 )
@@ -850,6 +869,16 @@ def test_equity_has_realized_and_unrealized_apart_and_goes_on_where_nothing_chan
         moment = at("2024-01-02 15:00") + timedelta(minutes=minutes)
         by_then = [row for row in expected if row[1] <= f"{moment:%H:%M}"]
         assert curve(history.equity(rows, moment)) == by_then
+
+
+def test_equity_counts_a_position_in_the_currency_that_it_came_to_have(tmp_path: Path) -> None:
+    rows = valued(tmp_path, ("15:00", "SAP", "0", "5"), ("15:01", "SAP", "2", "6"))
+    before = pl.when(pl.col("time") < at("2024-01-02 15:01")).then(pl.lit("USD"))
+    rows = rows.with_columns(currency=before.otherwise("currency"))
+    assert curve(history.equity(rows)) == [
+        ("EUR", "15:00", 0, 5, 5, 0),
+        ("EUR", "15:01", 2, 6, 8, 0),
+    ]
 
 
 def test_equity_of_nothing_is_nothing(tmp_path: Path) -> None:

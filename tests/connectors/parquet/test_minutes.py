@@ -13,7 +13,10 @@ import pytest
 from connectors.file_lock import FileLock, LockedError
 from connectors.parquet.files import DataDirError
 from connectors.parquet.minutes import VALUATIONS_SCHEMA, MinuteFiles
+from flows import verify as verify_module
+from flows.common.settings import Settings
 from flows.compact import compact
+from flows.verify import verify
 from state.exact import MONEY, ONE
 from state.valuation import Day, Holding, Mark, Valuation, value
 from tests.support.happened import Happened
@@ -78,6 +81,20 @@ def test_a_minute_is_written_once_whatever_crashes(tmp_path: Path) -> None:
     late.add("A", valuation(3), MINUTE + 40_000)
     late.end_minute(MINUTE + 60_000)
     assert rows(tmp_path) == [("A", time(0), Decimal(2))]
+
+
+def test_a_minute_that_a_disk_has_changed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = started(tmp_path)
+    files.add("A", valuation(1), MINUTE)
+    files.end_minute(MINUTE + 60_000)
+    settings = Settings(data_dir=tmp_path)
+    assert verify(settings, None) == []
+    [path] = (tmp_path / "valuations").glob("date=*/*.parquet")
+    path.write_bytes(path.read_bytes()[:-1])
+    monkeypatch.setattr(verify_module, "_BETWEEN_S", 0.0)
+    assert [damage.where for damage in verify(settings, None)] == [str(path)]
 
 
 def test_a_minute_appears_whole_and_then_lasts(
