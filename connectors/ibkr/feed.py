@@ -161,6 +161,7 @@ class ExecutionFeed:
         while True:
             began = clock()
             self._holding = True
+            self._cut = False  # else TWS says so, maybe while we connect
             self.positions.list_begins()  # connecting has TWS list them
             try:
                 await connect(self.ib, self._tws)
@@ -367,7 +368,6 @@ class ExecutionFeed:
             "connected to TWS at %s:%d as client %d: %s", host, port, client_id, ", ".join(accounts)
         )
         self._said.clear()
-        self._cut = False
 
     def _note_account(self, execution: Execution) -> None:
         if execution.account not in self._accounts:

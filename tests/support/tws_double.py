@@ -173,6 +173,8 @@ class TwsDouble:
     taken_client_ids: set[int] = field(default_factory=set)
     ends_executions: bool = True
     ends_positions: bool = True
+    cut_code: int = 0
+    """What it tells each client that connects, as a TWS that has no servers: 1100 or 2110."""
     silent: bool = False
     """Reads, but answers nothing, as a machine that hangs."""
     closes_at_once: bool = False
@@ -404,6 +406,8 @@ class TwsDouble:
         yield [9, 1, 1]
         for code in (2104, 2106, 2158):
             yield [4, 2, -1, code, "data farm connection is OK", ""]
+        if self.cut_code:
+            yield [4, 2, -1, self.cut_code, "Connectivity is broken", ""]
         session.ready = True
 
     def _positions(self, _session: _Session, _details: list[str]) -> Rows:

@@ -989,6 +989,23 @@ def test_a_new_connection_is_one_to_ibkrs_servers_too(tws: TwsDouble, code: int)
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("code", [1100, 2110])
+def test_a_tws_that_has_no_servers_when_it_is_connected_to_knows_nothing(
+    tws: TwsDouble, code: int
+) -> None:
+    tws.cut_code = code
+
+    async def scenario() -> None:
+        async with following(tws, pause_s=0.05) as received:
+            await until(lambda: tws.requests.count(7) >= 3)
+            assert received.feed.listed is None
+            assert not received.feed.positions.known
+            await happen(tws.error, 1102, "restored")
+            await until(lambda: received.feed.listed and received.feed.positions.known)
+
+    asyncio.run(scenario())
+
+
 def test_what_comes_while_positions_are_listed_is_not_lost(tws: TwsDouble) -> None:
     tws.ends_positions = False
     tws.holdings = [Holding("U1", AAPL, 3.0, 10.0), Holding("F1", AAPL, 3.0, 10.0)]
