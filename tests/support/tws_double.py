@@ -262,6 +262,16 @@ class TwsDouble:
         """Send an error that belongs to no request."""
         self._send_all(4, 2, -1, code, text, "")
 
+    def error_of_market_data(self, code: int) -> None:
+        """Send an error that belongs to each request for prices; they go on."""
+
+        def tell() -> None:
+            for session in self._sessions:
+                for request in session.watched:
+                    session.send(4, 2, request, code, "", "")
+
+        self._do(tell)
+
     def wait_for_client(self, count: int = 1) -> None:
         """Wait until so many clients are connected."""
         wait_until(lambda: sum(session.ready for session in self._sessions) >= count)
