@@ -59,6 +59,8 @@ _HEALED = {1101, 1102}  # and has them back
 _NOTICES = range(2100, 2170)  # states of data farms and the like
 _READ_ONLY = {200, 321}  # no such contract, and what a TWS set to reading only refuses
 
+_SEC_TYPE = 5  # its place in TWS's message of an execution
+
 _AT_ONCE = 500
 """Messages handed on at a time, so that a long list keeps nothing else waiting."""
 _LISTS_APART = 50
@@ -237,7 +239,9 @@ class ExecutionFeed:
         try:
             execution = read_execution(fields, self._tws.zone)
         except ValueError as error:
-            self._refuse_once(letter(fields, str(error)))
+            combo = fields[_SEC_TYPE : _SEC_TYPE + 1] == [COMBO]
+            if not combo and (not account or account in self._accounts):
+                self._refuse_once(letter(fields, str(error)))
             return
         moment = self._clock.decide(execution.time, exec_id, live=is_live(fields))
         execution = execution._replace(time=ReadTime(moment))

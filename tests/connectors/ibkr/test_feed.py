@@ -494,6 +494,19 @@ def test_an_execution_whose_zone_is_unknown_is_told_once_and_stops_no_other(
     assert "IBKR_TIMEZONE" in told[0].getMessage()
 
 
+def test_what_would_not_be_published_is_not_refused_either(tws: TwsDouble) -> None:
+    block = Fill(exec_id(1), AAPL, time="20260706 10:30:05 XYZ", account="F1")
+    tws.fill(block, replace(block, instrument=SPREAD, account="U1"))
+    tws.fill(replace(block, account="U1", exec_id=exec_id(2)))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed)
+        assert [(each.account, each.exec_id) for each in received.refused] == [("U1", exec_id(2))]
+
+    asyncio.run(scenario())
+
+
 def test_an_execution_without_an_id_is_refused_and_stops_no_other(tws: TwsDouble) -> None:
     tws.fill(Fill("", AAPL, commission=None), Fill(exec_id(2), AAPL))
 
