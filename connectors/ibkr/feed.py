@@ -59,6 +59,8 @@ _HEALED = {1101, 1102}  # and has them back
 _NOTICES = range(2100, 2170)  # states of data farms and the like
 _READ_ONLY = {200, 321}  # no such contract, and what a TWS set to reading only refuses
 
+_SEC_TYPE = 5  # its place in TWS's message of an execution
+
 _AT_ONCE = 500
 """Messages handed on at a time, so that a long list keeps nothing else waiting."""
 _LISTS_APART = 50
@@ -161,6 +163,7 @@ class ExecutionFeed:
         while True:
             began = clock()
             self._holding = True
+            self._cut = False  # else TWS says so, maybe while we connect
             self.positions.list_begins()  # connecting has TWS list them
             try:
                 await connect(self.ib, self._tws)
@@ -236,7 +239,9 @@ class ExecutionFeed:
         try:
             execution = read_execution(fields, self._tws.zone)
         except ValueError as error:
-            self._refuse_once(letter(fields, str(error)))
+            combo = fields[_SEC_TYPE : _SEC_TYPE + 1] == [COMBO]
+            if not combo and (not account or account in self._accounts):
+                self._refuse_once(letter(fields, str(error)))
             return
         moment = self._clock.decide(execution.time, exec_id, live=is_live(fields))
         execution = execution._replace(time=ReadTime(moment))
@@ -367,7 +372,6 @@ class ExecutionFeed:
             "connected to TWS at %s:%d as client %d: %s", host, port, client_id, ", ".join(accounts)
         )
         self._said.clear()
-        self._cut = False
 
     def _note_account(self, execution: Execution) -> None:
         if execution.account not in self._accounts:

@@ -39,8 +39,9 @@ _UNREAD = (2, 21, 45, 46, 81)
 """Kinds of TWS's messages on a request for market data that say nothing of a price."""
 _NAMES = {1: "bid", 2: "ask", 4: "last", 9: "close", 66: "bid", 67: "ask", 68: "last", 75: "close"}
 _FIRST_DELAYED = 66
-_GOES_ON = {10090, 10167}
-"""A part of it is not subscribed to, and: delayed data is shown. Prices come all the same."""
+_GOES_ON = {10090, 10091, 10167}
+"""A part of it is not subscribed to, for the API, and: delayed data is shown. Prices come all
+the same."""
 _NO_LINE = 101
 
 

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable
 from threading import Event, Lock
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import redis
 from redis.backoff import NoBackoff
@@ -65,14 +66,20 @@ class RedisLink:
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=5,
             socket_timeout=10,
+            redis_connect_func=self._on_connect,
         )
+        self._connected: WeakSet[Any] = WeakSet()
+        self._was_lost = False
+        """Whether a connection was, since `after_outage` was called last."""
         self._stop = stop
         self._lock = Lock()
         self._retries_before_outage: int | None = None
         self.retries = 0
         """Retries since the process began."""
         self.after_outage: list[Callable[[], None]] = []
-        """Called when Redis is back, by the thread that found it so."""
+        """Called when Redis is back, by the thread that found it so. Also when a connection had
+        to be made again and no call has failed: a server that restarts in no time may have lost
+        its last writes too."""
         self.while_alive: list[Callable[[], None]] = []
         """Called about once a second by a flow that runs, by the thread of any of its sources.
         The engine gives a sink that has nothing to write no turn of its own."""
@@ -83,12 +90,27 @@ class RedisLink:
         Raises RedisRefusedError, saying what to do, if Redis never will, and
         StoppedError if the program is told to stop first.
         """
+        result = self._call(command)
+        if self._was_lost:
+            self._was_lost = False
+            for act in self.after_outage:
+                act()
+        return result
+
+    def _call(self, command: Callable[[redis.Redis], T]) -> T:
         try:
             return command(self.client)
         except redis.RedisError as error:
             if not can_pass(error):
                 raise RedisRefusedError(explain(error)) from error
         return self._outlast(command)
+
+    def _on_connect(self, connection: Any) -> None:
+        # Of a connection that was closed while idle, redis-py makes a new one in silence.
+        connection.on_connect()
+        if connection in self._connected:
+            self._was_lost = True
+        self._connected.add(connection)
 
     def _outlast(self, command: Callable[[redis.Redis], T]) -> T:
         retrying = Retrying(
@@ -106,13 +128,13 @@ class RedisLink:
                 raise StoppedError(f"told to stop while Redis is away: {error}") from error
             raise RedisRefusedError(explain(error)) from error
         self._note_end()
-        for act in self.after_outage:
-            act()
+        self._was_lost = True
         return result
 
     def _note_outage(self, attempt: RetryCallState) -> None:
         # A failover may have moved the address, and a kept connection not notice.
         self.client.connection_pool.disconnect(inuse_connections=False)
+        self._connected.clear()
         error = attempt.outcome.exception() if attempt.outcome else None
         with self._lock:
             if self._retries_before_outage is None:

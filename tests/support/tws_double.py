@@ -173,6 +173,8 @@ class TwsDouble:
     taken_client_ids: set[int] = field(default_factory=set)
     ends_executions: bool = True
     ends_positions: bool = True
+    cut_code: int = 0
+    """What it tells each client that connects, as a TWS that has no servers: 1100 or 2110."""
     silent: bool = False
     """Reads, but answers nothing, as a machine that hangs."""
     closes_at_once: bool = False
@@ -259,6 +261,16 @@ class TwsDouble:
     def error(self, code: int, text: str = "") -> None:
         """Send an error that belongs to no request."""
         self._send_all(4, 2, -1, code, text, "")
+
+    def error_of_market_data(self, code: int) -> None:
+        """Send an error that belongs to each request for prices; they go on."""
+
+        def tell() -> None:
+            for session in self._sessions:
+                for request in session.watched:
+                    session.send(4, 2, request, code, "", "")
+
+        self._do(tell)
 
     def wait_for_client(self, count: int = 1) -> None:
         """Wait until so many clients are connected."""
@@ -404,6 +416,8 @@ class TwsDouble:
         yield [9, 1, 1]
         for code in (2104, 2106, 2158):
             yield [4, 2, -1, code, "data farm connection is OK", ""]
+        if self.cut_code:
+            yield [4, 2, -1, self.cut_code, "Connectivity is broken", ""]
         session.ready = True
 
     def _positions(self, _session: _Session, _details: list[str]) -> Rows:

@@ -494,6 +494,19 @@ def test_an_execution_whose_zone_is_unknown_is_told_once_and_stops_no_other(
     assert "IBKR_TIMEZONE" in told[0].getMessage()
 
 
+def test_what_would_not_be_published_is_not_refused_either(tws: TwsDouble) -> None:
+    block = Fill(exec_id(1), AAPL, time="20260706 10:30:05 XYZ", account="F1")
+    tws.fill(block, replace(block, instrument=SPREAD, account="U1"))
+    tws.fill(replace(block, account="U1", exec_id=exec_id(2)))
+
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed)
+        assert [(each.account, each.exec_id) for each in received.refused] == [("U1", exec_id(2))]
+
+    asyncio.run(scenario())
+
+
 def test_an_execution_without_an_id_is_refused_and_stops_no_other(tws: TwsDouble) -> None:
     tws.fill(Fill("", AAPL, commission=None), Fill(exec_id(2), AAPL))
 
@@ -984,6 +997,23 @@ def test_a_new_connection_is_one_to_ibkrs_servers_too(tws: TwsDouble, code: int)
             await happen(tws.error, code, "lost")
             await until(lambda: not received.feed.positions.known)
             await happen(tws.drop)
+            await until(lambda: received.feed.listed and received.feed.positions.known)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("code", [1100, 2110])
+def test_a_tws_that_has_no_servers_when_it_is_connected_to_knows_nothing(
+    tws: TwsDouble, code: int
+) -> None:
+    tws.cut_code = code
+
+    async def scenario() -> None:
+        async with following(tws, pause_s=0.05) as received:
+            await until(lambda: tws.requests.count(7) >= 3)
+            assert received.feed.listed is None
+            assert not received.feed.positions.known
+            await happen(tws.error, 1102, "restored")
             await until(lambda: received.feed.listed and received.feed.positions.known)
 
     asyncio.run(scenario())

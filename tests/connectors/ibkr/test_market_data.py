@@ -112,3 +112,17 @@ def test_what_tws_does_not_know_is_asked_for_again_later(
             await until(lambda: len(tws.asked_details) > 3)
 
     asyncio.run(scenario())
+
+
+def test_a_part_that_is_not_subscribed_to_leaves_the_other_prices(tws: TwsDouble) -> None:
+    found: list[Mark] = []
+
+    async def scenario() -> None:
+        async with marking(tws, found.append):
+            await until(lambda: tws.watched)
+            await asyncio.to_thread(tws.error_of_market_data, 10091)
+            await asyncio.to_thread(tws.quote, AAPL.con_id, LAST, "77")
+            await until(lambda: found)
+
+    asyncio.run(scenario())
+    assert [mark.price for mark in found] == ["77"]
