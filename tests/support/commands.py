@@ -24,7 +24,8 @@ def run(command: str, **settings: str) -> tuple[int | str | None, str]:
         for variable, value in {"REDIS_URL": AWAY, **settings}.items():
             patch.setenv(variable, value)
         patch.setattr(sys, "argv", words)
-        patch.delitem(sys.modules, f"flows.{words[0]}", raising=False)  # another test's
+        for name in (f"flows.{words[0]}", f"flows.{words[0]}.__main__"):
+            patch.delitem(sys.modules, name, raising=False)  # another test's
         with redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as ended:
             runpy.run_module(f"flows.{words[0]}", run_name="__main__", alter_sys=True)
     logging.root.handlers[:] = handlers
