@@ -312,38 +312,30 @@ def test_runs_take_no_figure_to_the_limit() -> None:
     assert book.snapshot().cost_basis < LIMIT * MONEY
 
 
-@pytest.mark.parametrize("charge", ["fee", "adj"])
-def test_a_run_does_not_take_a_net_figure_to_the_limit_by_charges_that_waited(charge: str) -> None:
-    book = Book("XYZ")
-    lines = ("SELL 100000000 @ 1", "BUY 100000000 @ 999999999", f"BUY 1 @ 1 {charge} 220000000")
-    one_by_one(book, messages(*lines))
-    closing = message("#4 SELL 1 @ 1 at 9")
-    with pytest.raises(RejectedError, match=r"^net_realized_pnl: expected to stay below 1e17"):
-        book.apply(closing)
-    assert book.apply_run(run_of([closing])) is None
+AT_THE_LIMIT: list[tuple[tuple[str, ...], str, str]] = [
+    *(  # charges that waited
+        (("SELL 100000000 @ 1", "BUY 100000000 @ 999999999", f"BUY 1 @ 1 {charge} 220000000"),
+         "#4 SELL 1 @ 1 at 9", "net_realized_pnl")
+        for charge in ("fee", "adj")
+    ),
+    # charges that were laid on lots
+    (("BUY 100000000 @ 1", "COST 999999999", "SELL 100000000 @ 500000000"),
+     "#4 BUY 1 @ 1 fee 100000000 at 9", "charges"),
+    # lots that cost little together
+    (("BUY 200000000 @ 1", "SELL 200000000 @ 400000000", "BUY 100000000 @ -400000000",
+      "BUY 100000000 @ 400000000"), "#5 SELL 100000000 @ 1 at 9", "realized_pnl"),
+]  # fmt: skip
 
 
-def test_a_run_does_not_take_charges_to_the_limit_with_those_that_were_laid() -> None:
-    book = Book("XYZ")
-    lines = ("BUY 100000000 @ 1", "COST 999999999", "SELL 100000000 @ 500000000")
-    one_by_one(book, messages(*lines))
-    fill = message("#4 BUY 1 @ 1 fee 100000000 at 9")
-    with pytest.raises(RejectedError, match=r"^charges: expected to stay below 1e17"):
-        book.apply(fill)
-    assert book.apply_run(run_of([fill])) is None
-
-
-def test_a_run_takes_no_figure_to_the_limit_by_lots_that_cost_little_together() -> None:
-    book = Book("XYZ")
-    lines = (
-        "BUY 200000000 @ 1", "SELL 200000000 @ 400000000",
-        "BUY 100000000 @ -400000000", "BUY 100000000 @ 400000000",
-    )  # fmt: skip
-    one_by_one(book, messages(*lines))
-    closing = message("#5 SELL 100000000 @ 1 at 9")
-    with pytest.raises(RejectedError, match=r"^realized_pnl: expected to stay below 1e17"):
-        book.apply(closing)
-    assert book.apply_run(run_of([closing])) is None
+@pytest.mark.parametrize(("before", "line", "figure"), AT_THE_LIMIT)
+def test_a_run_takes_no_figure_to_the_limit_with_what_came_before(
+    before: tuple[str, ...], line: str, figure: str
+) -> None:
+    book, last = Book("XYZ"), message(line)
+    one_by_one(book, messages(*before))
+    with pytest.raises(RejectedError, match=rf"^{figure}: expected to stay below 1e17"):
+        book.apply(last)
+    assert book.apply_run(run_of([last])) is None
 
 
 def test_a_report_is_not_taken_behind_what_may_have_forgotten_its_execution() -> None:
