@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -328,14 +328,21 @@ def held_up(data_dir: Path) -> Iterator["subprocess.Popen[str]"]:
     lock = FileLock(data_dir / ".lotstream" / "publish.lock")
     lock.acquire(shared=True)
     with started(data_dir) as process:
-        until(lambda: list(data_dir.glob(".lotstream/compact~/*/merged-*")), "a merged file")
-        opened = Path(f"/proc/{process.pid}/fd")
-        until(lambda: lock.path in map(Path.resolve, opened.iterdir()), "a wait for the lock")
         try:
+            until(lambda: list(data_dir.glob(".lotstream/compact~/*/merged-*")), "a merged file")
+            until(lambda: has_open(process.pid, lock.path), "a wait for the lock")
             yield process
         finally:
             lock.close()
             process.communicate(timeout=60)
+
+
+def has_open(pid: int, path: Path) -> bool:
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it is closed by now
+            if descriptor.readlink() == path:
+                return True
+    return False
 
 
 def test_a_part_that_appears_meanwhile_is_carried_over(tmp_path: Path) -> None:
