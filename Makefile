@@ -54,7 +54,7 @@ quick: lint types  ## between two edits: lint, types and the tests that start no
 	    -m "not server and not process and not long and not soak"
 
 test: lint types  ## lint, types and all tests but the soak
-	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
+	@$(VENV_PYTHON) -m pytest -n 3 --dist loadfile
 
 lint: setup
 	@$(VENV_PYTHON) -m ruff check --quiet
