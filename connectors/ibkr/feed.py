@@ -134,7 +134,7 @@ class ExecutionFeed:
         """What is to be handed on once its contract is known, by con_id."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._holding = self._cut = False
-        self._packets = 0
+        self._packets = self._told = 0
         self._said: set[str] = set()
         self._said_for_good: set[str] = set()
         self.listed: float | None = None
@@ -218,7 +218,7 @@ class ExecutionFeed:
         if not self.positions.known and not self._cut:
             self.positions.list_begins()
             self.ib.client.reqPositions()  # type: ignore[no-untyped-call]
-        complete = await fetch_executions(self.ib, self._tws.answer_s, lambda: self._packets)
+        complete = await fetch_executions(self.ib, self._tws.answer_s, lambda: self._told)
         if complete:
             self._memory.list_ends()
         await self._let_go()
@@ -231,6 +231,7 @@ class ExecutionFeed:
     # --- TWS's messages -----------------------------------------------------------------
 
     def _on_execution(self, fields: list[str]) -> None:
+        self._told += not is_live(fields)
         account, exec_id = execution_key(fields)
         known = self._memory.find(account, exec_id)
         if known is not None:

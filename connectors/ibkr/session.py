@@ -166,8 +166,8 @@ def _reason(tws: Tws, error: BaseException | None) -> str:
 async def fetch_executions(ib: IB, answer_s: float, heard: Callable[[], int]) -> bool:
     """Have TWS list all executions, to whom reads them.
 
-    heard: how many of TWS's messages came so far. Returns whether TWS said that these
-    are all; not if nothing came for `answer_s` seconds, but what comes later still
+    heard: how many executions TWS has listed so far. Returns whether TWS said that these
+    are all; not if none came for `answer_s` seconds, but what comes later still
     arrives. Raises ConnectionError if the connection is lost.
     """
     client: Any = ib.client

@@ -412,6 +412,25 @@ def test_a_list_that_never_ends_holds_nothing_back(
     assert "no connection" not in caplog.text
 
 
+def test_a_list_that_never_ends_is_no_longer_for_what_else_tws_says(tws: TwsDouble) -> None:
+    tws.ends_executions = False
+    tws.fill(Fill(exec_id(1), AAPL))
+
+    async def scenario() -> None:
+        async def chatter() -> None:
+            while True:
+                await happen(tws.error, 2106, "data farm connection is OK")
+                await asyncio.sleep(0.02)
+
+        async with following(tws, answer_s=0.3, pause_s=0.1) as received:
+            await connected(tws)
+            chattering = asyncio.create_task(chatter())
+            await until(lambda: exec_id(1) in received.ids() and tws.requests.count(7) > 2)
+            chattering.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_an_empty_list_that_never_ends_is_no_dead_connection(
     tws: TwsDouble, caplog: pytest.LogCaptureFixture
 ) -> None:
