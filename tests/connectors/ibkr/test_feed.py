@@ -1038,6 +1038,22 @@ def test_a_tws_that_has_no_servers_when_it_is_connected_to_knows_nothing(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("told", [(1101,), (1100, 1101)])
+def test_what_a_tws_that_lost_its_data_no_longer_tells_is_asked_for_again(
+    tws: TwsDouble, told: Sequence[int]
+) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed and received.feed.positions.known)
+            await asyncio.to_thread(lambda: tws.hold(Holding("U1", AAPL, 3.0, 10.0), live=False))
+            for code in told:
+                await happen(tws.error, code, "its data are lost")
+            await until(lambda: received.feed.positions.held)
+            assert tws.requests.count(76) == 2  # for the accounts' figures too
+
+    asyncio.run(scenario())
+
+
 def test_what_comes_while_positions_are_listed_is_not_lost(tws: TwsDouble) -> None:
     tws.ends_positions = False
     tws.holdings = [Holding("U1", AAPL, 3.0, 10.0), Holding("F1", AAPL, 3.0, 10.0)]
@@ -1138,6 +1154,17 @@ def refusal(double: TwsDouble, answer_s: float = 5.0) -> TwsError:
         asyncio.run(attempt())
     assert time.monotonic() - began < DEADLINE_S / 2  # not by a time-out
     return refused.value
+
+
+def test_orders_given_by_hand_are_not_bound_to_client_0(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        ib = ReadingIB(instead={})
+        await connect(ib, Tws("127.0.0.1", tws.port, 0, UTC))
+        ib.hang_up()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert tws.binds_orders is False
 
 
 def test_nothing_of_an_attempt_to_connect_is_left_behind(tws: TwsDouble) -> None:
