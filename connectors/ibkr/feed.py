@@ -376,6 +376,11 @@ class ExecutionFeed:
         log.info(
             "connected to TWS at %s:%d as client %d: %s", host, port, client_id, ", ".join(accounts)
         )
+        if unknown := self._accounts.unknown(accounts):
+            self._say_once(
+                "IBKR_ACCOUNTS names %s, which this TWS does not have: it has %s",
+                ", ".join(unknown), ", ".join(accounts),
+            )  # fmt: skip
         self._said.clear()
 
     def _note_account(self, execution: Execution) -> None:

@@ -772,6 +772,17 @@ def test_the_accounts_that_are_chosen_are_followed_and_no_others(tws: TwsDouble)
     asyncio.run(scenario())
 
 
+def test_an_account_that_tws_does_not_have_is_told_of(
+    tws: TwsDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with following(tws, accounts=("U1", "U12")) as received:
+            await until(lambda: received.feed.listed)
+
+    asyncio.run(scenario())
+    assert "IBKR_ACCOUNTS names U12, which this TWS does not have: it has U1" in caplog.text
+
+
 def test_a_model_is_told_of_once(tws: TwsDouble, caplog: pytest.LogCaptureFixture) -> None:
     tws.fill(*(Fill(exec_id(n), AAPL, model_code=code) for n, code in enumerate(("", "m", "m"))))
 
@@ -1090,6 +1101,22 @@ def test_positions_come_with_the_keys_that_were_traded_today(tws: TwsDouble, fre
         ("U1", CALL.local_symbol, "-2")
     ]
     assert account.traded == {f"U1:{CALL.local_symbol}": [exec_id(1, leg=2)]}
+
+
+def test_a_connection_that_breaks_while_contracts_are_named_is_told(tws: TwsDouble) -> None:
+    tws.holdings = [Holding("U1", AAPL, 3.0, 10.0)]
+    tws.silent_details = {AAPL.con_id}
+    address = Tws("127.0.0.1", tws.port, 1, UTC, answer_s=DEADLINE_S)
+
+    async def scenario() -> None:
+        asking = asyncio.create_task(ask_account(address, 0, MemoryRegister(), Accounts()))
+        await until(lambda: tws.asked_details)
+        await happen(tws.drop)
+        async with asyncio.timeout(DEADLINE_S / 2):
+            with pytest.raises(TwsError, match="closed the connection"):
+                await asking
+
+    asyncio.run(scenario())
 
 
 def test_figures_and_orders_are_those_of_the_accounts_that_are_followed(
