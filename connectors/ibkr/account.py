@@ -76,8 +76,11 @@ class Positions:
         return list(self._held.values())
 
     def list_begins(self) -> None:
-        """Take what comes from now on for a list of all positions, until it ends."""
-        self._listing = {}
+        """Take what comes from now on for a list of all positions, until it ends.
+
+        One that is on its way already is gone on with: nothing tells its end from this one's.
+        """
+        self._listing = self._listing or {}
 
     def lost(self) -> None:
         """Note that changes may be missed from now on."""

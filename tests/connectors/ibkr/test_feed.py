@@ -1006,6 +1006,15 @@ def test_a_list_of_positions_that_was_cut_off_makes_nothing_known() -> None:
     assert told == [False, True]
 
 
+def test_a_list_of_positions_that_is_on_its_way_is_not_begun_anew() -> None:
+    positions = Positions(Accounts(), lambda: None)
+    positions.list_begins()
+    positions.read([str(field) for field in Holding("U1", AAPL, 3.0, 10.0).fields()])
+    positions.list_begins()  # it takes long, so it is asked for once more
+    positions.read_end([])
+    assert [each.qty for each in positions.held] == ["3"]
+
+
 def test_since_when_it_is_connected_is_not_since_the_last_list(tws: TwsDouble) -> None:
     async def scenario() -> None:
         async with following(tws, pause_s=0.05) as received:

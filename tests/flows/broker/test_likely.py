@@ -56,6 +56,11 @@ def test_a_break_is_said_to_be_what_it_most_likely_is(
     assert said in likely(KEY, found, held, Decimal(10), {})
 
 
+def test_a_message_is_of_the_account_before_the_first_colon() -> None:
+    said = likely("U1:US:AAPL", difference(ONLY_OURS, "1", "0"), [], None, {})
+    assert "symbol US:AAPL account U1 exec_id" in said
+
+
 @pytest.mark.parametrize(
     ("key", "others", "is_renumbered"),
     [
