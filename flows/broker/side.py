@@ -163,6 +163,12 @@ class Comparison:
         self._watch = BreakWatch()
         self._before: set[str] = set()
         """Breaks that an earlier run has left, until it is known that they have ended."""
+        self._since: dict[str, int] = {}
+        self._written: dict[str, str] = {}
+
+    def write_again(self) -> None:
+        """Write all breaks anew: Redis may have lost them."""
+        self._written = {}
 
     async def run(self, feed: ExecutionFeed) -> None:
         """Look again and again, until cancelled. Raises RedisRefusedError."""
@@ -201,7 +207,13 @@ class Comparison:
             gone |= self._before - found.keys()
             self._before &= found.keys()
         now_ms = time.time_ns() // 1_000_000
-        new = {key: difference_json(difference, now_ms) for key, difference in begun.items()}
+        self._since = {key: self._since.get(key, now_ms) for key in self._watch.breaks}
+        texts = {
+            key: difference_json(difference, self._since[key])
+            for key, difference in self._watch.breaks.items()
+        }
+        new = {key: text for key, text in texts.items() if self._written.get(key) != text}
+        self._written = texts  # first: it may have to be written again right after
         await in_daemon_thread(lambda: self._broker.write_breaks(new, gone))
 
 
