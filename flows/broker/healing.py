@@ -274,8 +274,10 @@ def _derived(
     open too.
     """
     broker_price = _price_of(held)
-    if broker_price is None or booked is None:
-        return None if broker_price is None else decimal_text(broker_price)
+    if broker_price is None or broker_price < 0:
+        return None
+    if booked is None:
+        return decimal_text(broker_price)
     if sum((each.qty for each in executed.values()), Decimal(0)) != booked.qty:
         return None  # not from executions alone, or some are trimmed
     opening = difference.missing
