@@ -174,6 +174,7 @@ class Comparison:
         """Look again and again, until cancelled. Raises RedisRefusedError."""
         clock = asyncio.get_running_loop().time
         self._before = set(await in_daemon_thread(self._broker.breaks))
+        said = ""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             listed = feed.listed
@@ -184,8 +185,11 @@ class Comparison:
             try:
                 sides = await in_daemon_thread(self._reader.read)
             except ValueError as error:
-                log.error("positions are not compared: %s", error)  # noqa: TRY400
+                if str(error) != said:
+                    said = str(error)
+                    log.error("positions are not compared: %s", said)  # noqa: TRY400
                 continue
+            said = ""
             if feed.listed != listed or not feed.positions.known:
                 continue
             told = sides.booked and not on_their_way and bool(sides.accounts)

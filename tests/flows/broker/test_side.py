@@ -215,6 +215,26 @@ def test_what_is_not_sure_is_no_break_and_no_end_of_one(desk: Desk, what: str) -
     desk.run(lambda: [*desk.breaks] == ["U1:A"])
 
 
+def test_positions_that_cannot_be_read_are_told_of_once(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks: list[None] = []
+    setattr(desk.reader, "happens", lambda: looks.append(None))  # noqa: B010
+
+    def broken(so: bool) -> bool:
+        UNSURE["not to be read"](desk, so)
+        looks.clear()
+        return True
+
+    def looked() -> bool:
+        return len(looks) > 2
+
+    desk.run(
+        lambda: broken(True), looked, lambda: broken(False), looked, lambda: broken(True), looked
+    )
+    assert caplog.text.count("positions are not compared: position 'B': expected") == 2
+
+
 def test_what_differs_counts_anew_whenever_the_brokers_side_was_not_known(desk: Desk) -> None:
     desk.flickers = True
     desk.holds(5)
