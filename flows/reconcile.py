@@ -14,7 +14,7 @@ import json
 import re
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -298,15 +298,34 @@ def _compare_both(
     link = RedisLink(settings.redis_url.get_secret_value(), impatient)
     agree(link, settings.streams, record=False)
     account = ask_tws(settings, link)
+    waiting = 0 if prices is None else _wait_for_flow(link, settings.streams)
+    books = read_books(link, settings.positions_hash)
+    known, notes = _known(books, account.accounts)
+    pairs = compare(known, account.positions)
     if prices is None:
-        return compare(read_books(link, settings.positions_hash), account.positions), set(), []
-    waiting = _wait_for_flow(link, settings.streams)
-    pairs = compare(read_books(link, settings.positions_hash), account.positions)
+        return pairs, set(), notes
     if _figures(ask_tws(settings, link)) != _figures(account):
-        return pairs, set(), ["nothing adopted, as something happened meanwhile: try again"]
+        nothing = "nothing adopted, as something happened meanwhile: try again"
+        return pairs, set(), [*notes, nothing]
     _check_prices(prices, [pair.key for pair in pairs if pair.is_break])
     adopter = Adopter(link, Publisher(link, settings.streams), prices, waiting=waiting)
-    return pairs, *adopt(pairs, account, adopter)
+    adopted, why_not = adopt(pairs, account, adopter)
+    return pairs, adopted, [*notes, *why_not]
+
+
+def _known(books: Sequence[Book], accounts: Sequence[str]) -> tuple[list[Book], list[str]]:
+    """Return the books of which the broker's side is known, and what there is of other accounts."""
+    known = [book for book in books if book.account is None or book.account in accounts]
+    others = Counter(
+        book.account
+        for book in books
+        if book.account is not None and book.account not in accounts and book.qty
+    )
+    return known, [
+        f"account {account}: {count} positions are not compared, as this TWS does not have the "
+        f"account, or IBKR_ACCOUNTS leaves it out"
+        for account, count in sorted(others.items())
+    ]
 
 
 def _check_prices(prices: Mapping[str, str], breaks: Sequence[str]) -> None:

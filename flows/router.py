@@ -197,6 +197,7 @@ class Router:
     def _offer_again(self) -> None:
         self._feed.offer_again()
         self._broker_side.write_again()
+        self._comparison.write_again()
 
     def _fail(self, error: Exception) -> None:
         if not self._failure.done():

@@ -21,6 +21,16 @@ def position_key(symbol: str, account: str | None = None) -> str:
     return symbol if account is None else f"{account}:{symbol}"
 
 
+def split_key(key: str) -> tuple[str, str]:
+    """Return the account of a position's key, "" for none, and its symbol.
+
+    >>> split_key("AAPL"), split_key("U1234567:US:AAPL")
+    (('', 'AAPL'), ('U1234567', 'US:AAPL'))
+    """
+    account, colon, symbol = key.partition(":")
+    return (account, symbol) if colon else ("", key)
+
+
 def partition_of(key: str, partitions: int) -> int:
     """Return which of the partitions, from 0, a key lives in: crc32(key) mod N.
 

@@ -25,6 +25,7 @@ from connectors.ibkr.messages import (
     read_position,
 )
 from connectors.ibkr.session import (
+    CUT,
     ClientIdTakenError,
     ReadingIB,
     Tws,
@@ -51,6 +52,10 @@ class Accounts:
             return account in self._chosen
         return _MASTER.fullmatch(account) is None
 
+    def unknown(self, managed: Collection[str]) -> list[str]:
+        """Return those that were named and are not among the accounts that TWS has."""
+        return sorted(self._chosen.difference(managed))
+
 
 class Positions:
     """The broker's positions, as TWS's messages bring them.
@@ -71,8 +76,11 @@ class Positions:
         return list(self._held.values())
 
     def list_begins(self) -> None:
-        """Take what comes from now on for a list of all positions, until it ends."""
-        self._listing = {}
+        """Take what comes from now on for a list of all positions, until it ends.
+
+        One that is on its way already is gone on with: nothing tells its end from this one's.
+        """
+        self._listing = self._listing or {}
 
     def lost(self) -> None:
         """Note that changes may be missed from now on."""
@@ -172,6 +180,8 @@ class Account(NamedTuple):
     positions: list[Held]
     traded: dict[str, list[str]]
     """Execution ids that TWS lists, that is, of today, by key."""
+    accounts: list[str]
+    """Those that are followed, of this login's."""
 
 
 async def ask_account(tws: Tws, spare_ids: int, register: Register, accounts: Accounts) -> Account:
@@ -182,7 +192,18 @@ async def ask_account(tws: Tws, spare_ids: int, register: Register, accounts: Ac
     question = _Question(tws, accounts)
     try:
         await question.connect(spare_ids)
-        return await question.ask(Instruments(question.ib, register, tws.answer_s))
+        asking = asyncio.ensure_future(
+            question.ask(Instruments(question.ib, register, tws.answer_s))
+        )
+
+        def on_hang_up() -> None:
+            asking.cancel()  # who asks for a contract's name would wait for another connection
+
+        question.ib.disconnectedEvent += on_hang_up
+        await asyncio.wait({asking})
+        if asking.cancelled():
+            raise TwsError("it closed the connection")
+        return asking.result()
     except TimeoutError:
         raise TwsError(f"it did not list its positions within {tws.answer_s:g} s") from None
     except ConnectionError:
@@ -202,6 +223,13 @@ class _Question:
             POSITION: self._positions.read,
         }
         self.ib = ReadingIB(instead=instead, before={POSITIONS_END: self._positions.read_end})
+        self.ib.errorEvent += self._on_error
+        self._cut = 0
+        """The code with which TWS said that it has lost IBKR's servers, if it did."""
+
+    def _on_error(self, _request: int, code: int, _text: str, _contract: Any) -> None:
+        if code in CUT:
+            self._cut = code
 
     async def connect(self, spare_ids: int) -> None:
         tws = self._tws
@@ -212,6 +240,13 @@ class _Question:
         await connect(self.ib, tws._replace(client_id=tws.client_id + spare_ids))
 
     async def ask(self, instruments: Instruments) -> Account:
+        managed = self.ib.managedAccounts()
+        accounts = [each for each in managed if each in self._accounts]
+        if not accounts:
+            raise TwsError(
+                f"expected an account that is followed (see IBKR_ACCOUNTS), found "
+                f"{', '.join(managed)}"
+            )
         # Asked again, as the library takes a list that did not come for an empty one.
         self._positions.list_begins()
         async with asyncio.timeout(self._tws.answer_s):
@@ -227,7 +262,9 @@ class _Question:
                 name = (await instruments.find(execution.contract)).name
                 key = position_key(name, execution.account)
                 traded.setdefault(key, []).append(execution.exec_id)
-        return Account(named, traded)
+        if self._cut:
+            raise TwsError(f"it has lost IBKR's servers ({self._cut}), so what it holds is unknown")
+        return Account(named, traded, sorted({*accounts, *(each.account for each in named)}))
 
     def _readable(self) -> Iterable[Any]:
         for fields in self._executions:

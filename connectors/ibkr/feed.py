@@ -42,6 +42,7 @@ from connectors.ibkr.messages import (
 )
 from connectors.ibkr.session import (
     CLIENT_ID_TAKEN,
+    CUT,
     LONGEST_WAIT_S,
     ReadingIB,
     Tws,
@@ -54,8 +55,8 @@ from connectors.ibkr.session import (
 
 log = logging.getLogger("lotstream.ibkr")
 
-_CUT = {1100, 2110}  # TWS has lost IBKR's servers,
-_HEALED = {1101, 1102}  # and has them back
+_HEALED = {1101, 1102}  # TWS has IBKR's servers back,
+_FORGOTTEN = 1101  # but what it was asked to go on telling is forgotten
 _NOTICES = range(2100, 2170)  # states of data farms and the like
 _READ_ONLY = {200, 321}  # no such contract, and what a TWS set to reading only refuses
 
@@ -133,8 +134,8 @@ class ExecutionFeed:
         self._waiting: dict[int, list[_Item]] = {}
         """What is to be handed on once its contract is known, by con_id."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._holding = self._cut = False
-        self._packets = 0
+        self._holding = self._cut = self._forgotten = False
+        self._packets = self._told = 0
         self._said: set[str] = set()
         self._said_for_good: set[str] = set()
         self.listed: float | None = None
@@ -163,7 +164,7 @@ class ExecutionFeed:
         while True:
             began = clock()
             self._holding = True
-            self._cut = False  # else TWS says so, maybe while we connect
+            self._cut = self._forgotten = False  # else TWS says so, maybe while we connect
             self.positions.list_begins()  # connecting has TWS list them
             try:
                 await connect(self.ib, self._tws)
@@ -201,6 +202,8 @@ class ExecutionFeed:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause_s):
                     await self._wake.wait()
+            if self._forgotten:
+                return  # connecting asks for all of it again
 
     async def _hear(self) -> None:
         try:
@@ -218,7 +221,7 @@ class ExecutionFeed:
         if not self.positions.known and not self._cut:
             self.positions.list_begins()
             self.ib.client.reqPositions()  # type: ignore[no-untyped-call]
-        complete = await fetch_executions(self.ib, self._tws.answer_s, lambda: self._packets)
+        complete = await fetch_executions(self.ib, self._tws.answer_s, lambda: self._told)
         if complete:
             self._memory.list_ends()
         await self._let_go()
@@ -231,6 +234,7 @@ class ExecutionFeed:
     # --- TWS's messages -----------------------------------------------------------------
 
     def _on_execution(self, fields: list[str]) -> None:
+        self._told += not is_live(fields)
         account, exec_id = execution_key(fields)
         known = self._memory.find(account, exec_id)
         if known is not None:
@@ -349,8 +353,9 @@ class ExecutionFeed:
         if code in _HEALED:
             log.info("TWS has IBKR's servers back (%d), asking for executions", code)
             self._cut = False
+            self._forgotten |= code == _FORGOTTEN
             self.fetch()
-        elif code in _CUT:
+        elif code in CUT:
             if not self._cut:
                 log.warning("TWS has lost IBKR's servers (%d): %s", code, text)
             self._cut, self.listed = True, None
@@ -371,6 +376,11 @@ class ExecutionFeed:
         log.info(
             "connected to TWS at %s:%d as client %d: %s", host, port, client_id, ", ".join(accounts)
         )
+        if unknown := self._accounts.unknown(accounts):
+            self._say_once(
+                "IBKR_ACCOUNTS names %s, which this TWS does not have: it has %s",
+                ", ".join(unknown), ", ".join(accounts),
+            )  # fmt: skip
         self._said.clear()
 
     def _note_account(self, execution: Execution) -> None:

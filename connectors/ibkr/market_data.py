@@ -155,8 +155,8 @@ class MarketData:
                 since = now
                 try:
                     await self._follow()
-                except (ConnectionError, TimeoutError):
-                    log.debug("market data: TWS does not answer")
+                except ConnectionError:
+                    log.debug("market data: the connection to TWS is lost")
             await asyncio.sleep(LOOK_EVERY_S)
 
     def _begin(self) -> None:
@@ -181,7 +181,9 @@ class MarketData:
             if known or clock() < self._not_before.get(con_id, 0.0):
                 continue
             if con_id not in self._contracts:
-                details = await contract_details(self._ib, con_id, self._answer_s)
+                details = None
+                with suppress(TimeoutError):
+                    details = await contract_details(self._ib, con_id, self._answer_s)
                 if details is None:
                     self._not_before[con_id] = clock() + ASK_AGAIN_S
                     continue
@@ -226,10 +228,11 @@ class MarketData:
     def _on_error(self, request: int, code: int, text: str, _contract: Any) -> None:
         if not is_of_market_data(request) or code in _GOES_ON:
             return
-        asked = self._asked.pop(request, None)
+        asked = self._asked.get(request)
         if asked is None:
             return
         asked.answered.set()
+        self._cancel(request)  # some of what is refused, TWS would give as soon as it can
         clock = asyncio.get_running_loop().time
         if code == _NO_LINE:
             self._full_until = clock() + ASK_AGAIN_S

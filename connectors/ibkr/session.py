@@ -37,6 +37,8 @@ log = logging.getLogger("lotstream.ibkr")
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
 CLIENT_ID_TAKEN = 326
+CUT = {1100, 2110}
+"""What TWS says when it has lost IBKR's servers."""
 
 _RECEIVED_AT_ONCE = 16_384
 """Bytes: the library's time for a packet grows with its square."""
@@ -91,6 +93,10 @@ class ReadingIB(IB):
     async def reqExecutionsAsync(self, execFilter: Any = None) -> list[Any]:  # noqa: ARG002, N802, N803
         """Ask for nothing; see `fetch_executions`."""
         return []
+
+    def reqAutoOpenOrders(self, autoBind: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002, N802, N803
+        """Ask to be told of orders given by hand; the library would have client 0 own them."""
+        super().reqAutoOpenOrders(autoBind=False)
 
     def hang_up(self) -> None:
         """End the connection now, also one whose other end is gone without a word."""
@@ -166,8 +172,8 @@ def _reason(tws: Tws, error: BaseException | None) -> str:
 async def fetch_executions(ib: IB, answer_s: float, heard: Callable[[], int]) -> bool:
     """Have TWS list all executions, to whom reads them.
 
-    heard: how many of TWS's messages came so far. Returns whether TWS said that these
-    are all; not if nothing came for `answer_s` seconds, but what comes later still
+    heard: how many executions TWS has listed so far. Returns whether TWS said that these
+    are all; not if none came for `answer_s` seconds, but what comes later still
     arrives. Raises ConnectionError if the connection is lost.
     """
     client: Any = ib.client

@@ -24,7 +24,7 @@ from connectors.redis.exact_json import from_json
 from connectors.redis.link import NotOursError, RedisLink
 from connectors.redis.overview import lags
 from state.breaks import Difference, Side
-from state.keys import position_key
+from state.keys import position_key, split_key
 
 # KEYS: the hash. ARGV: how many accounts, the accounts, then keys and values in turn.
 _WRITE = """
@@ -187,7 +187,7 @@ def _side(key: bytes, value: bytes) -> Side:
     """Read a position of ours, or of the broker, whose values do not repeat their key."""
     try:
         members = from_json(value)
-        account, _, symbol = key.decode().rpartition(":")
+        account, symbol = split_key(key.decode())
         con_id = members.get("con_id")
         return Side(
             members.get("account", account) or None,

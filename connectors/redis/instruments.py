@@ -8,6 +8,7 @@ one script.
 
 import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 
@@ -134,4 +135,16 @@ def _record(con_id: bytes, value: bytes) -> Record:
             f"instrument {con_id.decode()}: expected a JSON object such as "
             f'{{"name": "ZWN6", "multiplier": "50"}}, found {value[:80]!r}'
         ) from error
+    if (multiplier := texts.get("multiplier")) and not _is_above_0(multiplier):
+        raise NotOursError(
+            f"instrument {con_id.decode()}: multiplier: expected money per point, a number above 0 "
+            f"(or null, if it is not known), found {multiplier!r}"
+        )
     return texts
+
+
+def _is_above_0(text: str) -> bool:
+    try:
+        return 0 < Decimal(text) < Decimal("Infinity")
+    except InvalidOperation:
+        return False

@@ -19,7 +19,7 @@ from connectors.ibkr.messages import Held, Message, decimal_text
 from connectors.redis.link import RedisLink, send
 from connectors.redis.publisher import Once, Publisher
 from state.breaks import Difference, Kind
-from state.keys import parse_exec_id, position_key
+from state.keys import parse_exec_id, position_key, split_key
 
 _PAGE = 10_000
 _MOST_OF_A_SPLIT = 50
@@ -135,7 +135,7 @@ def _price_of(held: Sequence[Held]) -> Decimal | None:
 
 
 def _xadd(key: str, **fields: str) -> str:
-    account, _, symbol = key.rpartition(":")
+    account, symbol = split_key(key)
     named = {"type": fields.pop("type"), "symbol": symbol}
     named |= {"account": account} if account else {}
     words = " ".join(
@@ -218,7 +218,7 @@ class Adopter:
 
     def _executed(self, key: str) -> dict[str, _Executed]:
         """Return a key's executions on the stream, of each its last revision, by identity."""
-        account, _, symbol = key.rpartition(":")
+        account, symbol = split_key(key)
         stream = self._publisher.stream_of({"symbol": symbol, "account": account})
         found: dict[str, _Executed] = {}
         for fields in self._entries(stream):
@@ -274,8 +274,10 @@ def _derived(
     open too.
     """
     broker_price = _price_of(held)
-    if broker_price is None or booked is None:
-        return None if broker_price is None else decimal_text(broker_price)
+    if broker_price is None or broker_price < 0:
+        return None
+    if booked is None:
+        return decimal_text(broker_price)
     if sum((each.qty for each in executed.values()), Decimal(0)) != booked.qty:
         return None  # not from executions alone, or some are trimmed
     opening = difference.missing
@@ -302,7 +304,7 @@ def _opening(
     key: str, missing: Decimal, price: str, booked: Booked | None, held: Sequence[Held]
 ) -> Message:
     """Return the message; the flow books it first whatever its time."""
-    account, _, symbol = key.rpartition(":")
+    account, symbol = split_key(key)
     fields = {
         "type": "opening",
         "symbol": symbol,

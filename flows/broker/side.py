@@ -163,11 +163,18 @@ class Comparison:
         self._watch = BreakWatch()
         self._before: set[str] = set()
         """Breaks that an earlier run has left, until it is known that they have ended."""
+        self._since: dict[str, int] = {}
+        self._written: dict[str, str] = {}
+
+    def write_again(self) -> None:
+        """Write all breaks anew: Redis may have lost them."""
+        self._written = {}
 
     async def run(self, feed: ExecutionFeed) -> None:
         """Look again and again, until cancelled. Raises RedisRefusedError."""
         clock = asyncio.get_running_loop().time
         self._before = set(await in_daemon_thread(self._broker.breaks))
+        said = ""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             listed = feed.listed
@@ -178,8 +185,11 @@ class Comparison:
             try:
                 sides = await in_daemon_thread(self._reader.read)
             except ValueError as error:
-                log.error("positions are not compared: %s", error)  # noqa: TRY400
+                if str(error) != said:
+                    said = str(error)
+                    log.error("positions are not compared: %s", said)  # noqa: TRY400
                 continue
+            said = ""
             if feed.listed != listed or not feed.positions.known:
                 continue
             told = sides.booked and not on_their_way and bool(sides.accounts)
@@ -201,7 +211,13 @@ class Comparison:
             gone |= self._before - found.keys()
             self._before &= found.keys()
         now_ms = time.time_ns() // 1_000_000
-        new = {key: difference_json(difference, now_ms) for key, difference in begun.items()}
+        self._since = {key: self._since.get(key, now_ms) for key in self._watch.breaks}
+        texts = {
+            key: difference_json(difference, self._since[key])
+            for key, difference in self._watch.breaks.items()
+        }
+        new = {key: text for key, text in texts.items() if self._written.get(key) != text}
+        self._written = texts  # first: it may have to be written again right after
         await in_daemon_thread(lambda: self._broker.write_breaks(new, gone))
 
 

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
 
     ibkr_host: str = "127.0.0.1"
     ibkr_port: Port = 7497
-    ibkr_client_id: Annotated[int, Field(ge=0)] = 1
+    ibkr_client_id: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
     ibkr_timezone: str = "UTC"
     ibkr_accounts: Annotated[tuple[str, ...], NoDecode] = ()
     """The accounts that the router follows; all but FA masters if not set."""

@@ -345,6 +345,32 @@ def test_a_master_and_the_accounts_that_are_left_out_are_not_compared(
     assert (done.returncode, done.stdout.count("BREAK")) == (1, 1)  # U3's
 
 
+def test_the_books_of_another_logins_accounts_are_not_compared_and_that_is_said(
+    redis: redis_py.Redis, run: Run, tws: TwsDouble
+) -> None:
+    tws.holdings = [Holding("U1", AAPL, 3.0, 10.0)]
+    book(redis, "AAPL", "3")
+    book(redis, "AAPL", "9", account="U9")
+    book(redis, "MSFT", "9", account="U9")
+    done = run("--adopt")
+    assert (done.returncode, "U9" in done.stdout) == (0, False)
+    assert "account U9: 2 positions are not compared, as this TWS does not have" in done.stderr
+    none = run(IBKR_ACCOUNTS="U9")
+    assert (none.returncode, none.stdout) == (2, "")
+    assert "expected an account that is followed (see IBKR_ACCOUNTS), found U1, U2" in none.stderr
+
+
+@pytest.mark.parametrize("code", [1100, 2110])
+def test_what_a_tws_without_servers_holds_is_not_compared(
+    redis: redis_py.Redis, run: Run, tws: TwsDouble, code: int
+) -> None:
+    tws.cut_code = code
+    book(redis, "AAPL", "3")
+    done = run("--adopt")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert f"it has lost IBKR's servers ({code})" in done.stderr
+
+
 # --- adopting beside a book ------------------------------------------------------------------
 
 
@@ -453,7 +479,7 @@ def test_what_is_not_booked_yet_is_waited_for_and_never_made_up_for(
 
 
 HELD = their("AAPL", 5, "U1")
-ASKED = Account([HELD], {})
+ASKED = Account([HELD], {}, ["U1"])
 
 
 @pytest.mark.parametrize(

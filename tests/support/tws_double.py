@@ -198,6 +198,8 @@ class TwsDouble:
     """The con_ids of which there is delayed data only."""
     quotes: dict[int, dict[int, str]] = field(default_factory=dict)
     """The prices by con_id and kind of tick: 1 bid, 2 ask, 4 last, 9 close."""
+    binds_orders: bool | None = None
+    """Whether orders given by hand become the client's; None if it asked to hear of none."""
     requests: list[int] = field(default_factory=list)
     """The kinds of all requests so far."""
     port: int = field(default_factory=free_port)
@@ -499,6 +501,10 @@ class TwsDouble:
     def _account_summary(self, _session: _Session, details: list[str]) -> Rows:
         yield [64, 1, details[1]]
 
+    def _orders_by_hand(self, _session: _Session, details: list[str]) -> Rows:
+        self.binds_orders = details[1] == "1"
+        yield from ()
+
     def _clock(self, _session: _Session, _details: list[str]) -> Rows:
         yield [49, 1, int(time.time())]
 
@@ -514,6 +520,7 @@ class TwsDouble:
         "9": _contract_details,
         "16": _open_orders,
         "62": _account_summary,
+        "15": _orders_by_hand,
         "49": _clock,
     }
 

@@ -412,6 +412,25 @@ def test_a_list_that_never_ends_holds_nothing_back(
     assert "no connection" not in caplog.text
 
 
+def test_a_list_that_never_ends_is_no_longer_for_what_else_tws_says(tws: TwsDouble) -> None:
+    tws.ends_executions = False
+    tws.fill(Fill(exec_id(1), AAPL))
+
+    async def scenario() -> None:
+        async def chatter() -> None:
+            while True:
+                await happen(tws.error, 2106, "data farm connection is OK")
+                await asyncio.sleep(0.02)
+
+        async with following(tws, answer_s=0.3, pause_s=0.1) as received:
+            await connected(tws)
+            chattering = asyncio.create_task(chatter())
+            await until(lambda: exec_id(1) in received.ids() and tws.requests.count(7) > 2)
+            chattering.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_an_empty_list_that_never_ends_is_no_dead_connection(
     tws: TwsDouble, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -753,6 +772,17 @@ def test_the_accounts_that_are_chosen_are_followed_and_no_others(tws: TwsDouble)
     asyncio.run(scenario())
 
 
+def test_an_account_that_tws_does_not_have_is_told_of(
+    tws: TwsDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with following(tws, accounts=("U1", "U12")) as received:
+            await until(lambda: received.feed.listed)
+
+    asyncio.run(scenario())
+    assert "IBKR_ACCOUNTS names U12, which this TWS does not have: it has U1" in caplog.text
+
+
 def test_a_model_is_told_of_once(tws: TwsDouble, caplog: pytest.LogCaptureFixture) -> None:
     tws.fill(*(Fill(exec_id(n), AAPL, model_code=code) for n, code in enumerate(("", "m", "m"))))
 
@@ -976,6 +1006,15 @@ def test_a_list_of_positions_that_was_cut_off_makes_nothing_known() -> None:
     assert told == [False, True]
 
 
+def test_a_list_of_positions_that_is_on_its_way_is_not_begun_anew() -> None:
+    positions = Positions(Accounts(), lambda: None)
+    positions.list_begins()
+    positions.read([str(field) for field in Holding("U1", AAPL, 3.0, 10.0).fields()])
+    positions.list_begins()  # it takes long, so it is asked for once more
+    positions.read_end([])
+    assert [each.qty for each in positions.held] == ["3"]
+
+
 def test_since_when_it_is_connected_is_not_since_the_last_list(tws: TwsDouble) -> None:
     async def scenario() -> None:
         async with following(tws, pause_s=0.05) as received:
@@ -1019,6 +1058,22 @@ def test_a_tws_that_has_no_servers_when_it_is_connected_to_knows_nothing(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("told", [(1101,), (1100, 1101)])
+def test_what_a_tws_that_lost_its_data_no_longer_tells_is_asked_for_again(
+    tws: TwsDouble, told: Sequence[int]
+) -> None:
+    async def scenario() -> None:
+        async with following(tws) as received:
+            await until(lambda: received.feed.listed and received.feed.positions.known)
+            await asyncio.to_thread(lambda: tws.hold(Holding("U1", AAPL, 3.0, 10.0), live=False))
+            for code in told:
+                await happen(tws.error, code, "its data are lost")
+            await until(lambda: received.feed.positions.held)
+            assert tws.requests.count(76) == 2  # for the accounts' figures too
+
+    asyncio.run(scenario())
+
+
 def test_what_comes_while_positions_are_listed_is_not_lost(tws: TwsDouble) -> None:
     tws.ends_positions = False
     tws.holdings = [Holding("U1", AAPL, 3.0, 10.0), Holding("F1", AAPL, 3.0, 10.0)]
@@ -1055,6 +1110,22 @@ def test_positions_come_with_the_keys_that_were_traded_today(tws: TwsDouble, fre
         ("U1", CALL.local_symbol, "-2")
     ]
     assert account.traded == {f"U1:{CALL.local_symbol}": [exec_id(1, leg=2)]}
+
+
+def test_a_connection_that_breaks_while_contracts_are_named_is_told(tws: TwsDouble) -> None:
+    tws.holdings = [Holding("U1", AAPL, 3.0, 10.0)]
+    tws.silent_details = {AAPL.con_id}
+    address = Tws("127.0.0.1", tws.port, 1, UTC, answer_s=DEADLINE_S)
+
+    async def scenario() -> None:
+        asking = asyncio.create_task(ask_account(address, 0, MemoryRegister(), Accounts()))
+        await until(lambda: tws.asked_details)
+        await happen(tws.drop)
+        async with asyncio.timeout(DEADLINE_S / 2):
+            with pytest.raises(TwsError, match="closed the connection"):
+                await asking
+
+    asyncio.run(scenario())
 
 
 def test_figures_and_orders_are_those_of_the_accounts_that_are_followed(
@@ -1119,6 +1190,17 @@ def refusal(double: TwsDouble, answer_s: float = 5.0) -> TwsError:
         asyncio.run(attempt())
     assert time.monotonic() - began < DEADLINE_S / 2  # not by a time-out
     return refused.value
+
+
+def test_orders_given_by_hand_are_not_bound_to_client_0(tws: TwsDouble) -> None:
+    async def scenario() -> None:
+        ib = ReadingIB(instead={})
+        await connect(ib, Tws("127.0.0.1", tws.port, 0, UTC))
+        ib.hang_up()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert tws.binds_orders is False
 
 
 def test_nothing_of_an_attempt_to_connect_is_left_behind(tws: TwsDouble) -> None:

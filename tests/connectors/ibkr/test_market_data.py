@@ -24,11 +24,13 @@ def tws() -> Iterator[TwsDouble]:
 
 
 @asynccontextmanager
-async def marking(tws: TwsDouble, receive: Callable[[Mark], None]) -> AsyncIterator[None]:
-    """Have marks of AAPL while this lasts."""
+async def marking(
+    tws: TwsDouble, receive: Callable[[Mark], None], *, answer_s: float = 5.0
+) -> AsyncIterator[None]:
+    """Have marks of all contracts while this lasts."""
     ib = ReadingIB(instead={})
-    data = MarketData(ib, LIVE, 5.0, receive)
-    data.hold({AAPL.con_id: frozenset({"AAPL"})})
+    data = MarketData(ib, LIVE, answer_s, receive)
+    data.hold({each.con_id: frozenset({each.symbol}) for each in tws.instruments.values()})
     await connect(ib, Tws("127.0.0.1", tws.port, 1, UTC))
     running = asyncio.create_task(data.run(lambda: 1.0))
     try:
@@ -126,3 +128,31 @@ def test_a_part_that_is_not_subscribed_to_leaves_the_other_prices(tws: TwsDouble
 
     asyncio.run(scenario())
     assert [mark.price for mark in found] == ["77"]
+
+
+def test_a_contract_of_which_tws_says_nothing_holds_up_no_other(tws: TwsDouble) -> None:
+    silent = Instrument(1, "XYZ")
+    tws.instruments = {silent.con_id: silent, AAPL.con_id: AAPL}
+    tws.silent_details = {silent.con_id}
+
+    async def scenario() -> None:
+        async with marking(tws, lambda _: None, answer_s=0.1):
+            await until(lambda: tws.watched == [AAPL.con_id])
+
+    asyncio.run(scenario())
+
+
+def test_what_tws_gives_no_more_is_asked_for_anew_and_not_a_second_time(
+    tws: TwsDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(market_data, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(market_data, "ASK_AGAIN_S", 0.1)
+
+    async def scenario() -> None:
+        async with marking(tws, lambda _: None):
+            await until(lambda: tws.watched)
+            await asyncio.to_thread(tws.error_of_market_data, 10197)
+            await until(lambda: tws.requests.count(1) == 2)
+            await until(lambda: tws.watched == [AAPL.con_id])
+
+    asyncio.run(scenario())

@@ -158,13 +158,14 @@ def test_account_symbol_and_contract_are_the_values_own_or_those_of_the_key(
 ) -> None:
     ours = {"account": None, "symbol": "A:B", "qty": 1, "avg_price": None, "con_id": None}
     redis.hset("positions", "A:B", json.dumps(ours))
-    for key in ("U1:EUR.USD", "EUR.USD"):
+    for key in ("U1:EUR.USD", "U1:A:B", "EUR.USD"):
         redis.hset("broker", key, '{"qty": 1, "avg_price": 2, "con_id": null}')
     reader = BothSidesReader(link, positions_hash="positions", broker_hash="broker", streams=["e"])
     sides = reader.read()
     assert sides.ours["A:B"][:2] == (None, "A:B")
     assert sides.ours["A:B"].con_id is None
     assert sides.broker["U1:EUR.USD"][:2] == ("U1", "EUR.USD")
+    assert sides.broker["U1:A:B"][:2] == ("U1", "A:B")
     assert sides.broker["EUR.USD"][:2] == (None, "EUR.USD")
 
 

@@ -128,6 +128,15 @@ def test_what_is_no_record_is_told_with_the_contract(
         instruments.known()
 
 
+@pytest.mark.parametrize("multiplier", ["ten", "1,000", "0", "-5", "NaN", "inf"])
+def test_what_is_no_money_per_point_is_told_with_the_contract(
+    instruments: InstrumentHash, redis: redis_py.Redis, multiplier: str
+) -> None:
+    redis.hset("instruments", "7", json.dumps({"name": "FB", "multiplier": multiplier}))
+    with pytest.raises(NotOursError, match=f"instrument 7: multiplier: .*, found '{multiplier}'"):
+        instruments.known()
+
+
 def test_what_is_no_contracts_number_is_told(
     instruments: InstrumentHash, redis: redis_py.Redis
 ) -> None:

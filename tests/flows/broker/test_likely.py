@@ -56,6 +56,11 @@ def test_a_break_is_said_to_be_what_it_most_likely_is(
     assert said in likely(KEY, found, held, Decimal(10), {})
 
 
+def test_a_message_is_of_the_account_before_the_first_colon() -> None:
+    said = likely("U1:US:AAPL", difference(ONLY_OURS, "1", "0"), [], None, {})
+    assert "symbol US:AAPL account U1 exec_id" in said
+
+
 @pytest.mark.parametrize(
     ("key", "others", "is_renumbered"),
     [
@@ -172,6 +177,8 @@ def test_an_opening_of_which_nothing_would_be_left_has_no_price(desk: Desk) -> N
         (difference(QUANTITY, "10", "5"), [holding("5")], "10", 0, "as the price"),
         (difference(ONLY_OURS, "10", "0"), [], "10", 0, "as the price"),
         (difference(ONLY_BROKER, "0", "30"), [holding("30", "")], None, 0, "as the price"),
+        # Bought below 0, which no opening says.
+        (difference(ONLY_BROKER, "0", "30"), [holding("30", "-37.63")], None, 0, "as the price"),
     ],
 )  # fmt: skip
 def test_what_is_not_sure_is_not_adopted(

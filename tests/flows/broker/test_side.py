@@ -87,8 +87,8 @@ class Desk:
 
     def run(self, *steps: Callable[[], object]) -> None:
         """Compare, as a run does, until each step has been true once, one after the other."""
-        comparison = Comparison(self.reader, self.broker, self._on_their_way)
-        run(comparison.run(cast("ExecutionFeed", self.feed)), *steps)
+        self.comparison = Comparison(self.reader, self.broker, self._on_their_way)
+        run(self.comparison.run(cast("ExecutionFeed", self.feed)), *steps)
 
 
 def run(work: Coroutine[None, None, None], *steps: Callable[[], object]) -> None:
@@ -127,6 +127,23 @@ def test_a_break_is_told_while_it_lasts(desk: Desk, caplog: pytest.LogCaptureFix
         "break: U1:A: ours 2, the broker's 5 (quantity), +3 missing",
         "no break any more: U1:A: ours 2, the broker's 5 (quantity), +3 missing",
     ]
+
+
+def test_a_break_stands_with_the_figures_of_now_in_a_redis_that_lost_it_too(desk: Desk) -> None:
+    since: list[int] = []
+
+    def lost() -> bool:
+        since.append(desk.breaks["U1:A"]["since"])
+        desk.redis.delete("broker:breaks")
+        desk.comparison.write_again()
+        return True
+
+    desk.holds(5)
+    desk.run(
+        lambda: desk.breaks, lambda: desk.holds(6), lambda: desk.breaks["U1:A"]["broker"] == 6,
+        lost, lambda: desk.breaks,
+    )  # fmt: skip
+    assert since == [desk.breaks["U1:A"]["since"]]
 
 
 @pytest.mark.parametrize(
@@ -196,6 +213,26 @@ def test_what_is_not_sure_is_no_break_and_no_end_of_one(desk: Desk, what: str) -
     assert [*desk.breaks] == ["U1:OLD"]
     make(desk, False)
     desk.run(lambda: [*desk.breaks] == ["U1:A"])
+
+
+def test_positions_that_cannot_be_read_are_told_of_once(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks: list[None] = []
+    setattr(desk.reader, "happens", lambda: looks.append(None))  # noqa: B010
+
+    def broken(so: bool) -> bool:
+        UNSURE["not to be read"](desk, so)
+        looks.clear()
+        return True
+
+    def looked() -> bool:
+        return len(looks) > 2
+
+    desk.run(
+        lambda: broken(True), looked, lambda: broken(False), looked, lambda: broken(True), looked
+    )
+    assert caplog.text.count("positions are not compared: position 'B': expected") == 2
 
 
 def test_what_differs_counts_anew_whenever_the_brokers_side_was_not_known(desk: Desk) -> None:

@@ -165,6 +165,7 @@ def test_an_address_may_be_any_that_redis_py_takes(
         ("IBKR_PORT", "tws", "a whole number"),
         ("IBKR_PORT", "70000", "65535 or less"),
         ("IBKR_CLIENT_ID", "-1", "0 or more"),
+        ("IBKR_CLIENT_ID", "2147483648", "2147483647 or less"),
         ("IBKR_TIMEZONE", "Mars/Olympus", "a time zone's name"),
         ("IBKR_TIMEZONE", "../UTC", "a time zone's name"),
         ("IBKR_TIMEZONE", "America", "a time zone's name"),  # a directory
