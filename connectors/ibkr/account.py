@@ -240,13 +240,6 @@ class _Question:
         await connect(self.ib, tws._replace(client_id=tws.client_id + spare_ids))
 
     async def ask(self, instruments: Instruments) -> Account:
-        managed = self.ib.managedAccounts()
-        accounts = [each for each in managed if each in self._accounts]
-        if not accounts:
-            raise TwsError(
-                f"expected an account that is followed (see IBKR_ACCOUNTS), found "
-                f"{', '.join(managed)}"
-            )
         # Asked again, as the library takes a list that did not come for an empty one.
         self._positions.list_begins()
         async with asyncio.timeout(self._tws.answer_s):
@@ -256,15 +249,24 @@ class _Question:
             held(position, await instruments.find(position.contract))
             for position in self._positions.held
         ]
+        managed = self.ib.managedAccounts()
+        accounts = {each for each in managed if each in self._accounts}
+        accounts |= {each.account for each in named}
         traded: dict[str, list[str]] = {}
         for execution in self._readable():
             if execution.account in self._accounts and execution.contract.sec_type != COMBO:
                 name = (await instruments.find(execution.contract)).name
                 key = position_key(name, execution.account)
                 traded.setdefault(key, []).append(execution.exec_id)
+                accounts.add(execution.account)
+        if not accounts:
+            raise TwsError(
+                f"expected an account that is followed (see IBKR_ACCOUNTS), found "
+                f"{', '.join(managed)}"
+            )
         if self._cut:
             raise TwsError(f"it has lost IBKR's servers ({self._cut}), so what it holds is unknown")
-        return Account(named, traded, sorted({*accounts, *(each.account for each in named)}))
+        return Account(named, traded, sorted(accounts))
 
     def _readable(self) -> Iterable[Any]:
         for fields in self._executions:
