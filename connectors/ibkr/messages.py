@@ -247,11 +247,11 @@ def read_commission(fields: Sequence[str]) -> tuple[str, Cost | None]:
     """Return the execution id and the cost; None if TWS does not know it yet.
 
     An execution that has no report yet may have a placeholder: no figure, an unset one,
-    or a zero of no currency. None of these is a free trade.
+    or 0 or -1 of no currency. None of these is a free trade, or a rebate.
     """
     exec_id, figure, currency = fields[2:5]
     commission = decimal_text(figure) if figure else ""
-    unknown = not commission or (commission == "0" and not currency)
+    unknown = not commission or (commission in {"0", "-1"} and not currency)
     return exec_id, None if unknown else Cost(commission, currency)
 
 

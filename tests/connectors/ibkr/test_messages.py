@@ -258,7 +258,9 @@ def test_a_commission_report_becomes_a_message(figure: str, text: str) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("figure", "currency"), [("", "USD"), (str(UNSET), "USD"), ("0.0", "")])
+@pytest.mark.parametrize(
+    ("figure", "currency"), [("", "USD"), (str(UNSET), "USD"), ("0.0", ""), ("-1.0", "")]
+)
 def test_a_placeholder_is_no_free_trade(figure: str, currency: str) -> None:
     assert read_commission(["59", "1", EXEC_ID, figure, currency, "", "", ""]) == (EXEC_ID, None)
 
