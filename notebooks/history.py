@@ -182,7 +182,7 @@ def executions(history: History) -> pl.LazyFrame:
     own = pl.col("type") != "commission"
     # A split and a transfer, say, may be known by the same id.
     of_type = pl.when(own).then("type").otherwise(pl.lit("execution"))
-    of_message = ("type", "side", "fill_qty", "fill_price", "exec_id", "order_id", "order_ref")
+    of_message = ("type", "side", "fill_qty", "fill_price", "exec_id", "order_id")
     rows = _settled(history.positions.sort(ARRIVAL_ORDER), "currency", "multiplier").with_columns(
         of_type=of_type,
         identity=pl.coalesce(_identity(pl.col("exec_id")), "stream_id"),
@@ -192,6 +192,7 @@ def executions(history: History) -> pl.LazyFrame:
         rows.group_by(*_INSTRUMENT, "of_type", "identity", maintain_order=True)
         .agg(
             pl.col(*of_message).filter(own).last(),
+            pl.col("order_ref").drop_nulls().last(),  # a correction may leave it out
             pl.col(*figures).sum(),
             time=pl.col("message_timestamp").filter(own).last(),
             revisions=own.sum(),

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from connectors.redis.overview import Overview, OverviewReader, StreamState
 from connectors.redis.worth import Valuations
-from flows.watch import Show, Sort, View, as_json, figure, moment, money, page, progress
+from flows.watch import Show, Sort, View, as_json, figure, moment, money, page, price, progress
 from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess
 from tests.support.hash_values import (
@@ -379,6 +379,17 @@ def test_figures_keep_their_width() -> None:
     hour = 3_600_000
     assert moment(1700000000000, 1700000000000 + 20 * hour - 1) == "22:13:20"
     assert moment(1700000000000, 1700000000000 + 20 * hour) == "20231114"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("191.2", "191.2000"), ("0.5", "0.5000"), ("-0.00001234567", "-0.00001235"),
+        ("0.0000001234", "1.234e-7"), ("0E-10", "0.0000"),
+    ],
+)  # fmt: skip
+def test_no_price_is_0_because_it_is_small(value: str, text: str) -> None:
+    assert price(Decimal(value)) == text
 
 
 def test_only_a_loss_is_red_and_only_a_gain_green() -> None:

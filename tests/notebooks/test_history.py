@@ -578,13 +578,17 @@ def test_an_opening_has_an_age_only_if_a_statement_told_it(tmp_path: Path) -> No
 
 
 def test_pnl_by_strategy_is_by_who_opened_and_by_who_closed(tmp_path: Path) -> None:
-    """What `a` opened was closed half by itself, half by `b`; `b` revised its order's name."""
+    """What `a` opened was closed half by itself, half by `b`; `b` revised its order's name.
+
+    What completes an execution later names no strategy.
+    """
     bought = "buy 2024-01-02T15:00 @ 10"
     first, second = (f"{IBKR}0{revision} 2024-01-02T16:00 @ 11" for revision in (1, 2))
     rows = history_of(
         tmp_path,
         [
-            told("1-0", exec_id="buy", fill="BUY 4 @ 10", commission="2", order_ref="a"),
+            told("1-0", exec_id="buy", fill="BUY 4 @ 10", order_ref="a"),
+            told("1-1", exec_id="buy", fill="BUY 4 @ 10", commission="2"),
             told("2-0", exec_id=f"{IBKR}01", fill="SELL 1 @ 11", commission="2", order_ref="x"),
             told("3-0", exec_id=f"{IBKR}02", fill="SELL 2 @ 11", commission="2", order_ref="b"),
             told("4-0", exec_id="own", fill="SELL 2 @ 12", commission="3", order_ref="a"),

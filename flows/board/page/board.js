@@ -15,7 +15,9 @@ const format = (options) => {
 };
 const cents = { minimumFractionDigits: 2, maximumFractionDigits: 2 };
 const asMoney = format({ ...cents, signDisplay: "negative" }); // nothing is −0.00
-const asPrice = format({ minimumFractionDigits: 2, maximumFractionDigits: 6 });
+const asPrice = format({
+  minimumFractionDigits: 2, maximumFractionDigits: 6, maximumSignificantDigits: 4, roundingPriority: "morePrecision",
+});
 const asQuantity = format({ maximumFractionDigits: 10 });
 const asCount = format({ maximumFractionDigits: 0 });
 const asRate = format({ maximumFractionDigits: 1 });

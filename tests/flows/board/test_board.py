@@ -520,6 +520,8 @@ def test_what_a_position_is_worth_is_shown_and_what_is_not_known_is_said(
     unknown = ["unknown"] * 3
     assert cells("S0013", *names) == ["no mark", "–", *unknown]
     assert cells("S0004", "mark_timestamp")[0].startswith("stale, ")
+    value(redis, valuation("S0001", account="U1", mark_price="0.0000012344"))
+    until(lambda: cells("S0001", "mark_price") == ["0.000001234"], "a small price, which is not 0")
     redis.hdel("valuations", "U1:S0001")
     until(lambda: cells("S0001", *names) == ["not valued", "–", *unknown], "a lost valuation")
     valued.until_text(".lacks", "positions without a mark left out")
