@@ -99,7 +99,7 @@ VALUATION_STATES = Gauge(
 )
 BASE_TOTAL_PNL = Gauge(
     "lotstream_base_total_pnl",
-    "Total P&L over all currencies in BASE_CURRENCY; NaN without that, or if a rate is missing.",
+    "Total P&L over all currencies in BASE_CURRENCY; NaN without that, a rate, or any mark.",
 )
 BASE_UNREALIZED_PNL = Gauge("lotstream_base_unrealized_pnl", "The same, unrealized alone.")
 RATES_MISSING = Gauge(
