@@ -610,6 +610,7 @@ def test_a_strategy_shows_the_positions_that_have_rows_of_it(page: Page) -> None
 def test_what_looks_like_html_is_text(page: Page, redis: redis_py.Redis) -> None:
     evil = '<img src=x onerror="window.evil=1"><b>AAPL</b>'
     put(redis, position(evil, account="<script>evil=1</script>", currency="<i>"))
+    put(redis, position("of JavaScript's own", currency="constructor"))
     redis.hset("broker", ":state", json.dumps({"accounts": {"U1": 4e12}}))
     about = {"kind": "<b>", "detail": "<img src=x>", "ours": 1, "broker": 2}
     redis.hset("broker:breaks", evil, json.dumps(about))
@@ -620,6 +621,7 @@ def test_what_looks_like_html_is_text(page: Page, redis: redis_py.Redis) -> None
     page.until_text("#executions", EVIL)
     page.until_text(".chart h3", "<i>")
     page.until_text("#breaks", "onerror")
+    until(lambda: "constructor" in " ".join(page.texts(".chart h3")), "a currency of that name")
     assert (
         page.do(
             "return document.querySelectorAll('img, #breaks b, #rows b, #rows i, script').length"
