@@ -192,7 +192,8 @@ def page(view: View, height: int | None = None, width: int = 80) -> RenderableTy
     totals = view.overview.totals
     lacking = list(_lacking(view.overview))
     summed = len(totals) + (view.overview.base is not None)
-    taken = len(parts) + summed + len(lacking) + 3 + max(0, len(view.problem) - 1) // width
+    more = len(Text(view.problem).wrap(Console(), width)) - 1
+    taken = len(parts) + summed + len(lacking) + 3 + more
     rows = view.positions()
     room = view.room = len(rows) if height is None else max(1, height - taken)
     last = len(rows) - 1 - (len(rows) - 1) % room if rows else 0

@@ -128,11 +128,12 @@ def test_what_is_wrong_stands_above_the_last_figures_and_ends_the_rate(
 
 
 @pytest.mark.parametrize("width", [40, 80])
-def test_a_long_problem_leaves_the_page_in_its_height(view: View, width: int) -> None:
+@pytest.mark.parametrize("problem", ["word" * 70, f"Redis is away: {'x' * 70} {'y' * 70}"])
+def test_a_long_problem_leaves_the_page_in_its_height(view: View, problem: str, width: int) -> None:
     assert view.overview is not None
     one = view.overview.positions["AAPL"]
     view.overview = view.overview._replace(positions={f"A{n}": one for n in range(50)})
-    view.problem = "word" * 70
+    view.problem = problem
     assert len(text_of(view, 24, width)) == 24
     assert any(line.startswith("A0 ") for line in text_of(view, 3, width)), "one at least"
 
