@@ -14,9 +14,11 @@ A `key` names a position as the flow does: `symbol`, or `account:symbol`.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +29,7 @@ import polars.selectors as cs
 sys.path.append(str(Path(__file__).parents[1]))
 
 from state.exact import MONEY_PLACES, to_text
-from state.retold import Told, retell
+from state.retold import Told, laid, retell
 
 QUANTITY = pl.Decimal(38, 10)
 MONEY = pl.Decimal(38, 20)
@@ -169,6 +171,7 @@ def executions(history: History) -> pl.LazyFrame:
     `time`, `side`, `fill_qty`, `fill_price` and `exec_id` are those of the last revision
     (fill_qty 0: busted), `revisions` counts them, `commission` is the valid report's, with
     what else the execution cost or brought (the premium of an option that was assigned).
+    `laid` is the part of it that `cost` messages laid, which changes with what comes late.
     `qty_change` (signed) and `paid` (money, below 0 = received) are what it adds to the
     position. Openings come before all others of their key.
     """
@@ -188,12 +191,13 @@ def executions(history: History) -> pl.LazyFrame:
         identity=pl.coalesce(_identity(pl.col("exec_id")), "stream_id"),
         **{name: figure - _before(figure) for name, figure in figures.items()},
     )
+    rows = rows.join(_laid(history), on=["key", "stream_id"], how="left", maintain_order="left")
     return (
         rows.group_by(*_INSTRUMENT, "of_type", "identity", maintain_order=True)
         .agg(
             pl.col(*of_message).filter(own).last(),
             pl.col("order_ref").drop_nulls().last(),  # a correction may leave it out
-            pl.col(*figures).sum(),
+            pl.col(*figures, "laid").sum(),
             time=pl.col("message_timestamp").filter(own).last(),
             revisions=own.sum(),
             stream_id=pl.col("stream_id").last(),
@@ -282,17 +286,12 @@ def open_lots(history: History, moment: datetime | None = None) -> pl.DataFrame:
     `qty` and `cost_basis` are signed. `opened` of an opening is the time that it was told
     with. Raises ValueError, saying what is missing, if the rows do not tell a key's lots.
     """
-    rows = history.positions.sort("key", *ARRIVAL_ORDER).with_columns(
-        pl.col("message_timestamp").dt.epoch("ms"), cs.decimal().cast(pl.String)
-    )
     until = None if moment is None else int(moment.timestamp() * 1000)
     found = [
         (*of_key.select(_INSTRUMENT).row(-1), lot.exec_id, lot.opened, to_text(lot.qty),
          to_text(lot.price), to_text(lot.cost, MONEY_PLACES))
-        for (key,), of_key in rows.collect().group_by("key", maintain_order=True)
-        for lot in retell(
-            [Told(*row) for row in of_key.select(Told._fields).iter_rows()], str(key), until
-        )
+        for key, of_key, told in _told(history.positions)
+        for lot in retell(told, key, until)
     ]  # fmt: skip
     names = (*_INSTRUMENT, "exec_id", "opened", "qty", "price", "cost_basis")
     text = dict.fromkeys(names, pl.String) | {"opened": pl.Int64}
@@ -301,6 +300,32 @@ def open_lots(history: History, moment: datetime | None = None) -> pl.DataFrame:
         pl.col("multiplier", "qty", "price").cast(QUANTITY),
         pl.col("cost_basis").cast(MONEY),
     )
+
+
+def _told(positions: pl.LazyFrame) -> Iterator[tuple[str, pl.DataFrame, list[Told]]]:
+    """Yield each key, its rows in order of arrival, and what a book is told of them."""
+    rows = positions.sort("key", *ARRIVAL_ORDER).with_columns(
+        pl.col("message_timestamp").dt.epoch("ms"), cs.decimal().cast(pl.String)
+    )
+    for (key,), of_key in rows.collect().group_by("key", maintain_order=True):
+        yield str(key), of_key, [Told(*row) for row in of_key.select(Told._fields).iter_rows()]
+
+
+def _laid(history: History) -> pl.LazyFrame:
+    """Return what each entry changed of what `cost` messages laid on its key.
+
+    Without keys whose rows do not tell all.
+    """
+    costs = history.positions.filter(pl.col("type") == "cost").select("key").unique()
+    found: list[tuple[str, str, str]] = []
+    for key, of_key, told in _told(history.positions.join(costs, on="key", how="semi")):
+        with suppress(ValueError):
+            sums = [0, *laid(told, key)]
+            changes = (to_text(after - before) for before, after in pairwise(sums))
+            found += [(key, *row) for row in zip(of_key["stream_id"], changes, strict=True)]
+    names = ("key", "stream_id", "laid")
+    frame = pl.LazyFrame(found, schema=dict.fromkeys(names, pl.String), orient="row")
+    return frame.with_columns(pl.col("laid").cast(QUANTITY))
 
 
 # --- closed lots ---------------------------------------------------------------------
@@ -370,7 +395,7 @@ def _with_commissions(lots: pl.LazyFrame, booked: pl.LazyFrame) -> pl.LazyFrame:
         of_execution = booked.filter(pl.col("type") == "execution").select(
             "key",
             pl.col("exec_id").alias(f"{side}_exec_id"),
-            pl.col("commission").alias(f"{side}_commission"),
+            (pl.col("commission") - pl.col("laid")).alias(f"{side}_commission"),
             filled=pl.col("fill_qty"),
             filled_at=pl.col("fill_price"),
         )

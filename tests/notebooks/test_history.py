@@ -409,6 +409,23 @@ def test_what_no_closed_lot_bears_is_told(tmp_path: Path) -> None:
     assert rows_of(unborne, "key", "currency", "amount") == [("AAPL", "USD", 3)]
 
 
+def test_what_comes_late_does_not_bear_what_a_cost_had_laid(tmp_path: Path) -> None:
+    """What was sold before money was paid back, and told of afterwards, had none of it."""
+    rows = history_of(
+        tmp_path,
+        [
+            told("1-0", exec_id="o", fill="BUY 10 @ 100", qty="10", cost="1000"),
+            told("2-0", "2024-01-02 17:00", type="cost", exec_id="x", qty="10", cost="1000",
+                 message_terms='{"per_unit": -0.5}', basis_adjustment=Decimal(-5)),
+            told("3-0", "2024-01-02 16:00", exec_id="c", fill="SELL 10 @ 110", pnl="100",
+                 basis_adjustment=Decimal(0)),
+        ],
+        [matched("3-0", "10", OPENED, CLOSED, "100")],
+    )  # fmt: skip
+    assert rows_of(history.closed_lots(rows), "net_realized_pnl") == [(100,)]
+    assert rows_of(history.charges_of_no_lot(rows), "amount") == []
+
+
 def test_commissions_follow_a_lot_through_a_split(tmp_path: Path) -> None:
     # 3 of 10 units became 12 of 40; they are closed for 30 each.
     rows = history_of(
