@@ -29,7 +29,7 @@ import polars.selectors as cs
 sys.path.append(str(Path(__file__).parents[1]))
 
 from state.exact import MONEY_PLACES, to_text
-from state.retold import Told, laid, retell
+from state.retold import Told, laid, laid_on_matches, retell
 
 QUANTITY = pl.Decimal(38, 10)
 MONEY = pl.Decimal(38, 20)
@@ -316,14 +316,31 @@ def _laid(history: History) -> pl.LazyFrame:
 
     Without keys whose rows do not tell all.
     """
-    costs = history.positions.filter(pl.col("type") == "cost").select("key").unique()
     found: list[tuple[str, str, str]] = []
-    for key, of_key, told in _told(history.positions.join(costs, on="key", how="semi")):
+    for key, of_key, told in _told(_with_costs(history)):
         with suppress(ValueError):
             sums = [0, *laid(told, key)]
             changes = (to_text(after - before) for before, after in pairwise(sums))
             found += [(key, *row) for row in zip(of_key["stream_id"], changes, strict=True)]
-    names = ("key", "stream_id", "laid")
+    return _amounts(found, "key", "stream_id", "laid")
+
+
+def _laid_on_matches(history: History) -> pl.LazyFrame:
+    """Return what `cost` messages laid on each match; without keys as `_laid`."""
+    found: list[tuple[str, str, str, str]] = []
+    for key, _, told in _told(_with_costs(history)):
+        with suppress(ValueError):
+            matches = list(laid_on_matches(told, key))
+            found += [(key, opener, closer, to_text(due)) for opener, closer, due in matches]
+    return _amounts(found, "key", "open_exec_id", "close_exec_id", "laid")
+
+
+def _with_costs(history: History) -> pl.LazyFrame:
+    costs = history.positions.filter(pl.col("type") == "cost").select("key").unique()
+    return history.positions.join(costs, on="key", how="semi")
+
+
+def _amounts(found: Sequence[tuple[str, ...]], *names: str) -> pl.LazyFrame:
     frame = pl.LazyFrame(found, schema=dict.fromkeys(names, pl.String), orient="row")
     return frame.with_columns(pl.col("laid").cast(QUANTITY))
 
@@ -336,8 +353,9 @@ def closed_lots(history: History) -> pl.LazyFrame:
 
     What was taken back has cancelled out. Money: `bought` and `sold` are the amounts of
     the two sides without commission, `open_commission` and `close_commission` the shares
-    of the two executions' commissions by quantity, `net_realized_pnl` the gross
-    `realized_pnl` less both. Each share is rounded to 10 places; what else fell due, see
+    of the two executions' commissions by quantity, `laid` what `cost` messages laid on what
+    was closed (below 0: a return of capital), `net_realized_pnl` the gross `realized_pnl`
+    less all three. Each share is rounded to 10 places; what else fell due, see
     `charges_of_no_lot`. `held` is a duration, null if the lot comes from an opening, whose
     age nobody knows.
     """
@@ -348,7 +366,10 @@ def closed_lots(history: History) -> pl.LazyFrame:
         .filter(pl.col("qty") != 0)
     )
     booked = executions(history)
-    lots = _with_amounts(_with_commissions(standing, booked))
+    lots = _with_amounts(_with_commissions(standing, booked)).join(
+        _laid_on_matches(history), on=["key", "open_exec_id", "close_exec_id"],
+        how="left", maintain_order="left",
+    ).with_columns(pl.col("laid").fill_null(0))  # fmt: skip
     # What an import took from a statement has the time at which the broker says it was opened.
     dated = pl.col("exec_id").str.starts_with("flex-open-")
     undated = booked.filter((pl.col("type") == "opening") & ~dated)
@@ -362,7 +383,8 @@ def closed_lots(history: History) -> pl.LazyFrame:
         lots.with_columns(
             net_realized_pnl=pl.col("realized_pnl")
             - pl.col("open_commission")
-            - pl.col("close_commission"),
+            - pl.col("close_commission")
+            - pl.col("laid"),
             held=pl.when(~from_opening).then(held),
         )
         .drop("from_opening")
@@ -373,9 +395,9 @@ def closed_lots(history: History) -> pl.LazyFrame:
 def charges_of_no_lot(history: History) -> pl.LazyFrame:
     """Return, per key, what fell due of charges but is in none of the closed lots.
 
-    It is what `cost` messages laid on lots that were closed since, and what a split moved
-    from lots that it rounded away. `amount`: above 0 = cost. What rounding explains is
-    left out.
+    It is what a split moved from lots that it rounded away, and what `cost` messages laid
+    on a key whose rows do not tell all. `amount`: above 0 = cost. What rounding explains
+    is left out.
     """
     due = pl.col("realized_pnl") - pl.col("net_realized_pnl")
     of_lots = closed_lots(history).group_by("key").agg(borne=due.sum())
@@ -521,9 +543,9 @@ def by_strategy(history: History) -> pl.LazyFrame:
 
     One row for each currency, `side` (`opened` or `closed`) and `strategy`; over all
     strategies both sides add up to the same. `gross`, `commission` (both executions'
-    shares, above 0 = cost) and `net` are of all `lots` on that side; `of_others` counts
-    those of them that another strategy had on the other side, `net_of_others` is their
-    part of `net`. What names no strategy is one of its own, null.
+    shares, above 0 = cost) and `net` (also less what was `laid`) are of all `lots` on that
+    side; `of_others` counts those of them that another strategy had on the other side,
+    `net_of_others` is their part of `net`. What names no strategy is one of its own, null.
     """
     lots = with_strategies(history, closed_lots(history))
     differs = pl.col("opened_by").ne_missing(pl.col("closed_by"))
@@ -576,7 +598,8 @@ def with_holding_time(lots: pl.LazyFrame) -> pl.LazyFrame:
 def tax_lots(lots: pl.LazyFrame, time_zone: str) -> pl.LazyFrame:
     """Return each closed lot as a tax report lists it: one row, dates of a time zone.
 
-    Money: `proceeds` after and `cost` with commission, `gain` their difference. `term`:
+    Money: `proceeds` after and `cost` with commission, and less capital that was returned;
+    `gain` their difference. `term`:
     `long` if held for more than a year; a short sale is `short`, however long it was open;
     `unknown` if the lot comes from an opening. `year` is that of the closing.
     """
@@ -593,7 +616,7 @@ def tax_lots(lots: pl.LazyFrame, time_zone: str) -> pl.LazyFrame:
         acquired=pl.when(long).then(opened).otherwise(closed),
         disposed=pl.when(long).then(closed).otherwise(opened),
         proceeds=pl.col("sold") - selling,
-        cost=pl.col("bought") + buying,
+        cost=pl.col("bought") + buying + pl.col("laid"),
         gain=pl.col("net_realized_pnl"),
         term=pl.when(pl.col("held").is_null()).then(pl.lit("unknown"))
         .when(long & (closed > opened.dt.offset_by("1y"))).then(pl.lit("long"))
