@@ -7,6 +7,7 @@ several processes take their maximum, not their sum.
 """
 
 from collections.abc import Callable, Iterable
+from threading import Lock
 
 from prometheus_client import (
     REGISTRY,
@@ -157,12 +158,15 @@ def serve(port: int, refresh: Callable[[], None] = lambda: None) -> Callable[[],
 
 class _Refreshed(Collector):
     def __init__(self, refresh: Callable[[], None]) -> None:
-        self._refresh = refresh
+        self._refresh, self._lock = refresh, Lock()
 
     def describe(self) -> Iterable[Metric]:
         # Else registering it would collect, and so refresh.
         return []
 
     def collect(self) -> Iterable[Metric]:
-        self._refresh()
-        return REGISTRY.collect()
+        # Scrapes may come at once, each from a thread of its own, and a refresh begins by
+        # forgetting: none may see what another is about to set.
+        with self._lock:
+            self._refresh()
+            return list(REGISTRY.collect())
