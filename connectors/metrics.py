@@ -7,6 +7,7 @@ several processes take their maximum, not their sum.
 """
 
 from collections.abc import Callable, Iterable
+from threading import Lock
 
 from prometheus_client import (
     REGISTRY,
@@ -99,7 +100,7 @@ VALUATION_STATES = Gauge(
 )
 BASE_TOTAL_PNL = Gauge(
     "lotstream_base_total_pnl",
-    "Total P&L over all currencies in BASE_CURRENCY; NaN without that, or if a rate is missing.",
+    "Total P&L over all currencies in BASE_CURRENCY; NaN without that, a rate, or any mark.",
 )
 BASE_UNREALIZED_PNL = Gauge("lotstream_base_unrealized_pnl", "The same, unrealized alone.")
 RATES_MISSING = Gauge(
@@ -157,12 +158,15 @@ def serve(port: int, refresh: Callable[[], None] = lambda: None) -> Callable[[],
 
 class _Refreshed(Collector):
     def __init__(self, refresh: Callable[[], None]) -> None:
-        self._refresh = refresh
+        self._refresh, self._lock = refresh, Lock()
 
     def describe(self) -> Iterable[Metric]:
         # Else registering it would collect, and so refresh.
         return []
 
     def collect(self) -> Iterable[Metric]:
-        self._refresh()
-        return REGISTRY.collect()
+        # Scrapes may come at once, each from a thread of its own, and a refresh begins by
+        # forgetting: none may see what another is about to set.
+        with self._lock:
+            self._refresh()
+            return list(REGISTRY.collect())

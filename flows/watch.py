@@ -192,7 +192,8 @@ def page(view: View, height: int | None = None, width: int = 80) -> RenderableTy
     totals = view.overview.totals
     lacking = list(_lacking(view.overview))
     summed = len(totals) + (view.overview.base is not None)
-    taken = len(parts) + summed + len(lacking) + 3 + max(0, len(view.problem) - 1) // width
+    more = len(Text(view.problem).wrap(Console(), width)) - 1
+    taken = len(parts) + summed + len(lacking) + 3 + more
     rows = view.positions()
     room = view.room = len(rows) if height is None else max(1, height - taken)
     last = len(rows) - 1 - (len(rows) - 1) % room if rows else 0
@@ -300,8 +301,8 @@ def _positions(rows: list[tuple[str, Position]], overview: Overview, width: int)
     held, now_ms = [position for _, position in rows], overview.at_ms
     columns: list[Column] = [
         ("Qty", 0, [figure(each.qty, _QTY_WIDTH) for each in held]),
-        ("Avg price", 3, [figure(each.avg_price, _PRICE_WIDTH, 4) for each in held]),
-        ("Last price", 7, [figure(each.last_price, _PRICE_WIDTH, 4) for each in held]),
+        ("Avg price", 3, [price(each.avg_price) for each in held]),
+        ("Last price", 7, [price(each.last_price) for each in held]),
         ("Cost basis", 6, [figure(each.cost_basis, _MONEY_WIDTH, 2) for each in held]),
         ("Realized P&L", 4, [money(each.realized_pnl) for each in held]),
         ("Net P&L", 1, [money(each.net_realized_pnl) for each in held]),
@@ -321,7 +322,7 @@ def _positions(rows: list[tuple[str, Position]], overview: Overview, width: int)
 def _worth(rows: list[tuple[Position, Worth]], now_ms: int) -> list[Column]:
     """Return the columns of what positions are worth; what is not known is said in words."""
     return [
-        ("Mark", 5, [figure(worth.mark_price, _PRICE_WIDTH, 4) for _, worth in rows]),
+        ("Mark", 5, [price(worth.mark_price) for _, worth in rows]),
         ("Mark age", 8, [_mark_age(worth, now_ms) for _, worth in rows]),
         ("Unrealized", 1, [_unrealized(*row) for row in rows]),
         ("Day", 3, [money_or_unknown(worth.day_pnl) for _, worth in rows]),
@@ -434,6 +435,11 @@ def money(value: Decimal) -> Text:
 def money_or_unknown(value: Decimal | None) -> Text:
     """Write an amount; say so if nobody knows it, rather than 0 or nothing."""
     return Text("unknown", style="dim") if value is None else money(value)
+
+
+def price(value: Decimal | None) -> str:
+    """Write a price to 4 places, a small one to 4 digits."""
+    return figure(value, _PRICE_WIDTH, max(4, 3 - value.adjusted()) if value else 4)
 
 
 def figure(value: Decimal | None, width: int, places: int | None = None) -> str:

@@ -14,9 +14,11 @@ A `key` names a position as the flow does: `symbol`, or `account:symbol`.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +29,7 @@ import polars.selectors as cs
 sys.path.append(str(Path(__file__).parents[1]))
 
 from state.exact import MONEY_PLACES, to_text
-from state.retold import Told, retell
+from state.retold import Told, laid, laid_on_matches, retell
 
 QUANTITY = pl.Decimal(38, 10)
 MONEY = pl.Decimal(38, 20)
@@ -169,6 +171,7 @@ def executions(history: History) -> pl.LazyFrame:
     `time`, `side`, `fill_qty`, `fill_price` and `exec_id` are those of the last revision
     (fill_qty 0: busted), `revisions` counts them, `commission` is the valid report's, with
     what else the execution cost or brought (the premium of an option that was assigned).
+    `laid` is the part of it that `cost` messages laid, which changes with what comes late.
     `qty_change` (signed) and `paid` (money, below 0 = received) are what it adds to the
     position. Openings come before all others of their key.
     """
@@ -182,17 +185,19 @@ def executions(history: History) -> pl.LazyFrame:
     own = pl.col("type") != "commission"
     # A split and a transfer, say, may be known by the same id.
     of_type = pl.when(own).then("type").otherwise(pl.lit("execution"))
-    of_message = ("type", "side", "fill_qty", "fill_price", "exec_id", "order_id", "order_ref")
+    of_message = ("type", "side", "fill_qty", "fill_price", "exec_id", "order_id")
     rows = _settled(history.positions.sort(ARRIVAL_ORDER), "currency", "multiplier").with_columns(
         of_type=of_type,
         identity=pl.coalesce(_identity(pl.col("exec_id")), "stream_id"),
         **{name: figure - _before(figure) for name, figure in figures.items()},
     )
+    rows = rows.join(_laid(history), on=["key", "stream_id"], how="left", maintain_order="left")
     return (
         rows.group_by(*_INSTRUMENT, "of_type", "identity", maintain_order=True)
         .agg(
             pl.col(*of_message).filter(own).last(),
-            pl.col(*figures).sum(),
+            pl.col("order_ref").drop_nulls().last(),  # a correction may leave it out
+            pl.col(*figures, "laid").sum(),
             time=pl.col("message_timestamp").filter(own).last(),
             revisions=own.sum(),
             stream_id=pl.col("stream_id").last(),
@@ -281,17 +286,12 @@ def open_lots(history: History, moment: datetime | None = None) -> pl.DataFrame:
     `qty` and `cost_basis` are signed. `opened` of an opening is the time that it was told
     with. Raises ValueError, saying what is missing, if the rows do not tell a key's lots.
     """
-    rows = history.positions.sort("key", *ARRIVAL_ORDER).with_columns(
-        pl.col("message_timestamp").dt.epoch("ms"), cs.decimal().cast(pl.String)
-    )
     until = None if moment is None else int(moment.timestamp() * 1000)
     found = [
         (*of_key.select(_INSTRUMENT).row(-1), lot.exec_id, lot.opened, to_text(lot.qty),
          to_text(lot.price), to_text(lot.cost, MONEY_PLACES))
-        for (key,), of_key in rows.collect().group_by("key", maintain_order=True)
-        for lot in retell(
-            [Told(*row) for row in of_key.select(Told._fields).iter_rows()], str(key), until
-        )
+        for key, of_key, told in _told(history.positions)
+        for lot in retell(told, key, until)
     ]  # fmt: skip
     names = (*_INSTRUMENT, "exec_id", "opened", "qty", "price", "cost_basis")
     text = dict.fromkeys(names, pl.String) | {"opened": pl.Int64}
@@ -302,6 +302,49 @@ def open_lots(history: History, moment: datetime | None = None) -> pl.DataFrame:
     )
 
 
+def _told(positions: pl.LazyFrame) -> Iterator[tuple[str, pl.DataFrame, list[Told]]]:
+    """Yield each key, its rows in order of arrival, and what a book is told of them."""
+    rows = positions.sort("key", *ARRIVAL_ORDER).with_columns(
+        pl.col("message_timestamp").dt.epoch("ms"), cs.decimal().cast(pl.String)
+    )
+    for (key,), of_key in rows.collect().group_by("key", maintain_order=True):
+        yield str(key), of_key, [Told(*row) for row in of_key.select(Told._fields).iter_rows()]
+
+
+def _laid(history: History) -> pl.LazyFrame:
+    """Return what each entry changed of what `cost` messages laid on its key.
+
+    Without keys whose rows do not tell all.
+    """
+    found: list[tuple[str, str, str]] = []
+    for key, of_key, told in _told(_with_costs(history)):
+        with suppress(ValueError):
+            sums = [0, *laid(told, key)]
+            changes = (to_text(after - before) for before, after in pairwise(sums))
+            found += [(key, *row) for row in zip(of_key["stream_id"], changes, strict=True)]
+    return _amounts(found, "key", "stream_id", "laid")
+
+
+def _laid_on_matches(history: History) -> pl.LazyFrame:
+    """Return what `cost` messages laid on each match; without keys as `_laid`."""
+    found: list[tuple[str, str, str, str]] = []
+    for key, _, told in _told(_with_costs(history)):
+        with suppress(ValueError):
+            matches = list(laid_on_matches(told, key))
+            found += [(key, opener, closer, to_text(due)) for opener, closer, due in matches]
+    return _amounts(found, "key", "open_exec_id", "close_exec_id", "laid")
+
+
+def _with_costs(history: History) -> pl.LazyFrame:
+    costs = history.positions.filter(pl.col("type") == "cost").select("key").unique()
+    return history.positions.join(costs, on="key", how="semi")
+
+
+def _amounts(found: Sequence[tuple[str, ...]], *names: str) -> pl.LazyFrame:
+    frame = pl.LazyFrame(found, schema=dict.fromkeys(names, pl.String), orient="row")
+    return frame.with_columns(pl.col("laid").cast(QUANTITY))
+
+
 # --- closed lots ---------------------------------------------------------------------
 
 
@@ -310,8 +353,9 @@ def closed_lots(history: History) -> pl.LazyFrame:
 
     What was taken back has cancelled out. Money: `bought` and `sold` are the amounts of
     the two sides without commission, `open_commission` and `close_commission` the shares
-    of the two executions' commissions by quantity, `net_realized_pnl` the gross
-    `realized_pnl` less both. Each share is rounded to 10 places; what else fell due, see
+    of the two executions' commissions by quantity, `laid` what `cost` messages laid on what
+    was closed (below 0: a return of capital), `net_realized_pnl` the gross `realized_pnl`
+    less all three. Each share is rounded to 10 places; what else fell due, see
     `charges_of_no_lot`. `held` is a duration, null if the lot comes from an opening, whose
     age nobody knows.
     """
@@ -322,7 +366,10 @@ def closed_lots(history: History) -> pl.LazyFrame:
         .filter(pl.col("qty") != 0)
     )
     booked = executions(history)
-    lots = _with_amounts(_with_commissions(standing, booked))
+    lots = _with_amounts(_with_commissions(standing, booked)).join(
+        _laid_on_matches(history), on=["key", "open_exec_id", "close_exec_id"],
+        how="left", maintain_order="left",
+    ).with_columns(pl.col("laid").fill_null(0))  # fmt: skip
     # What an import took from a statement has the time at which the broker says it was opened.
     dated = pl.col("exec_id").str.starts_with("flex-open-")
     undated = booked.filter((pl.col("type") == "opening") & ~dated)
@@ -336,7 +383,8 @@ def closed_lots(history: History) -> pl.LazyFrame:
         lots.with_columns(
             net_realized_pnl=pl.col("realized_pnl")
             - pl.col("open_commission")
-            - pl.col("close_commission"),
+            - pl.col("close_commission")
+            - pl.col("laid"),
             held=pl.when(~from_opening).then(held),
         )
         .drop("from_opening")
@@ -347,9 +395,9 @@ def closed_lots(history: History) -> pl.LazyFrame:
 def charges_of_no_lot(history: History) -> pl.LazyFrame:
     """Return, per key, what fell due of charges but is in none of the closed lots.
 
-    It is what `cost` messages laid on lots that were closed since, and what a split moved
-    from lots that it rounded away. `amount`: above 0 = cost. What rounding explains is
-    left out.
+    It is what a split moved from lots that it rounded away, and what `cost` messages laid
+    on a key whose rows do not tell all. `amount`: above 0 = cost. What rounding explains
+    is left out.
     """
     due = pl.col("realized_pnl") - pl.col("net_realized_pnl")
     of_lots = closed_lots(history).group_by("key").agg(borne=due.sum())
@@ -369,7 +417,7 @@ def _with_commissions(lots: pl.LazyFrame, booked: pl.LazyFrame) -> pl.LazyFrame:
         of_execution = booked.filter(pl.col("type") == "execution").select(
             "key",
             pl.col("exec_id").alias(f"{side}_exec_id"),
-            pl.col("commission").alias(f"{side}_commission"),
+            (pl.col("commission") - pl.col("laid")).alias(f"{side}_commission"),
             filled=pl.col("fill_qty"),
             filled_at=pl.col("fill_price"),
         )
@@ -495,9 +543,9 @@ def by_strategy(history: History) -> pl.LazyFrame:
 
     One row for each currency, `side` (`opened` or `closed`) and `strategy`; over all
     strategies both sides add up to the same. `gross`, `commission` (both executions'
-    shares, above 0 = cost) and `net` are of all `lots` on that side; `of_others` counts
-    those of them that another strategy had on the other side, `net_of_others` is their
-    part of `net`. What names no strategy is one of its own, null.
+    shares, above 0 = cost) and `net` (also less what was `laid`) are of all `lots` on that
+    side; `of_others` counts those of them that another strategy had on the other side,
+    `net_of_others` is their part of `net`. What names no strategy is one of its own, null.
     """
     lots = with_strategies(history, closed_lots(history))
     differs = pl.col("opened_by").ne_missing(pl.col("closed_by"))
@@ -550,7 +598,8 @@ def with_holding_time(lots: pl.LazyFrame) -> pl.LazyFrame:
 def tax_lots(lots: pl.LazyFrame, time_zone: str) -> pl.LazyFrame:
     """Return each closed lot as a tax report lists it: one row, dates of a time zone.
 
-    Money: `proceeds` after and `cost` with commission, `gain` their difference. `term`:
+    Money: `proceeds` after and `cost` with commission, and less capital that was returned;
+    `gain` their difference. `term`:
     `long` if held for more than a year; a short sale is `short`, however long it was open;
     `unknown` if the lot comes from an opening. `year` is that of the closing.
     """
@@ -567,7 +616,7 @@ def tax_lots(lots: pl.LazyFrame, time_zone: str) -> pl.LazyFrame:
         acquired=pl.when(long).then(opened).otherwise(closed),
         disposed=pl.when(long).then(closed).otherwise(opened),
         proceeds=pl.col("sold") - selling,
-        cost=pl.col("bought") + buying,
+        cost=pl.col("bought") + buying + pl.col("laid"),
         gain=pl.col("net_realized_pnl"),
         term=pl.when(pl.col("held").is_null()).then(pl.lit("unknown"))
         .when(long & (closed > opened.dt.offset_by("1y"))).then(pl.lit("long"))

@@ -1,8 +1,9 @@
 """The data set `valuations`: once a minute a row for each key whose valuation changed.
 
 A minute is one file, put in place by one rename when the minute is over, and never again:
-after a crash there is a row for what was valued since, or none, never two. A lock sees to
-it that one process alone writes here.
+after a crash there is a row for what was valued since, or none, never two; what comes in a
+minute that is written already goes with the next. A lock sees to it that one process alone
+writes here.
 """
 
 from pathlib import Path
@@ -71,9 +72,8 @@ class MinuteFiles:
         # A clock that was set back goes on in the minute that is open.
         minute = max(self._minute, now // MINUTE_MS)
         if minute != self._minute:
-            rows, self._rows = self._rows, {}
-            if rows:
-                self._write(self._minute * MINUTE_MS, list(rows.values()))
+            if self._rows and self._write(self._minute * MINUTE_MS, list(self._rows.values())):
+                self._rows = {}
             self._minute = minute
 
     def close(self) -> None:
@@ -81,13 +81,14 @@ class MinuteFiles:
         if self._lock is not None:
             self._lock.close()
 
-    def _write(self, time: int, valuations: list[Valuation]) -> None:
+    def _write(self, time: int, valuations: list[Valuation]) -> bool:
+        """Write a minute; return False if an earlier run did so, as the clock was set back."""
         day = date_of(time // _DAY_MS)
         directory = self._data_dir / DATA_SET / f"date={day}"
         # The name is that of a part, which `flows.compact` merges and `flows.verify` checks.
         name = f"{DATA_SET}.0-0.{time}-0"
         if any(directory.glob(f"{name}.*parquet")):
-            return
+            return False
         rows: list[tuple[Any, ...]] = [(*valuation, time) for valuation in valuations]
         pq.write_table(table_of(VALUATIONS_SCHEMA, rows), self._making, compression="zstd")
         sync(self._making)
@@ -98,3 +99,4 @@ class MinuteFiles:
         sync(directory)
         metrics.PARQUET_ROWS.labels(DATA_SET).inc(len(rows))
         metrics.PARQUET_FILES.labels(DATA_SET).inc()
+        return True

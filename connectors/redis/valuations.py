@@ -47,8 +47,6 @@ class Valued(NamedTuple):
     valuation: Valuation
     at: int
     """When it was made, milliseconds since 1970."""
-    changed: bool
-    """False if it only shows what was shown before a restart."""
 
 
 def to_json(valuation: Valuation) -> str:

@@ -6,7 +6,7 @@ in Redis what is not counted. A scrape never waits long for an absent Redis: it 
 
 import logging
 from collections.abc import Callable
-from threading import Lock
+from functools import partial
 
 from connectors import metrics
 from connectors.redis.overview import Overview, OverviewReader, RedisAwayError
@@ -25,7 +25,7 @@ def start(settings: Settings) -> Callable[[], None]:
     if settings.metrics_port is None:
         return lambda: None
     try:
-        stop = metrics.serve(settings.metrics_port, _Refresh(overview_reader(settings)))
+        stop = metrics.serve(settings.metrics_port, partial(_refresh, overview_reader(settings)))
     except OSError as error:
         raise SystemExit(
             f"lotstream: METRICS_PORT: expected a free port, found {settings.metrics_port}: {error}"
@@ -34,22 +34,15 @@ def start(settings: Settings) -> Callable[[], None]:
     return stop
 
 
-class _Refresh:
-    """Sets what is looked up; scrapes may come at once, each from a thread of its own."""
-
-    def __init__(self, reader: OverviewReader) -> None:
-        self._reader, self._lock = reader, Lock()
-
-    def __call__(self) -> None:
-        with self._lock:
-            try:
-                overview = self._reader.read()
-            except (RedisAwayError, ValueError):
-                metrics.REDIS_UP.set(0)
-                _forget()
-            else:
-                metrics.REDIS_UP.set(1)
-                _set(overview)
+def _refresh(reader: OverviewReader) -> None:
+    try:
+        overview = reader.read()
+    except (RedisAwayError, ValueError):
+        metrics.REDIS_UP.set(0)
+        _forget()
+    else:
+        metrics.REDIS_UP.set(1)
+        _set(overview)
 
 
 def _set(overview: Overview) -> None:

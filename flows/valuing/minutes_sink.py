@@ -1,4 +1,4 @@
-"""The sink of rows: hands what changed to the files of minutes, and ends minutes in time."""
+"""The sink of rows: hands what was valued to the files of minutes, and ends minutes in time."""
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
@@ -9,7 +9,7 @@ from connectors.redis.valuations import Valued
 
 
 class MinutesSink(FixedPartitionedSink[Valued, None]):
-    """Write a row a minute for each key whose valuation changed."""
+    """Write a row a minute for each key that was valued in it."""
 
     def __init__(self, files: MinuteFiles, link: RedisLink) -> None:
         self._files, self._link = files, link
@@ -37,8 +37,7 @@ class _MinutesPartition(StatefulSinkPartition[Valued, None]):
 
     def write_batch(self, values: list[Valued]) -> None:
         for valued in values:
-            if valued.changed:
-                self._files.add(valued.key, valued.valuation, valued.at)
+            self._files.add(valued.key, valued.valuation, valued.at)
 
     def snapshot(self) -> None:
         """Nothing to keep: a minute is written once, when it is over."""

@@ -238,11 +238,14 @@ def _set(sums: Mapping[str, Sums], base: BaseTotals | None) -> None:
     for state, counted in ((LIVE, "live"), (STALE, "stale"), (NO_MARK, "no_mark")):
         if count := sum(getattr(each, counted) for each in sums.values()):
             metrics.VALUATION_STATES.labels(state).set(count)
-    for currency, each in sums.items():
-        metrics.TOTAL_PNL.labels(currency).set(each.total_pnl / MONEY)
-        metrics.UNREALIZED_PNL.labels(currency).set(each.unrealized_pnl / MONEY)
+    for gauge, in_base, name in (
+        (metrics.TOTAL_PNL, metrics.BASE_TOTAL_PNL, "total_pnl"),
+        (metrics.UNREALIZED_PNL, metrics.BASE_UNREALIZED_PNL, "unrealized_pnl"),
+    ):
+        for currency, each in sums.items():
+            if (amount := each.figure(name)) is not None:
+                gauge.labels(currency).set(amount / MONEY)
+        if base is not None and not base.no_rate and (all_ := getattr(base, name)) is not None:
+            in_base.set(float(all_))
     if base is not None:
         metrics.RATES_MISSING.set(len(base.no_rate))
-        if not base.no_rate:
-            metrics.BASE_TOTAL_PNL.set(float(base.total_pnl or 0))
-            metrics.BASE_UNREALIZED_PNL.set(float(base.unrealized_pnl or 0))

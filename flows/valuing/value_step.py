@@ -62,8 +62,9 @@ class ValueLogic(StatefulBatchLogic[News, Valued, None]):
             old = self._holdings.get(key)
             if old is None or id_order(holding.stream_id) > id_order(old.stream_id):
                 self._holdings[key] = holding
-            # What came since this flow began had nothing when the day began.
-            self._days.setdefault(key, Day(today, None if news.begins else 0))
+            # What came since this flow and the day began had nothing when that did.
+            is_new = not news.begins and id_order(holding.stream_id)[0] >= self._calendar.begins
+            self._days.setdefault(key, Day(today, 0 if is_new else None))
         if news.mark is not None:
             self._mark = later(self._mark, news.mark)
 
@@ -74,5 +75,6 @@ class ValueLogic(StatefulBatchLogic[News, Valued, None]):
             self._shown[key] = found
             if changed:
                 metrics.VALUATIONS.inc()
+            # The hash may be ahead of the rows, which lack the minute that the last run died in.
             if changed or all_:
-                yield Valued(key, found, now, changed)
+                yield Valued(key, found, now)

@@ -6,8 +6,10 @@ import re
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,23 @@ def test_an_absent_redis_shows_as_such_and_no_old_figure_stays(own_server: OwnSe
     server.start()
     assert scrape(settings)["lotstream_redis_up"] == 1
     stop()
+
+
+def test_scrapes_that_come_at_once_are_answered_one_after_the_other() -> None:
+    """Else one would see what another has forgotten and is about to set."""
+    begun_and_over: list[int] = []
+
+    def refresh() -> None:
+        begun_and_over.append(1)
+        time.sleep(0.02)
+        begun_and_over.append(0)
+
+    port = free_port()
+    stop = metrics.serve(port, refresh)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(urllib.request.urlopen, [f"http://127.0.0.1:{port}/metrics"] * 3))
+    stop()
+    assert begun_and_over == [1, 0] * 3
 
 
 def test_without_a_port_nothing_is_served(redis_url: str) -> None:

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from connectors.redis.overview import Overview, OverviewReader, StreamState
 from connectors.redis.worth import Valuations
-from flows.watch import Show, Sort, View, as_json, figure, moment, money, page, progress
+from flows.watch import Show, Sort, View, as_json, figure, moment, money, page, price, progress
 from tests.conftest import OwnServer
 from tests.support.flow_process import FlowProcess
 from tests.support.hash_values import (
@@ -128,11 +128,12 @@ def test_what_is_wrong_stands_above_the_last_figures_and_ends_the_rate(
 
 
 @pytest.mark.parametrize("width", [40, 80])
-def test_a_long_problem_leaves_the_page_in_its_height(view: View, width: int) -> None:
+@pytest.mark.parametrize("problem", ["word" * 70, f"Redis is away: {'x' * 70} {'y' * 70}"])
+def test_a_long_problem_leaves_the_page_in_its_height(view: View, problem: str, width: int) -> None:
     assert view.overview is not None
     one = view.overview.positions["AAPL"]
     view.overview = view.overview._replace(positions={f"A{n}": one for n in range(50)})
-    view.problem = "word" * 70
+    view.problem = problem
     assert len(text_of(view, 24, width)) == 24
     assert any(line.startswith("A0 ") for line in text_of(view, 3, width)), "one at least"
 
@@ -379,6 +380,17 @@ def test_figures_keep_their_width() -> None:
     hour = 3_600_000
     assert moment(1700000000000, 1700000000000 + 20 * hour - 1) == "22:13:20"
     assert moment(1700000000000, 1700000000000 + 20 * hour) == "20231114"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("191.2", "191.2000"), ("0.5", "0.5000"), ("-0.00001234567", "-0.00001235"),
+        ("0.0000001234", "1.234e-7"), ("0E-10", "0.0000"),
+    ],
+)  # fmt: skip
+def test_no_price_is_0_because_it_is_small(value: str, text: str) -> None:
+    assert price(Decimal(value)) == text
 
 
 def test_only_a_loss_is_red_and_only_a_gain_green() -> None:

@@ -409,6 +409,31 @@ def test_what_no_closed_lot_bears_is_told(tmp_path: Path) -> None:
     assert rows_of(unborne, "key", "currency", "amount") == [("AAPL", "USD", 3)]
 
 
+def test_what_comes_late_does_not_bear_what_a_cost_had_laid(tmp_path: Path) -> None:
+    """What was sold before money was paid back, and told of afterwards, had none of it.
+
+    What was sold after it has all that is its own.
+    """
+    rows = history_of(
+        tmp_path,
+        [
+            told("1-0", exec_id="o", fill="BUY 10 @ 100", qty="10", cost="1000"),
+            told("2-0", "2024-01-02 17:00", type="cost", exec_id="x", qty="10", cost="1000",
+                 message_terms='{"per_unit": -0.5}', basis_adjustment=Decimal(-5)),
+            told("3-0", "2024-01-02 16:00", exec_id="c", fill="SELL 8 @ 110", pnl="80",
+                 basis_adjustment=Decimal(-1), qty="2", cost="200"),
+            told("4-0", "2024-01-02 18:00", exec_id="d", fill="SELL 2 @ 110", pnl="100",
+                 basis_adjustment=Decimal(-1), net_realized_pnl=Decimal(101)),
+        ],
+        [matched("3-0", "8", OPENED, CLOSED, "80"),
+         matched("4-0", "2", OPENED, "d 2024-01-02T18:00 @ 110", "20")],
+    )  # fmt: skip
+    lots = history.closed_lots(rows)
+    assert rows_of(lots, "laid", "net_realized_pnl") == [(0, 80), (-1, 21)]
+    assert rows_of(history.tax_lots(lots, "UTC"), "cost", "gain") == [(800, 80), (199, 21)]
+    assert rows_of(history.charges_of_no_lot(rows), "amount") == []
+
+
 def test_commissions_follow_a_lot_through_a_split(tmp_path: Path) -> None:
     # 3 of 10 units became 12 of 40; they are closed for 30 each.
     rows = history_of(
@@ -578,13 +603,17 @@ def test_an_opening_has_an_age_only_if_a_statement_told_it(tmp_path: Path) -> No
 
 
 def test_pnl_by_strategy_is_by_who_opened_and_by_who_closed(tmp_path: Path) -> None:
-    """What `a` opened was closed half by itself, half by `b`; `b` revised its order's name."""
+    """What `a` opened was closed half by itself, half by `b`; `b` revised its order's name.
+
+    What completes an execution later names no strategy.
+    """
     bought = "buy 2024-01-02T15:00 @ 10"
     first, second = (f"{IBKR}0{revision} 2024-01-02T16:00 @ 11" for revision in (1, 2))
     rows = history_of(
         tmp_path,
         [
-            told("1-0", exec_id="buy", fill="BUY 4 @ 10", commission="2", order_ref="a"),
+            told("1-0", exec_id="buy", fill="BUY 4 @ 10", order_ref="a"),
+            told("1-1", exec_id="buy", fill="BUY 4 @ 10", commission="2"),
             told("2-0", exec_id=f"{IBKR}01", fill="SELL 1 @ 11", commission="2", order_ref="x"),
             told("3-0", exec_id=f"{IBKR}02", fill="SELL 2 @ 11", commission="2", order_ref="b"),
             told("4-0", exec_id="own", fill="SELL 2 @ 12", commission="3", order_ref="a"),
@@ -686,7 +715,8 @@ def test_the_year_has_all_that_a_brokers_reports_bring(a_year: Written) -> None:
     assert held["split"] == 2
     assert held["transfer"] == 2
     assert held["cost"] == 1
-    assert rows_of(history.charges_of_no_lot(rows), "key") == [(XOM,)]
+    laid = rows_of(history.closed_lots(rows).filter(pl.col("laid") != 0), "key")
+    assert set(laid) == {(XOM,)}
     assert history.latest(rows).filter(pl.col("timestamp").is_null()).collect().height == 2
     assert held["match taken back"] > 10
     assert history.late(rows).filter(~pl.col("corrects")).collect().height > 5
@@ -707,15 +737,14 @@ def test_the_latest_rows_are_what_the_hash_shows(a_year: Written) -> None:
 def test_closed_lots_add_up_to_the_hash_gross_and_net(a_year: Written) -> None:
     rows = history.read(a_year.data_dir)
     lots = history.closed_lots(rows)
-    unborne = dict(rows_of(history.charges_of_no_lot(rows), "key", "amount"))
+    assert rows_of(history.charges_of_no_lot(rows), "key") == []
     totals = history.statistics(lots, ["key"]).collect()
     sums = {row["key"]: row for row in totals.to_dicts()}
     assert set(sums) == set(a_year.positions) - {"T", "VZ"}
     for key, row in sums.items():
         position = a_year.positions[key]
         assert row["gross"] == position["realized_pnl"]
-        net = row["net"] - unborne.get(key, Decimal(0))
-        assert abs(net - position["net_realized_pnl"]) < Decimal("1e-8")
+        assert abs(row["net"] - position["net_realized_pnl"]) < Decimal("1e-8")
     report = history.tax_lots(lots, "America/New_York").collect()
     assert report["gain"].sum() == totals["net"].sum()
     assert (report["proceeds"] - report["cost"]).sum() == report["gain"].sum()
@@ -793,9 +822,8 @@ def test_a_position_as_booked_is_that_of_a_book_told_nothing_later(
         assert row["commission"] == Decimal(charges).scaleb(-PLACES)
         assert row["cost_basis"] == Decimal(snapshot.cost_basis).scaleb(-MONEY_PLACES)
         assert row["realized_pnl"] == Decimal(snapshot.realized_pnl).scaleb(-MONEY_PLACES)
-        if row["key"] != XOM:  # what a cost laid on lots is in none of them
-            net = Decimal(snapshot.net_realized_pnl).scaleb(-MONEY_PLACES)
-            assert abs(row["net_realized_pnl"] - net) < Decimal("1e-8")
+        net = Decimal(snapshot.net_realized_pnl).scaleb(-MONEY_PLACES)
+        assert abs(row["net_realized_pnl"] - net) < Decimal("1e-8")
         assert row["executions"] == snapshot.executions
 
 

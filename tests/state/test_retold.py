@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from state import retold
 from state.book import Book
 from state.exact import MONEY, MONEY_PLACES, ONE, to_text
 from state.messages import (
@@ -18,7 +19,7 @@ from state.messages import (
     RejectedError,
     TransferOut,
 )
-from state.retold import Told, retell, terms
+from state.retold import Told, laid_on_matches, retell, terms
 from state.snapshot import OpenLot
 from tests.support.notation import message, messages
 from tests.support.strategies import SETTINGS, Arrivals, arrivals, sessions, unruly
@@ -87,6 +88,18 @@ def test_the_lots_of_a_moment_are_those_of_a_book_told_nothing_later(
         if isinstance(each, Opening | ContractNumber) or happened <= until:
             early.apply(each)
     assert retell(rows, "K", until) == without_charges(early.open_lots())
+
+
+@pytest.mark.long
+@FEWER
+@given(arrivals())
+def test_matches_bear_all_that_fell_due_of_what_costs_laid(arrived: Arrivals) -> None:
+    rows = told(Book("K"), arrived.messages)
+    book = Book("K")  # of executions that cost nothing themselves
+    for row in rows:
+        retold._tell(book, row, "K")
+    now, borne = book.snapshot(), [due for _, _, due in laid_on_matches(rows, "K")]
+    assert now.realized_pnl - now.net_realized_pnl == sum(borne) * MONEY // ONE
 
 
 def test_a_cost_lets_the_rest_of_a_lot_s_cost_be_shared_anew() -> None:

@@ -15,7 +15,9 @@ const format = (options) => {
 };
 const cents = { minimumFractionDigits: 2, maximumFractionDigits: 2 };
 const asMoney = format({ ...cents, signDisplay: "negative" }); // nothing is −0.00
-const asPrice = format({ minimumFractionDigits: 2, maximumFractionDigits: 6 });
+const asPrice = format({
+  minimumFractionDigits: 2, maximumFractionDigits: 6, maximumSignificantDigits: 4, roundingPriority: "morePrecision",
+});
 const asQuantity = format({ maximumFractionDigits: 10 });
 const asCount = format({ maximumFractionDigits: 0 });
 const asRate = format({ maximumFractionDigits: 1 });
@@ -84,7 +86,7 @@ const rows = new Map(); // key -> row
 const worths = new Map(); // key -> what the position is worth, with the names of UNVALUED
 let totals = []; // of each currency, with the names that the server gives them
 let base = null; // the sums over all currencies in one, if somebody tells them
-let curves = {}; // currency -> [[ms, P&L], ...]
+let curves = new Map(); // currency -> [[ms, P&L], ...]
 let visible = []; // the rows that pass the filter, sorted
 const choice = { sort: "symbol", down: false, show: "open", search: "", strategy: "" };
 let ofStrategy = null; // the keys of the strategy that was chosen
@@ -111,7 +113,7 @@ function take(frame) {
   for (const row of frame.rows ?? []) takeRow(row, frame.all);
   for (const worth of frame.worth ?? []) takeWorth(worth, frame.all);
   for (const [key, spark] of Object.entries(frame.sparks ?? {})) rows.get(key).spark = spark;
-  if (frame.all) curves = frame.curves;
+  if (frame.all) curves = new Map(Object.entries(frame.curves));
   if (frame.totals) {
     totals = frame.totals;
     if (!frame.all) for (const [currency, point] of frame.points) addPoint(currency, point);
@@ -143,10 +145,11 @@ function takeWorth(worth, all) {
 }
 
 function addPoint(currency, point) {
-  const curve = (curves[currency] ??= []);
+  const curve = curves.get(currency) ?? [];
+  curves.set(currency, curve);
   if (curve.length && curve.at(-1)[0] === point[0]) curve.pop();
   curve.push(point);
-  if (curve.length > 1200) curves[currency] = curve.filter((_, n) => n % 2 || n > 1000);
+  if (curve.length > 1200) curves.set(currency, curve.filter((_, n) => n % 2 || n > 1000));
 }
 
 function choose() {
@@ -420,7 +423,7 @@ function drawChart(chart, total) {
   const lacks = valued ? whatLacks(total) : "";
   chart.lacks.textContent = lacks;
   chart.lacks.hidden = !lacks;
-  const curve = curves[currency] ?? [];
+  const curve = curves.get(currency) ?? [];
   chart.picture.setAttribute("aria-label", describe(currency, curve));
   chart.picture.replaceChildren();
   chart.picture.toggleAttribute("hidden", curve.length < 2);

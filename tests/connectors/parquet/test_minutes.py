@@ -81,6 +81,8 @@ def test_a_minute_is_written_once_whatever_crashes(tmp_path: Path) -> None:
     late.add("A", valuation(3), MINUTE + 40_000)
     late.end_minute(MINUTE + 60_000)
     assert rows(tmp_path) == [("A", time(0), Decimal(2))]
+    late.end_minute(MINUTE + 120_000)
+    assert rows(tmp_path)[1:] == [("A", time(1), Decimal(3))], "the clock was set back"
 
 
 def test_a_minute_that_a_disk_has_changed_is_named(

@@ -83,7 +83,7 @@ class Sink:
 
     def write(self, *keys: str, number: int = 0) -> None:
         found = FIRST._replace(realized_pnl=number)
-        self._part.write_batch([Valued(key, found, 0, changed=True) for key in keys])
+        self._part.write_batch([Valued(key, found, 0) for key in keys])
 
     def let_live(self) -> None:
         for act in self.link.while_alive:

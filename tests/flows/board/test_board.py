@@ -520,6 +520,8 @@ def test_what_a_position_is_worth_is_shown_and_what_is_not_known_is_said(
     unknown = ["unknown"] * 3
     assert cells("S0013", *names) == ["no mark", "–", *unknown]
     assert cells("S0004", "mark_timestamp")[0].startswith("stale, ")
+    value(redis, valuation("S0001", account="U1", mark_price="0.0000012344"))
+    until(lambda: cells("S0001", "mark_price") == ["0.000001234"], "a small price, which is not 0")
     redis.hdel("valuations", "U1:S0001")
     until(lambda: cells("S0001", *names) == ["not valued", "–", *unknown], "a lost valuation")
     valued.until_text(".lacks", "positions without a mark left out")
@@ -608,6 +610,7 @@ def test_a_strategy_shows_the_positions_that_have_rows_of_it(page: Page) -> None
 def test_what_looks_like_html_is_text(page: Page, redis: redis_py.Redis) -> None:
     evil = '<img src=x onerror="window.evil=1"><b>AAPL</b>'
     put(redis, position(evil, account="<script>evil=1</script>", currency="<i>"))
+    put(redis, position("of JavaScript's own", currency="constructor"))
     redis.hset("broker", ":state", json.dumps({"accounts": {"U1": 4e12}}))
     about = {"kind": "<b>", "detail": "<img src=x>", "ours": 1, "broker": 2}
     redis.hset("broker:breaks", evil, json.dumps(about))
@@ -618,6 +621,7 @@ def test_what_looks_like_html_is_text(page: Page, redis: redis_py.Redis) -> None
     page.until_text("#executions", EVIL)
     page.until_text(".chart h3", "<i>")
     page.until_text("#breaks", "onerror")
+    until(lambda: "constructor" in " ".join(page.texts(".chart h3")), "a currency of that name")
     assert (
         page.do(
             "return document.querySelectorAll('img, #breaks b, #rows b, #rows i, script').length"

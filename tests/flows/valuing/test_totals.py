@@ -232,6 +232,15 @@ def test_the_metrics_tell_of_each_currency_and_over_all_if_no_rate_is_missing(
     assert seen["base_unrealized_pnl"] == 0
 
 
+def test_no_metric_is_0_where_nothing_is_known(redis_url: str) -> None:
+    started = Started(redis_url, base_currency="USD")
+    started.totals.take("A", held("A", net=1, marked=False))
+    seen = started.scrape()
+    assert not seen.keys() & {"total_pnlUSD", "unrealized_pnlUSD"}
+    assert math.isnan(seen["base_total_pnl"])
+    assert math.isnan(seen["base_unrealized_pnl"])
+
+
 def test_while_redis_is_away_or_refuses_no_figure_looks_like_one_of_now(
     own_server: OwnServer,
 ) -> None:

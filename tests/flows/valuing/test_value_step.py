@@ -15,6 +15,7 @@ from state.valuation import Calendar, Holding, Mark, Valuation
 STALE_MS = 60_000
 NOON = round(datetime(2026, 11, 27, 17, tzinfo=UTC).timestamp() * 1000)  # in New York
 HOUR = 3_600_000
+MIDNIGHT = NOON - 12 * HOUR
 
 
 class Clock:
@@ -91,8 +92,10 @@ def test_the_days_pnl_begins_at_midnight_with_the_last_total() -> None:
     symbol = Symbol(A=held())
     symbol.mark(12)
     assert symbol.day_pnl() is None  # the flow did not run at midnight
-    symbol.hold("B", held(qty=2, cost=20))
+    symbol.hold("B", held(qty=2, cost=20, stream_id=f"{MIDNIGHT}-0"))
     assert symbol.day_pnl("B") == 4  # came today, so it began with nothing
+    symbol.hold("C", held(stream_id=f"{MIDNIGHT - 1}-0"))
+    assert symbol.day_pnl("C") is None  # shown today, but it came before
     symbol.wait_until(NOON + 14 * HOUR)
     assert symbol.shown["A"].day == "2026-11-28"
     assert (symbol.day_pnl(), symbol.day_pnl("B")) == (0, 0)
@@ -133,12 +136,13 @@ def test_of_the_marks_that_a_start_finds_the_latest_counts() -> None:
 
 
 @pytest.mark.parametrize("price", [5, -5])
-def test_a_start_shows_all_and_says_what_is_no_change(price: int) -> None:
+def test_a_start_shows_all_as_the_rows_may_lack_it_and_counts_what_changed(price: int) -> None:
     symbol = Symbol(A=held())
     symbol.mark(price)
     news = News(None, {"A": held()}, dict(symbol.shown), begins=True)
     counted = VALUATIONS._value.get()
-    assert [one.changed for one in Symbol().tell(news)] == [False]
-    assert VALUATIONS._value.get() == counted
+    [shown] = Symbol().tell(news)
+    assert (shown.valuation, VALUATIONS._value.get()) == (symbol.shown["A"], counted)
     changed = news._replace(holdings={"A": held(net=1, stream_id="2-0")})
-    assert [one.changed for one in Symbol().tell(changed)] == [True]
+    assert len(Symbol().tell(changed)) == 1
+    assert VALUATIONS._value.get() == counted + 1
