@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 from connectors.flex.records import (
     Action,
     Cash,
+    Contract,
     FlexLot,
     RowError,
     Trade,
@@ -22,6 +23,7 @@ from connectors.flex.records import (
     read_closed_lot,
     read_open_lot,
     read_trade,
+    read_transfer,
 )
 from connectors.flex.times import names_zone, read_time
 from connectors.flex.xml import Row
@@ -33,6 +35,9 @@ SUMS = frozenset({"SYMBOL_SUMMARY", "ASSET_SUMMARY", "WASH_SALE", "SYMBOLSUMMARY
 """Levels of detail that sum up what stands elsewhere, or tell of it again."""
 CLOSED = frozenset({"LOT", "CLOSED_LOT", "CLOSEDLOT"})
 RETURN_OF_CAPITAL, COMMISSIONS = "RETURN OF CAPITAL", "COMMISSION ADJUSTMENTS"
+ELSEWHERE = frozenset({"StockGrantActivities", "TradeTransfers", "IncomingTradeTransfers",
+                       "OutgoingTradeTransfers"})  # fmt: skip
+"""Sections of which nobody knows what else tells of what comes or goes by them."""
 WITHHOLDING = "WITHHOLDING"
 """A tax on what was returned, whose text is the same, changes no cost."""
 
@@ -66,6 +71,7 @@ class Contents:
     zoneless: bool = False
     """Whether a time named no zone."""
     _days: dict[str, str] = field(default_factory=dict)
+    _transferred: set[tuple[str, Contract]] = field(default_factory=set)
 
     def add_file(self, rows: Iterable[Row]) -> None:
         """Take the rows of one file."""
@@ -101,6 +107,12 @@ class Contents:
                 self._add_cash(row)
             case "Transfers":
                 self._add_transfer(row)
+            case section if section in ELSEWHERE:
+                raise RowError(
+                    f"expected positions to change by trades, corporate actions and transfers, "
+                    f"found a row of {section}: publish what came or went by it, if no trade or "
+                    f"transfer says it too"
+                )
             case section:
                 self.passed_over[section] += 1
 
@@ -165,10 +177,16 @@ class Contents:
         ):
             self.passed_over[row.section] += 1
             return
-        raise RowError(
-            "expected nothing to come or go from another account or broker, as what it cost and "
-            "when it was opened stands in no row: publish it as an opening or a transfer"
-        )
+        transfer = read_transfer(row, self.zone)
+        key = (transfer.account, transfer.contract)
+        if row.fields.get("levelOfDetail", "").upper() not in CLOSED:
+            self._transferred.add(key)
+            self.actions.setdefault(_action_key(transfer), transfer)
+        elif key in self._transferred:
+            self.passed_over["Transfers (lots)"] += 1
+        else:
+            raise RowError("expected the transfer that this is a lot of, found none before it: "
+                           "let the query give the level of detail Transfer")  # fmt: skip
 
 
 _LEVELS = dict.fromkeys(("Trade", "TradeConfirm", "TradeConfirmation"), "EXECUTION")

@@ -83,8 +83,8 @@ def openings(
 
 _NO_LOTS = ("expected open positions at the level of detail Lot, to know what was held before, "
             "found none")  # fmt: skip
-_ACTED = ("expected no corporate action in a key whose openings follow from its last day, found "
-          "one: give a statement of the day before as well")  # fmt: skip
+_ACTED = ("expected no corporate action or transfer in a key whose openings follow from its last "
+          "day, found one: give a statement of the day before as well")  # fmt: skip
 
 
 def _by_key(lots: Iterable[FlexLot]) -> dict[_Key, list[FlexLot]]:

@@ -8,6 +8,7 @@ out with its reason; nothing is guessed.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -21,6 +22,7 @@ from connectors.flex.actions import (
     SaleStep,
     SplitStep,
     Step,
+    paid_id,
     places_for,
 )
 from connectors.flex.contents import COMMISSIONS, Problem
@@ -28,7 +30,7 @@ from connectors.flex.draft import Draft, Fields, Fill, Key, Plan, Planned
 from connectors.flex.known import Known, KnownEvent, KnownExecution, Names, book
 from connectors.flex.lots import Held, Holding, exact_text, moved
 from connectors.flex.openings import Opening
-from connectors.flex.records import Action, Cash, Contract, Trade, plain
+from connectors.flex.records import TRANSFER, Action, Cash, Contract, Trade, plain
 from state.keys import parse_exec_id
 
 _PER_SHARE = re.compile(r"(\d+(?:\.\d+)?) (?:[A-Z]{3} )?PER SHARE")
@@ -319,8 +321,8 @@ class Planner:
 
     def _leave_out(self, step: LeftOutStep) -> None:
         self._plan.problems += [Problem(step.reason, row.shown) for row in step.rows]
-        for contract in step.touched:
-            key = (step.account, self._names.known(contract.con_id) or contract.symbol)
+        names = {self._names.known(each.con_id) or each.symbol for each in step.touched}
+        for key in {(row.account, name) for row in step.rows for name in names}:
             if key in self._holdings:
                 self._holdings[key].unclear = step.id
 
@@ -328,7 +330,7 @@ class Planner:
         symbol, renamed = self._names.of(step.old), self._names.of(step.new)
         if symbol != renamed:
             comes = next(Fraction(row.qty) for row in step.rows if row.contract == step.new)
-            self._move(step, step.old, [(step.new, Fraction(1), comes)])
+            self._move(step, step.old, [(step.new, Fraction(1), comes)], _goes(step, step.old))
             return
         fields = self._common("split", step.account, symbol, step.time, step.id)
         holding = self._holdings[step.account, symbol]
@@ -382,7 +384,7 @@ class Planner:
         if symbol == renamed:
             self._say_number(step, symbol, step.old, step.new)
             return
-        self._move(step, step.old, [(step.new, Fraction(1), None)])
+        self._move(step, step.old, [(step.new, Fraction(1), None)], _goes(step, step.old))
 
     def _take_move(self, step: MoveStep) -> None:
         if step.is_rights and self._stands_alone(step):
@@ -396,7 +398,11 @@ class Planner:
         targets = [
             (row.contract, share or Fraction(0), Fraction(row.qty)) for row, share in step.targets
         ]
-        self._move(step, step.source, targets)
+        leaves = step.leaves
+        if leaves is not None and step.rows[0].code == TRANSFER:
+            held = self._holdings[step.account, self._names.of(step.source)].qty
+            leaves = abs(leaves) if held < 0 else leaves
+        self._move(step, step.source, targets, leaves, step.sold)
 
     def _stands_alone(self, step: MoveStep) -> bool:
         """Tell whether rights come, or came, without the lots that they are for."""
@@ -406,15 +412,19 @@ class Planner:
 
     def _move(
         self, step: Step, source: Contract,
-        targets: Sequence[tuple[Contract, Fraction, Fraction | None]],
+        targets: Sequence[tuple[Contract, Fraction, Fraction | None]], leaves: Fraction | None,
+        sold: Fraction | None = None,
     ) -> None:  # fmt: skip
-        """Let lots, or a share of their cost, go from one key into others."""
+        """Let lots, or a share of their cost, go from one key into others.
+
+        leaves: how much goes, signed against what is held; None if all of it stays.
+        sold: the part of the cost that is sold for the proceeds of the source's row.
+        """
         key = (step.account, self._names.of(source))
         holding = self._holdings[key]
-        leaves = next((Fraction(row.qty) for row in step.rows if row.contract == source), None)
         reason = (
             _why_not(holding, leaves) or _other_currency(source, targets)
-            or _cost_turned(holding, targets)
+            or _cost_turned(holding, targets) or _not_sold(holding, leaves, sold)
         )  # fmt: skip
         if not reason and isinstance(step, MoveStep) and step.per_unit:
             reason = _not_for(holding, step.per_unit, Fraction(step.rows[0].qty))
@@ -422,9 +432,7 @@ class Planner:
             touched = (source, *(contract for contract, _, _ in targets))
             self._leave_out(LeftOutStep(*_step_facts(step), touched, reason))
             return
-        stays = Fraction(0)
-        if leaves is None:
-            stays = 1 - sum((share for _, share, _ in targets), Fraction(0))
+        stays = 1 - sum((share for _, share, _ in targets), Fraction(0)) if leaves is None else 0
         lots = list(holding.lots)
         if stays != 1:
             lots = holding.leave(None if leaves is None else abs(leaves))
@@ -432,10 +440,25 @@ class Planner:
             fields = self._common("transfer", *key, step.time, step.id)
             self._put(step.id, {**fields, "direction": "OUT", "qty": exact_text(gone, 10)})
             if leaves is None:
-                self._join(step, key, "kept", moved(lots, None, stays))
+                self._join(step, key, "kept", moved(lots, None, Fraction(stays)))
+        if sold is not None and leaves is not None:
+            lots = self._sell_part(step, source, lots, leaves, sold)
+        account = (isinstance(step, MoveStep) and step.into) or step.account
         for number, (contract, share, comes) in enumerate(targets):
-            into = (step.account, self._names.of(contract))
+            into = (account, self._names.of(contract))
             self._join(step, into, f"in{number}", moved(lots, comes, share))
+
+    def _sell_part(
+        self, step: Step, source: Contract, lots: Sequence[Held], leaves: Fraction, sold: Fraction
+    ) -> list[Held]:
+        """Sell lots for the source row's proceeds at a part of their cost; return the rest."""
+        key = (step.account, self._names.of(source))
+        self._join(step, key, "kept", [_costing(lot, sold) for lot in lots])
+        row = next(row for row in step.rows if row.contract == source)
+        price = Fraction(row.proceeds) / -(leaves * Fraction(source.multiplier))
+        facts = (step.account, step.time, paid_id(step), (row,))
+        self._take_sale(SaleStep(*facts, source, leaves, price))
+        return [_costing(lot, lot.net_cost - sold) for lot in lots]
 
     def _join(self, step: Step, key: Key, part: str, lots: Sequence[Held]) -> None:
         for number, lot in enumerate(lots, start=1):
@@ -485,6 +508,14 @@ class Planner:
 _ONCE = ("opening", "split", "cost", "transfer")
 _PLACE_OF = {"split": (0, -2), "cost": (0, -2), "out": (0, -2), "in": (0, -2), "opening": (-1, 0)}
 """Where what is known stands among what a file tells of the same time."""
+
+
+def _costing(lot: Held, cost: Fraction) -> Held:
+    return replace(lot, cost=cost, charge=Fraction(0))
+
+
+def _goes(step: Step, source: Contract) -> Fraction:
+    return next(Fraction(row.qty) for row in step.rows if row.contract == source)
 
 
 def _step_facts(step: Step) -> tuple[str, int, str, tuple[Action, ...]]:
@@ -578,6 +609,21 @@ def _cost_turned(
         f"{exact_text(turned.net_cost, 10)}, as charges or returns of capital are more: no "
         f"transfer says that"
     )
+
+
+def _not_sold(holding: Holding, leaves: Fraction | None, sold: Fraction | None) -> str:
+    if sold is None:
+        return ""
+    if leaves != -holding.qty:
+        return f"expected all to go for cash and shares, found {exact_text(holding.qty, 10)} held"
+    if sold and (len(holding.lots) > 1 or sold > holding.lots[0].net_cost):
+        return (
+            f"expected one lot that cost {exact_text(sold, 4)} or more, as so much was sold for "
+            f"cash, found {len(holding.lots)} that cost "
+            f"{exact_text(sum((lot.net_cost for lot in holding.lots), Fraction(0)), 4)}: how the "
+            f"row's P&L is divided between lots stands in no row"
+        )
+    return ""
 
 
 def _multiplier(contract: Contract) -> str:

@@ -29,6 +29,8 @@ END_OF_DAY = time(23, 59, 59)
 Of an action of which only the day of the report is known, that day begins with it.
 """
 PER_CENT = Decimal("0.01")
+TRANSFER = "TRANSFER"
+"""The type of an action that takes a position to, or brings it from, another account or broker."""
 
 _NOTHING = ("N/A", "-", "--")
 """What a file writes where there is nothing to say."""
@@ -38,6 +40,10 @@ SEC_TYPES = {
     "CFD": "CFD", "CMDTY": "CMDTY", "CRYPTO": "CRYPTO",
 }  # fmt: skip
 """Flex's asset categories to IBKR's security types."""
+_NEEDS_MULTIPLIER = frozenset({"OPT", "FUT", "FOP"})
+_WORTH_IN_DOUBT = frozenset({"FUT", "FOP", "BOND", "BILL"})
+"""Kinds whose price may be in cents, per piece, or of a part of the principal."""
+_SAME_MONEY = Decimal("0.0001")
 OPTIONS = frozenset({"OPT", "FOP", "WAR", "IOPT"})
 
 
@@ -270,10 +276,18 @@ def read_trade(row: Row, zone: tzinfo) -> Trade:
         _number(fields, *names) for names in (("ibCommission", "commission"), ("taxes", "tax"))
     ]
     known = [charge for charge in charges if charge is not None]
-    contract = read_contract(fields)
+    contract, price = read_contract(fields), _needed(fields, "tradePrice", "price")
+    if contract.sec_type in _WORTH_IN_DOUBT:
+        money = _number(fields, "tradeMoney") or Decimal(0)
+        worth = qty * price * contract.multiplier
+        if money and abs(abs(money) - abs(worth)) > max(abs(worth) * _SAME_MONEY, PER_CENT):
+            raise RowError(
+                f"tradeMoney: expected {worth:f}, as a point of its price is worth "
+                f"{contract.multiplier:f}, found {money:f}: publish it with a price that "
+                f"comes to that"
+            )
     return Trade(
-        account=_account(row), contract=contract, time=_time(row, zone), qty=qty,
-        price=_needed(fields, "tradePrice", "price"),
+        account=_account(row), contract=contract, time=_time(row, zone), qty=qty, price=price,
         charge=-sum(known, Decimal(0)) if charges[0] is not None else None,
         charge_currency=_first(fields, "ibCommissionCurrency", "commissionCurrency")
         or contract.currency,
@@ -338,6 +352,35 @@ def read_action(row: Row, zone: tzinfo) -> Action:
     )  # fmt: skip
 
 
+def read_transfer(row: Row, zone: tzinfo) -> Action:
+    """Return a transfer of a position as an action of one row; what goes is below 0.
+
+    Its text says what the sign cannot: a short position may go or come. The two rows of
+    one between accounts of the same owner have the same `action_id`. Raises RowError.
+    """
+    fields = row.fields
+    account, contract, qty = _account(row), read_contract(fields), _needed(fields, "quantity")
+    kind, direction = _first(fields, "type").upper(), _first(fields, "direction").upper()
+    if direction not in ("IN", "OUT"):
+        raise RowError(f"direction: expected IN or OUT, found {direction!r}")
+    time, other = (
+        _parsed_time(_first(fields, "dateTime", "date", "reportDate"), zone, END_OF_DAY),
+        _first(fields, "account"),
+    )
+    number = _first(fields, "transactionID")
+    own = () if kind == "INTERNAL" else (direction, number)
+    facts = (str(time), contract.con_id or contract.symbol, plain(abs(qty)),
+             *sorted((account, other)), *own)  # fmt: skip
+    return Action(
+        account=account, contract=contract, time=time,
+        qty=-abs(qty) if direction == "OUT" else abs(qty), proceeds=Decimal(0), value=Decimal(0),
+        pnl=_number(fields, "pnlAmount"), code=TRANSFER,
+        text=f"{kind} {direction} {qty:f} {other}", cancelled=False,
+        action_id=" ".join(facts), transaction_id=number,
+        report_date=_first(fields, "reportDate"), summary=False,
+    )  # fmt: skip
+
+
 def read_cash(row: Row, zone: tzinfo) -> Cash:
     """Return a cash transaction. Raises RowError."""
     fields = row.fields
@@ -374,6 +417,9 @@ def _contract(said: tuple[str, ...]) -> Contract:
             f"point of its price is worth is not known"
         )
     worth = _number({"multiplier": multiplier}, "multiplier") or Decimal(1)
+    if sec_type in _NEEDS_MULTIPLIER and not multiplier:
+        raise RowError("multiplier: expected what a point of its price is worth, found none: let "
+                       "the query give it")  # fmt: skip
     if sec_type in ("BOND", "BILL"):
         worth *= PER_CENT  # the price is in per cent of par, whatever the file says
     right = put_call.upper()[:1]

@@ -465,8 +465,10 @@ def test_the_row_that_is_old_says_so_or_else_goes(
         ([("Z", 4), ("Y", -4)], {}, "Y"), ([("Z", -4), ("Y", 2), ("W", 2)], {}, "Z"),
         ([("Z", 4), ("Y", -2), ("W", -2)], {}, "Z"), ([("Z", 4), ("Y", 4)], {}, ""),
         ([("Z", -4)], {}, ""), ([("X", -4), ("Y", 4)], {"proceeds": "5", "fifoPnlRealized": "1"},
-                                ""),
+                                "X"),
+        # More P&L than was paid.
         ([("X", -4), ("Y", 4)], {"fifoPnlRealized": "1"}, ""),
+        ([("X", -4), ("Y", 4)], {"proceeds": "5", "fifoPnlRealized": "6"}, ""),
         # Money that is paid for what comes.
         ([("X", -4), ("Y", 4)], {"proceeds": "-5"}, ""),
         ([("X", 4), ("Y", -4)], {"proceeds": "5"}, ""),

@@ -30,6 +30,15 @@ def row(tag: str = "Trade", **more: object) -> str:
     return trade("A", 1, 1, "20240102;100000", **said).replace("<Trade ", f"<{tag} ")
 
 
+@pytest.mark.parametrize("section", ["StockGrantActivities", "TradeTransfers"])
+def test_what_comes_or_goes_in_another_way_is_listed(tmp_path: Path, section: str) -> None:
+    came = element("Row", accountId=ACCOUNT, symbol="A", conid=con_id("A"), quantity="0.677")
+    text = flex([], Section=[came]).replace("Section>", f"{section}>")
+    found = contents(tmp_path, text)
+    assert (len(found.problems), dict(found.passed_over)) == (1, {})
+    assert section in found.problems[0].reason
+
+
 @pytest.mark.parametrize(
     ("text", "counted", "passed_over"),
     [

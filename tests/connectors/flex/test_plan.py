@@ -30,6 +30,7 @@ from tests.support.flex_files import (
 )
 
 CLOSE = Decimal("0.0001")
+OPTION_AT_0 = {"tradePrice": "0", "ibExecID": "", "assetCategory": "OPT"}
 
 
 def _fields(made: Plan, kind: str = "execution") -> list[dict[str, str]]:
@@ -189,6 +190,10 @@ def test_a_return_of_capital_is_told_per_point_of_price(tmp_path: Path) -> None:
         ({"ibExecID": "", "transactionType": "TradeCorrect"}, "a corrected trade to have an ib"),
         ({"symbol": ""}, "expected symbol and currency"),
         ({"currency": ""}, "expected symbol and currency"),
+        ({"assetCategory": "OPT", "multiplier": ""}, "multiplier"),
+        ({"assetCategory": "FUT", "multiplier": "5000", "tradeMoney": "100"}, "tradeMoney"),
+        ({"assetCategory": "BOND", "tradePrice": "98", "tradeMoney": "1.63"}, "tradeMoney"),
+        *[({"transactionType": kind, **OPTION_AT_0}, "Notes/Codes") for kind in ("BookTrade", "")],
         (
             {
                 "transactionType": "BookTrade",
@@ -220,6 +225,9 @@ def test_a_row_that_cannot_be_used_loses_no_other(
         {"quantity": "2,000"},
         {"transactionType": "BookTrade", "tradePrice": "0", "cost": "5", "fifoPnlRealized": "5.01"},
         {"tradePrice": "0", "cost": "5", "fifoPnlRealized": "4"},
+        {"assetCategory": "FUT", "multiplier": "50", "tradeMoney": "-100"},
+        {"assetCategory": "BOND", "tradePrice": "98", "tradeMoney": "1.96"},
+        {"transactionType": "BookTrade", "notes": "Ep", **OPTION_AT_0},
         {"buySell": ""},
         {"transactionID": "", "tradeID": ""},
         {"ibExecID": "", "transactionID": ""},
@@ -1416,15 +1424,30 @@ def test_a_short_position_is_split_as_a_long_one(tmp_path: Path) -> None:
     _realizes(made, "flex-61", "749.5")  # 150 × (30 - 25) - half of 1
 
 
-def test_a_merger_that_realizes_a_part_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lots", "pnl", "costs"),
+    [
+        ([10], "42.4", ["10"]), ([10], "40", ["7.6"]), ([10], "-7.6", []), ([4, 6], "42.4",
+                                                                            ["4", "6"]),
+        # How the P&L is divided, what stays of a part, what a gain without cash is: in no row.
+        ([4, 6], "40", []), ([10, 1], "42.4", []), ([10], "50", []),
+    ],
+)  # fmt: skip
+def test_a_merger_sells_for_cash_the_cost_that_its_pnl_tells(
+    tmp_path: Path, lots: list[int], pnl: str, costs: list[str]
+) -> None:
     text = "LVGO(US1) CASH and STOCK MERGER US2 592 FOR 1000 AND USD 4.24 ({}, X, US1)"
     actions = [
         action("LVGO", -10, text.format("LVGO"), "20201030;202500", type="TC", proceeds="42.4",
-               fifoPnlRealized="42.4"),
+               fifoPnlRealized=pnl, transactionID="70"),
         action("TDOC", "5.92", text.format("TDOC"), "20201030;202500", type="TC"),
     ]  # fmt: skip
-    made = plan(tmp_path, flex([trade("LVGO", 10, 1, "20200102;100000")], actions))
-    assert (_fields(made, "transfer"), len(made.problems)) == ([], 2)
+    rows = [trade("LVGO", qty, 1, f"2020010{day};100000") for day, qty in enumerate(lots, start=1)]
+    made = plan(tmp_path, flex(rows, actions))
+    came = [f["cost_basis"] for f in _fields(made, "transfer") if f["symbol"] == "TDOC"]
+    assert (came, len(made.problems)) == (costs, 0 if costs else 2)
+    if costs:
+        _realizes(made, "flex-70-paid", pnl)
 
 
 def test_cost_does_not_go_over_into_another_currency(tmp_path: Path) -> None:
@@ -1644,9 +1667,67 @@ def test_shares_that_came_from_elsewhere_are_listed(
     tmp_path: Path, change: dict[str, object], listed: int
 ) -> None:
     said = {"quantity": "25", "assetCategory": "STK", **change}
-    came = element("Transfer", accountId=ACCOUNT, symbol="A", type="ACATS", direction="IN", **said)
+    came = element("Transfer", accountId=ACCOUNT, symbol="A", type="ACATS", direction="IN",
+                   date="20240507", **said)  # fmt: skip
     made = plan(tmp_path, flex([], Transfers=[came]))
     assert (made.messages, len(made.problems)) == ([], listed)
+
+
+def _transferred(direction: str, qty: object, **more: object) -> str:
+    said = {"accountId": ACCOUNT, "currency": "USD", "assetCategory": "STK", "symbol": "A",
+            "conid": con_id("A"), "dateTime": "20240507;202500", "type": "ACATS",
+            "pnlAmount": "0", "transactionID": "71", "levelOfDetail": "TRANSFER"}  # fmt: skip
+    return element("Transfer", **{**said, "direction": direction, "quantity": qty, **more})
+
+
+@pytest.mark.parametrize(
+    ("held", "rows", "left"),
+    [
+        ([10, 10], [_transferred("OUT", -12)], "12"), ([-10], [_transferred("OUT", 10)], "10"),
+        ([10, 10], [_transferred("OUT", -6), _transferred("OUT", -6, transactionID="72")], "6 6"),
+        ([10], [_transferred("OUT", 10), _transferred("OUT", 10, levelOfDetail="LOT")], "10"),
+        ([10], [_transferred("OUT", -11)], ""), ([10], [_transferred("OUT", -9, pnlAmount=1)], ""),
+        ([10], [_transferred("", -9)], ""), ([10], [_transferred("OUT", 9, levelOfDetail="Lot")],
+                                             ""),
+    ],
+)  # fmt: skip
+def test_what_goes_to_another_broker_leaves_the_oldest_first(
+    tmp_path: Path, held: list[int], rows: list[str], left: str
+) -> None:
+    trades = [trade("A", qty, 5, f"2024010{day};100000") for day, qty in enumerate(held, start=1)]
+    made = plan(tmp_path, flex(trades, Transfers=rows))
+    told = [(f["direction"], f["qty"]) for f in _fields(made, "transfer")]
+    assert told == [("OUT", qty) for qty in left.split()]
+    assert len(made.problems) == (0 if left else 1)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_goes_between_accounts_of_one_owner_keeps_its_lots(tmp_path: Path, sign: int) -> None:
+    other = {"accountId": "U2", "account": ACCOUNT, "type": "INTERNAL", "transactionID": "9"}
+    went = _transferred("OUT", sign * -12, type="INTERNAL", account="U2")
+    came = _transferred("IN", sign * 12, **other)
+    trades = [trade("A", sign * 10, 5, f"2024010{day};100000", ibCommission="-1") for day in (1, 2)]
+    ends = trade("A", sign * -12, 7, "20240601;100000", accountId="U2", transactionID="61",
+                 ibExecID="")  # fmt: skip
+    made = plan(tmp_path, flex([*trades, ends], Transfers=[came, went]))
+    assert made.problems == []
+    told = [(f["account"], f["direction"], f["qty"]) for f in _fields(made, "transfer")]
+    assert told == [(ACCOUNT, "OUT", "12"), ("U2", "IN", f"{sign * 10}"),
+                    ("U2", "IN", f"{sign * 2}")]  # fmt: skip
+    _realizes(made, "flex-61", f"{sign * 24 - Decimal('1.2')}")
+    alone = plan(tmp_path, flex([ends], Transfers=[came]))
+    assert (_fields(alone, "transfer"), len(alone.problems)) == ([], 1)
+
+
+def test_openings_do_not_follow_from_a_last_day_behind_a_transfer(tmp_path: Path) -> None:
+    lot = element(
+        "OpenPosition", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="A",
+        conid=con_id("A"), position="8", costBasisMoney="40", openDateTime="20230105;100000",
+        reportDate="20241231", levelOfDetail="LOT",
+    )  # fmt: skip
+    made = plan(tmp_path, flex([], Transfers=[_transferred("OUT", -12)], OpenPositions=[lot]),
+                openings=True)  # fmt: skip
+    assert (made.messages, len(made.problems)) == ([], 2)
 
 
 @pytest.mark.parametrize("number", ["71", ""])
