@@ -196,11 +196,13 @@ def _parts(rows: list[Action]) -> list[list[Action]]:
     if rows and all(row.proceeds * row.qty < 0 for row in rows):
         return [[row] for row in rows]
     is_split = bool(rows) and _is_split(rows[0])
+    swapped = _are_swapped([row for row in rows if _is_option(row)])
     kinds: dict[tuple[str, str], list[Action]] = defaultdict(list)
     for row in rows:
         kind = row.contract.sec_type if is_split or _is_option(row) else ""
         # By a split an option gets another strike, else one comes with the same for what goes.
-        end = _OPTIONS_END.search(row.contract.symbol) if _is_option(row) and not is_split else None
+        alone = _is_option(row) and not (is_split or swapped)
+        end = _OPTIONS_END.search(row.contract.symbol) if alone else None
         kinds[kind, end[0] if end else ""].append(row)
     parts: list[list[Action]] = []
     for (kind, _), of_kind in kinds.items():
@@ -214,6 +216,11 @@ def _is_option(row: Action) -> bool:
     return row.contract.sec_type == "OPT"
 
 
+def _are_swapped(rows: Sequence[Action]) -> bool:
+    """Tell whether as many options of other terms come for those that go."""
+    return len(rows) == 2 and rows[0].qty == -rows[1].qty and all(map(_is_option, rows))  # noqa: PLR2004
+
+
 def _step(
     rows: list[Action], ratios: Mapping[str, Fraction], contracts: Mapping[str, Contract]
 ) -> Step:
@@ -222,12 +229,13 @@ def _step(
     rows = [row for row in rows if row.qty]
     if not rows:
         raise _InexpressibleError("expected a quantity other than 0")
-    if _is_split(rows[0]):
-        return _split(_without_money(rows))
-    if code == "SD" or ("STOCK DIVIDEND" in text and code not in ("HI", "CH", "CD")):
-        return _stock_dividend(_without_money(rows))
-    if code == "IC" or "CUSIP/ISIN CHANGE" in text:
+    is_split = _is_split(rows[0])
+    adds = code == "SD" or ("STOCK DIVIDEND" in text and code not in ("HI", "CH", "CD"))
+    is_named = code == "IC" or "CUSIP/ISIN CHANGE" in text
+    if _are_swapped(rows) or (is_named and not (is_split or adds)):
         return _rename(_without_money(rows))
+    if is_split or adds:
+        return (_split if is_split else _stock_dividend)(_without_money(rows))
     if code in ("SO", "RI") or "SPINOFF" in text.replace("-", "") or "RIGHTS ISSUE" in text:
         return _spin_off(_without_money(rows), ratios, contracts)
     if len(rows) == 1 and (rows[0].proceeds or _is_worthless(rows[0])):

@@ -335,6 +335,28 @@ def test_the_options_on_a_share_are_split_with_it_each_for_itself(
     assert len(others) == max(len(ratios), 1)
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "comes"),
+    [
+        ("X(I1) SPLIT 1 FOR 10 ({0}, {0}, )", "RS", "X1    240621C00005000"),
+        ("X(I1) SPLIT 3 FOR 2 ({0}, {0}, )", "FS", "X     240621C00003330"),
+        ("X(I1) STOCK DIVIDEND I1 1 FOR 10 ({0}, {0}, )", "SD", "X1    240621C00005000"),
+        ("X(I1) SPINOFF  1 FOR 5 ({0}, {0}, )", "SO", "X1    240621C00005000"),
+        ("X(I1) CASH DIVIDEND USD 2 PER SHARE ({0}, {0}, )", "CD", "X     240621C00003000"),
+    ],
+)
+def test_as_many_options_of_other_terms_come_for_those_that_go(
+    tmp_path: Path, text: str, code: str, comes: str
+) -> None:
+    goes = "X     240621C00005000"
+    said = {"type": code, "assetCategory": "OPT", "multiplier": "100", "actionID": "1"}
+    rows = [action(symbol, qty, text.format(symbol), WHEN, **said)
+            for symbol, qty in ((goes, -3), (comes, 3))]  # fmt: skip
+    step = only(tmp_path, *rows)
+    assert isinstance(step, RenameStep)
+    assert (step.old.symbol, step.new.symbol) == (goes, comes)
+
+
 def test_a_cfd_is_split_for_itself_under_its_own_name(tmp_path: Path) -> None:
     text = "X(I1) SPLIT 3 FOR 1 ({0}, {0}, I1)"
     rows = [action(name, qty, text.format(name), WHEN, actionID="5", assetCategory=kind)
