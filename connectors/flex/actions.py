@@ -135,7 +135,7 @@ def steps(
             if number and not any(row.transaction_id for row in part):
                 step = replace(step, id=f"{step.id}-{number}")
             done.append(replace(step, cancelled=cancelled))
-    return sorted(done, key=lambda step: (step.time, step.id)), problems
+    return sorted(done, key=lambda step: (step.time, len(step.id), step.id)), problems
 
 
 class _InexpressibleError(Exception):

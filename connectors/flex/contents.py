@@ -70,6 +70,9 @@ class Contents:
     """Sections that say nothing of positions, or that nobody knows, and their rows."""
     zoneless: bool = False
     """Whether a time named no zone."""
+    _told: set[str] = field(default_factory=set)
+    _sums: dict[tuple[str, ...], Problem] = field(default_factory=dict)
+    """By what `_told` may call what they sum up."""
     _days: dict[str, str] = field(default_factory=dict)
     _transferred: set[tuple[str, Contract]] = field(default_factory=set)
 
@@ -101,6 +104,7 @@ class Contents:
                 else:
                     self.passed_over["OpenPositions (not lots)"] += 1
             case "CorporateActions":
+                self._told |= set(_names(row))
                 action = read_action(row, self.zone)
                 self.actions.setdefault(_action_key(action), action)
             case "CashTransactions":
@@ -116,6 +120,10 @@ class Contents:
             case section:
                 self.passed_over[section] += 1
 
+    def sums_alone(self) -> list[Problem]:
+        """Return sums, and closed lots, of what is told in no other way."""
+        return [sum_ for names, sum_ in self._sums.items() if self._told.isdisjoint(names)]
+
     def _day(self, said: str) -> str:
         """Return a day of a statement, "" if it has no or two readings; that is told once."""
         if said not in self._days:
@@ -130,6 +138,14 @@ class Contents:
 
     def _add_trade(self, row: Row, closed: Counter[FlexLot]) -> None:
         level = row.fields.get("levelOfDetail", "").upper() or _LEVELS.get(row.tag, row.tag.upper())
+        names = _names(row)
+        if level in ("ORDER", "EXECUTION"):
+            self._told |= {*names, ""}
+        elif "WASH" not in level:
+            self._sums.setdefault(names, Problem(
+                "expected the executions that this sums up, or that closed it, found none: let the "
+                "query give the level of detail Execution", _shown(row),
+            ))  # fmt: skip
         if level in CLOSED:
             closed[read_closed_lot(row, self.zone)] += 1
         elif level == "ORDER":
@@ -163,9 +179,17 @@ class Contents:
         kind, text = (row.fields.get(name, "").upper() for name in ("type", "description"))
         summary = row.fields.get("levelOfDetail", "").upper() == "SUMMARY"
         says_so = RETURN_OF_CAPITAL in f"{kind} {text}" and WITHHOLDING not in kind
-        if summary or not (says_so or COMMISSIONS in kind):
+        counts = says_so or COMMISSIONS in kind
+        names = tuple(f"{name} {text}" for name in _names(row))
+        if counts and summary:
+            self._sums.setdefault(names, Problem(
+                "expected the transactions that this sums up, found none: let the query give the "
+                "level of detail Detail", _shown(row),
+            ))  # fmt: skip
+        if summary or not counts:
             self.passed_over[row.section] += 1
             return
+        self._told |= set(names)
         cash = read_cash(row, self.zone)
         self.cash.setdefault(
             (cash.account, cash.transaction_id or f"{cash.time} {cash.amount} {cash.text}"), cash
@@ -205,6 +229,12 @@ _SHOWN = (
     "reportDate", "buySell", "quantity", "position", "tradePrice", "price", "transactionType",
     "type", "ibExecID", "execID", "tradeID", "transactionID", "description", "amount",
 )  # fmt: skip
+
+
+def _names(row: Row) -> tuple[str, ...]:
+    """Return what a row's instrument may be called, "" if it is of all of them."""
+    said = (row.fields.get(name, "") for name in ("conid", "symbol"))
+    return tuple(filter(None, said)) or ("",)
 
 
 def _shown(row: Row) -> dict[str, str]:

@@ -114,7 +114,7 @@ class Draft:
         self._cancelled = {cancel.key: cancel for cancel in cancelled}
         self.unmatched: list[Cancel] = []
         """Cancellations whose trades are in no file."""
-        self.plan = Plan(problems=list(contents.problems))
+        self.plan = Plan(problems=[*contents.problems, *contents.sums_alone()])
         trades = sorted(
             (trade for trade in contents.trades.values() if asked.has(trade.time)),
             key=lambda trade: trade.order,

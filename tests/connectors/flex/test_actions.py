@@ -176,7 +176,7 @@ def test_steps_go_by_time_and_have_the_id_of_the_first_transaction(tmp_path: Pat
     found, _ = found_steps(tmp_path, *rows)
     end = found[1].time
     assert [step.id for step in found] == [
-        "flex-200", "flex-1", f"flex-{con_id('A')}-{end}", "flex-99",
+        "flex-200", "flex-1", "flex-99", f"flex-{con_id('A')}-{end}",
     ]  # fmt: skip
 
 
