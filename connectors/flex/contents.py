@@ -104,9 +104,8 @@ class Contents:
                 else:
                     self.passed_over["OpenPositions (not lots)"] += 1
             case "CorporateActions":
-                self._told |= set(_names(row))
-                action = read_action(row, self.zone)
-                self.actions.setdefault(_action_key(action), action)
+                self._told.update(_names(row))
+                self._add_action(read_action(row, self.zone))
             case "CashTransactions":
                 self._add_cash(row)
             case "Transfers":
@@ -175,6 +174,9 @@ class Contents:
         ):  # fmt: skip
             self.trades[trade.key] = trade
 
+    def _add_action(self, action: Action) -> None:
+        self.actions.setdefault(_action_key(action), action)
+
     def _add_cash(self, row: Row) -> None:
         kind, text = (row.fields.get(name, "").upper() for name in ("type", "description"))
         summary = row.fields.get("levelOfDetail", "").upper() == "SUMMARY"
@@ -205,7 +207,7 @@ class Contents:
         key = (transfer.account, transfer.contract)
         if row.fields.get("levelOfDetail", "").upper() not in CLOSED:
             self._transferred.add(key)
-            self.actions.setdefault(_action_key(transfer), transfer)
+            self._add_action(transfer)
         elif key in self._transferred:
             self.passed_over["Transfers (lots)"] += 1
         else:
