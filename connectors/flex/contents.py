@@ -65,6 +65,8 @@ class Contents:
     """Account and first day of the statements that tell of it."""
     told_open: set[tuple[str, str]] = field(default_factory=set)
     """Account ("" for all) and day of which the open positions are told, also where none is."""
+    held: set[tuple[str, str, str]] = field(default_factory=set)
+    """Account, con_id (else symbol) and day of open positions that are told as a sum of lots."""
     problems: list[Problem] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
     """Sections that say nothing of positions, or that nobody knows, and their rows."""
@@ -97,12 +99,7 @@ class Contents:
             case "Trades" | "TradeConfirms" | "TradeConfirmations":
                 self._add_trade(row, closed)
             case "OpenPositions":
-                if row.fields.get("levelOfDetail", "").upper() == "LOT":
-                    lot = read_open_lot(row, self.zone)
-                    opened[lot] += 1
-                    self.first_days.add((lot.account, self._day(row.statement.first_day)))
-                else:
-                    self.passed_over["OpenPositions (not lots)"] += 1
+                self._add_open(row, opened)
             case "CorporateActions":
                 self._told.update(_names(row))
                 self._add_action(read_action(row, self.zone))
@@ -134,6 +131,17 @@ class Contents:
                 self._days[said] = ""
                 self.problems.append(Problem(str(error), {"section": "FlexStatement"}))
         return self._days[said]
+
+    def _add_open(self, row: Row, opened: Counter[FlexLot]) -> None:
+        if row.fields.get("levelOfDetail", "").upper() == "LOT":
+            lot = read_open_lot(row, self.zone)
+            opened[lot] += 1
+            self.first_days.add((lot.account, self._day(row.statement.first_day)))
+            return
+        account = (row.fields.get("accountId") or row.statement.account).strip("-")
+        day = self._day(row.fields.get("reportDate") or row.statement.last_day)
+        self.held.add((account, _names(row)[0], day))
+        self.passed_over["OpenPositions (not lots)"] += 1
 
     def _add_trade(self, row: Row, closed: Counter[FlexLot]) -> None:
         level = row.fields.get("levelOfDetail", "").upper() or _LEVELS.get(row.tag, row.tag.upper())
