@@ -191,10 +191,14 @@ def _without_cancelled(
 def _parts(rows: list[Action]) -> list[list[Action]]:
     """Divide an action in which options on the share, or CFDs, take part: each is for itself.
 
-    So is each row that goes for money alone.
+    So is each row that goes for money alone, while others of its instrument go for shares,
+    or no row goes for shares.
     """
-    if rows and all(row.proceeds * row.qty < 0 for row in rows):
-        return [[row] for row in rows]
+    sold = [row for row in rows if row.proceeds * row.qty < 0]
+    if len(sold) < len(rows):
+        others = {(row.contract, row.qty > 0) for row in rows if not row.proceeds}
+        sold = [row for row in sold if (row.contract, row.qty > 0) in others]
+    rows = [row for row in rows if row not in sold]
     is_split = bool(rows) and _is_split(rows[0])
     swapped = _are_swapped([row for row in rows if _is_option(row)])
     kinds: dict[tuple[str, str], list[Action]] = defaultdict(list)
@@ -204,7 +208,7 @@ def _parts(rows: list[Action]) -> list[list[Action]]:
         alone = _is_option(row) and not (is_split or swapped)
         end = _OPTIONS_END.search(row.contract.symbol) if alone else None
         kinds[kind, end[0] if end else ""].append(row)
-    parts: list[list[Action]] = []
+    parts = [[row] for row in sold]
     for (kind, _), of_kind in kinds.items():
         # Of rows of both signs one goes and another comes for it, or nobody knows.
         are_added = is_split and kind == "OPT" and len({row.qty > 0 for row in of_kind}) == 1

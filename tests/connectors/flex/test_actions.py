@@ -419,6 +419,22 @@ def test_rows_that_go_for_money_are_sales_each_for_itself(tmp_path: Path) -> Non
     assert [type(step) for step in found] == [LeftOutStep]
 
 
+def test_of_what_goes_a_part_for_money_and_a_part_for_shares_each_is_for_itself(
+    tmp_path: Path,
+) -> None:
+    text = "X(I1) MERGED(Voluntary Offer Allocation) WITH I2 1 FOR 1 ({0}, {0}, I1)"
+    rows = [
+        action(symbol, qty, text.format(symbol), WHEN, type="TC", actionID="1", **more)
+        for symbol, qty, more in (("X", -6, {}), ("Y", 6, {}), ("X", -4, {"proceeds": "48"}))
+    ]
+    [moved, sold], problems = found_steps(tmp_path, *rows)
+    assert problems == []
+    assert shown(sold, "qty", "price") == (-4, 12)
+    assert isinstance(moved, MoveStep)
+    assert moved.leaves == -6
+    assert shares(moved) == [("Y", 1)]
+
+
 def test_parts_of_an_action_without_numbers_have_ids_of_their_own(tmp_path: Path) -> None:
     rows = [action(name, qty, "X(I1) SPLIT 2 FOR 1 (X, X, I1)", WHEN, actionID="5",
                    transactionID="", assetCategory=kind)
