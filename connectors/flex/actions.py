@@ -161,7 +161,7 @@ def _groups(actions: Iterable[Action]) -> Iterable[list[Action]]:
     groups: dict[tuple[str, ...], list[Action]] = defaultdict(list)
     for row in actions:
         facts = (row.action_id,) if row.action_id else (str(row.time), row.code, _said(row))
-        groups["" if row.code == TRANSFER else row.account, *facts].append(row)
+        groups[*(row.between or (row.account,)), *facts].append(row)
     return groups.values()
 
 

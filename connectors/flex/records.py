@@ -218,6 +218,8 @@ class Action:
     transaction_id: str
     report_date: str
     summary: bool
+    between: tuple[str, ...] = ()
+    """Of a transfer: the same in both rows of one between accounts of the same owner."""
 
     @property
     def shown(self) -> dict[str, str]:
@@ -348,15 +350,14 @@ def read_action(row: Row, zone: tzinfo) -> Action:
         text=_first(fields, "actionDescription", "description"),
         cancelled="CA" in {code.upper() for code in _codes(_first(fields, "code"))},
         action_id=_first(fields, "actionID"), transaction_id=_first(fields, "transactionID"),
-        report_date=reported, summary=_first(fields, "levelOfDetail").upper() == "SUMMARY",
+        report_date=reported, summary=_is_summary(fields),
     )  # fmt: skip
 
 
 def read_transfer(row: Row, zone: tzinfo) -> Action:
     """Return a transfer of a position as an action of one row; what goes is below 0.
 
-    Its text says what the sign cannot: a short position may go or come. The two rows of
-    one between accounts of the same owner have the same `action_id`. Raises RowError.
+    Its text says what the sign cannot: a short position may go or come. Raises RowError.
     """
     fields = row.fields
     account, contract, qty = _account(row), read_contract(fields), _needed(fields, "quantity")
@@ -368,16 +369,15 @@ def read_transfer(row: Row, zone: tzinfo) -> Action:
         _first(fields, "account"),
     )
     number = _first(fields, "transactionID")
+    facts = f"{contract.con_id or contract.symbol}-{time}-{plain(abs(qty))}"
     own = () if kind == "INTERNAL" else (direction, number)
-    facts = (str(time), contract.con_id or contract.symbol, plain(abs(qty)),
-             *sorted((account, other)), *own)  # fmt: skip
     return Action(
         account=account, contract=contract, time=time,
         qty=-abs(qty) if direction == "OUT" else abs(qty), proceeds=Decimal(0), value=Decimal(0),
         pnl=_number(fields, "pnlAmount"), code=TRANSFER,
         text=f"{kind} {direction} {qty:f} {other}", cancelled=False,
-        action_id=" ".join(facts), transaction_id=number,
-        report_date=_first(fields, "reportDate"), summary=False,
+        action_id=facts, transaction_id=number, report_date=_first(fields, "reportDate"),
+        summary=_is_summary(fields), between=(*sorted((account, other)), *own),
     )  # fmt: skip
 
 
@@ -476,6 +476,10 @@ def _needed(fields: Mapping[str, str], *names: str) -> Decimal:
 @lru_cache(maxsize=1_000)
 def _codes(text: str) -> frozenset[str]:
     return frozenset(part.strip() for part in re.split("[;,]", text) if part.strip())
+
+
+def _is_summary(fields: Mapping[str, str]) -> bool:
+    return _first(fields, "levelOfDetail").upper() == "SUMMARY"
 
 
 def _account(row: Row) -> str:

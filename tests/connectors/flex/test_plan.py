@@ -1684,6 +1684,9 @@ def _transferred(direction: str, qty: object, **more: object) -> str:
     ("held", "rows", "left"),
     [
         ([10, 10], [_transferred("OUT", -12)], "12"), ([-10], [_transferred("OUT", 10)], "10"),
+        ([10], [_transferred("OUT", -2, accountId="-", levelOfDetail="SUMMARY", transactionID=""),
+                _transferred("OUT", -2)], "2"),
+        ([10], [_transferred("OUT", qty, transactionID="") for qty in (-2, -3)], "2 3"),
         ([10, 10], [_transferred("OUT", -6), _transferred("OUT", -6, transactionID="72")], "6 6"),
         ([10], [_transferred("OUT", 10), _transferred("OUT", 10, levelOfDetail="LOT")], "10"),
         ([10], [_transferred("OUT", -11)], ""), ([10], [_transferred("OUT", -9, pnlAmount=1)], ""),
