@@ -375,7 +375,7 @@ def read_transfer(row: Row, zone: tzinfo) -> Action:
         account=account, contract=contract, time=time,
         qty=-abs(qty) if direction == "OUT" else abs(qty), proceeds=Decimal(0), value=Decimal(0),
         pnl=_number(fields, "pnlAmount"), code=TRANSFER,
-        text=f"{kind} {direction} {qty:f} {other}", cancelled=False,
+        text=f"{kind} {direction} {qty:f} {other}".strip(), cancelled=False,
         action_id=facts, transaction_id=number, report_date=_first(fields, "reportDate"),
         summary=_is_summary(fields), between=(*sorted((account, other)), *own),
     )  # fmt: skip
