@@ -36,6 +36,7 @@ from state.keys import parse_exec_id
 _PER_SHARE = re.compile(r"(\d+(?:\.\d+)?) (?:[A-Z]{3} )?PER SHARE")
 _OLD_PER_SHARE = re.compile(r"DIVIDEND [A-Z]{3} (\d+\.\d+)")
 _REFUND = re.compile(r"\((?P<symbol>.+), (?P<qty>-?[\d.,]+), (?P<date>\d{4}-\d\d-\d\d)\)")
+_BEFORE_OPENING = "expected nothing from before what an opening stands for already, found this"
 _HALF_A_CENT = Fraction(501, 100_000)
 
 
@@ -70,7 +71,7 @@ class Planner:
         }  # fmt: skip
         acts = []
         for place, item in self._draft.items():
-            taken = self._unless_published(item) if isinstance(item, Step) else item
+            taken = self._unless_told(item) if isinstance(item, Step) else item
             acts.append((place, partial(take[type(taken)], taken)))
         for key, event in self._history():
             # Openings are booked before all else, whatever their time.
@@ -109,8 +110,7 @@ class Planner:
         if self._is_worth_other(trade.contract, trade):
             return
         if known is None and trade.time < self._opened_since.get((trade.account, symbol), 0):
-            self._problem(trade, "expected nothing from before what an opening stands for "
-                          "already, found this")  # fmt: skip
+            self._problem(trade, _BEFORE_OPENING)
         elif trade.key in ends.leave:
             fields = self._common("transfer", trade.account, symbol, trade.time, trade.id)
             self._put(trade.id, {**fields, "direction": "OUT", "qty": plain(abs(trade.qty))})
@@ -286,6 +286,10 @@ class Planner:
                 f"{cash.contract.currency}: at which rate it counts stands in no row",
             )  # fmt: skip
             return
+        if (cash.ex_time or cash.time) < self._opened_since.get(key, 0) and (
+            "cost", cash.account, cash.id) not in self._known.others:  # fmt: skip
+            self._problem(cash, _BEFORE_OPENING)
+            return
         if found is None:
             self._problem(cash, "expected how much was paid PER SHARE, found nothing of it")
             return
@@ -304,12 +308,17 @@ class Planner:
 
     # --- corporate actions ---
 
-    def _unless_published(self, step: Step) -> Step:
-        """Leave a step out if what it stands instead of was published before it was cancelled."""
-        if not step.cancelled:
+    def _unless_told(self, step: Step) -> Step:
+        """Leave a step out if an opening, or what was cancelled since, says it already."""
+        before = self._is_before_opening(step)
+        if not (step.cancelled or before):
             return step
         mine = (id_ for _, account, id_ in self._known.others if account == step.account)
         published = {stem for id_ in mine for stem in _stems(id_)}
+        if self._known.execution(step.account, step.id) is not None:
+            published.add(step.id)
+        if before and step.id not in published and type(step) not in (Step, LeftOutStep):
+            return LeftOutStep(*_step_facts(step), (), _BEFORE_OPENING)
         for id_ in step.cancelled:
             if id_ in published or self._known.execution(step.account, id_) is not None:
                 touched = tuple(row.contract for row in step.rows)
@@ -319,9 +328,18 @@ class Planner:
                                    f"messages of your own")  # fmt: skip
         return step
 
+    def _is_before_opening(self, step: Step) -> bool:
+        keys = {(row.account, self._called(row.contract)) for row in step.rows}
+        if isinstance(step, MoveStep):
+            keys.add((step.account, self._called(step.source)))
+        return any(step.time < self._opened_since.get(key, 0) for key in keys)
+
+    def _called(self, contract: Contract) -> str:
+        return self._names.known(contract.con_id) or contract.symbol
+
     def _leave_out(self, step: LeftOutStep) -> None:
         self._plan.problems += [Problem(step.reason, row.shown) for row in step.rows]
-        names = {self._names.known(each.con_id) or each.symbol for each in step.touched}
+        names = {self._called(each) for each in step.touched}
         for key in {(row.account, name) for row in step.rows for name in names}:
             if key in self._holdings:
                 self._holdings[key].unclear = step.id

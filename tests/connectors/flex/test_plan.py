@@ -1950,6 +1950,42 @@ def test_what_an_opening_stands_for_is_not_taken_again(tmp_path: Path) -> None:
     assert (made.messages, made.problems, made.known) == ([], [], 1)
 
 
+@pytest.mark.parametrize(
+    ("symbol", "qty", "text", "kind"),
+    [
+        ("A", 10, "A(US1) SPLIT 2 FOR 1 (A, A, US1)", "split"),
+        ("A", -10, "A(US1) (DELISTED) (A, A, US1)", ""),
+        ("N", 2, "A(US1) SPINOFF  1 FOR 5 (N, N, US9)", "transfer"),
+        ("A", -10, "", "transfer"), ("A", 1, "USD 0.1 PER SHARE (Return of Capital)", "cost"),
+    ],
+)  # fmt: skip
+def test_actions_that_an_opening_stands_for_are_not_taken_again(
+    tmp_path: Path, symbol: str, qty: int, text: str, kind: str
+) -> None:
+    held = KnownEvent(1, "opening", "flex-open-1-1", 10, 50)
+    rows = [trade("A", 1, 1, "20260102;100000", isin="US1")]
+    if kind == "cost":
+        paid = element("CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK",
+                       symbol="A", conid=con_id("A"), dateTime="20230301", amount=qty,
+                       type="Dividends", description=text, transactionID="71")  # fmt: skip
+        file = flex(rows, CashTransactions=[paid])
+    elif text:
+        acts = [action(symbol, qty, text, "20230301;202500", transactionID="71")]
+        file = flex(rows, acts)
+    else:
+        file = flex(rows, Transfers=[_transferred("OUT", qty, dateTime="20230301")])
+    for since, published, left_out in ((0, False, 0), (1, False, 1), (1, True, 0)):
+        known = Known(
+            {(ACCOUNT, "flex-71"): KnownExecution("A", "flex-71", Decimal(-10), Decimal(0), 1)}
+            if published and not kind else {},
+            frozenset({(kind, ACCOUNT, "flex-71")} if published else ()), {(ACCOUNT, "A"): [held]},
+            {(ACCOUNT, "A"): since * 1704085200000},
+        )  # fmt: skip
+        made = plan(tmp_path, file, known=known, asked=Asked({"N": Fraction(1, 5)}))
+        assert len(made.problems) == left_out
+        assert len(made.messages) == 1 or not left_out
+
+
 # --- names ---------------------------------------------------------------------------------------
 
 
