@@ -62,7 +62,9 @@ class Contents:
     closed_lots: Counter[FlexLot] = field(default_factory=Counter)
     open_lots: Counter[FlexLot] = field(default_factory=Counter)
     first_days: set[tuple[str, str]] = field(default_factory=set)
-    """Account and first day of the statements that tell of it."""
+    """Account and first day of the statements that tell what it did."""
+    lot_days: set[tuple[str, str]] = field(default_factory=set)
+    """The same of those that tell what it held, such as one of the day before."""
     told_open: set[tuple[str, str]] = field(default_factory=set)
     """Account ("" for all) and day of which the open positions are told, also where none is."""
     held: set[tuple[str, str, str]] = field(default_factory=set)
@@ -102,7 +104,7 @@ class Contents:
                 self._add_open(row, opened)
             case "CorporateActions":
                 self._told.update(_names(row))
-                self._add_action(read_action(row, self.zone))
+                self._add_action(read_action(row, self.zone), row)
             case "CashTransactions":
                 self._add_cash(row)
             case "Transfers":
@@ -136,7 +138,7 @@ class Contents:
         if row.fields.get("levelOfDetail", "").upper() == "LOT":
             lot = read_open_lot(row, self.zone)
             opened[lot] += 1
-            self.first_days.add((lot.account, self._day(row.statement.first_day)))
+            self.lot_days.add((lot.account, self._day(row.statement.first_day)))
             return
         account = (row.fields.get("accountId") or row.statement.account).strip("-")
         day = self._day(row.fields.get("reportDate") or row.statement.last_day)
@@ -182,7 +184,8 @@ class Contents:
         ):  # fmt: skip
             self.trades[trade.key] = trade
 
-    def _add_action(self, action: Action) -> None:
+    def _add_action(self, action: Action, row: Row) -> None:
+        self.first_days.add((action.account, self._day(row.statement.first_day)))
         self.actions.setdefault(_action_key(action), action)
 
     def _add_cash(self, row: Row) -> None:
@@ -215,7 +218,7 @@ class Contents:
         key = (transfer.account, transfer.contract)
         if row.fields.get("levelOfDetail", "").upper() not in CLOSED:
             self._transferred.add(key)
-            self._add_action(transfer)
+            self._add_action(transfer, row)
         elif key in self._transferred:
             self.passed_over["Transfers (lots)"] += 1
         else:

@@ -183,10 +183,12 @@ class Draft:
     def _first_moments(self) -> dict[str, int]:
         """Return when the files of each account begin."""
         first: dict[str, int] = {}
-        for account, day in self.contents.first_days:
-            if day:
-                moment = read_time(day, self.contents.zone)
-                first[account] = min(first.get(account, moment), moment)
+        for days in (self.contents.lot_days, self.contents.first_days):
+            moments: dict[str, list[int]] = defaultdict(list)
+            for account, day in days:
+                if day:
+                    moments[account].append(read_time(day, self.contents.zone))
+            first |= {account: min(of_it) for account, of_it in moments.items()}
         return first
 
     def _items(self) -> "Iterator[tuple[tuple[int, ...], Item]]":

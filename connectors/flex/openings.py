@@ -53,7 +53,7 @@ def openings(
         _by_key(contents.closed_lots.elements()),
     )
     acted = {(each.account, each.contract) for each in contents.actions.values()}
-    told = _told(contents, open_lots)
+    told, shown = _told(contents, open_lots), _last_shown(contents)
     found: list[Opening] = []
     keys, summed = {*traded, *open_lots}, _summed(contents, open_lots)
     problems = [
@@ -62,17 +62,17 @@ def openings(
     ]
     for key in sorted(keys, key=lambda key: (key[0], key[1].symbol, key[1].con_id)):
         account, contract = key
-        begin = [first_moments[account]] if account in first_moments else []
-        since = min([*begin, *(trade.time for trade in traded.get(key, []))], default=sys.maxsize)
+        begin = first_moments.get(account, sys.maxsize)
+        since = min([begin, *(trade.time for trade in traded.get(key, []))])
         days = told.get(account, set()) | told.get("", set())
         lots = _day_before(open_lots.get(key, []), days, since)
         reason = _NO_LOTS if _named(key) in summed else ""
+        last = max(days, default=0) if lots is None else shown.get(account, 0)
         if lots is None and not reason:
-            last = max(days, default=0)
             reason = (_ACTED if key in acted else "") if last else _NO_LOTS
-            if not reason:
-                lots = _held_at(since, last, open_lots.get(key, []), closed.get(key, []))
-                reason = _disproof(lots, traded[key], last, open_lots.get(key, []))
+            lots = _held_at(since, last, open_lots.get(key, []), closed.get(key, []))
+        if not reason and key not in acted:
+            reason = _disproof(lots or [], traded[key], last, open_lots.get(key, []))
         if reason:
             problems.append(Problem(reason, {
                 "account": account, "symbol": contract.symbol, "con_id": contract.con_id,
@@ -114,6 +114,11 @@ def _summed(
         if day
         and (account, name, read_time(day, contents.zone, without_time=END_OF_DAY)) not in lots
     }
+
+
+def _last_shown(contents: Contents) -> dict[str, int]:
+    """Return by account the last moment of which any lots are told."""
+    return {lot.account: lot.time for lot in sorted(contents.open_lots, key=lambda lot: lot.time)}
 
 
 def _told(contents: Contents, lots: Mapping[_Key, list[FlexLot]]) -> dict[str, set[int]]:

@@ -69,6 +69,7 @@ class Planner:
             MoveStep: self._take_move, RenameStep: self._take_rename,
             LeftOutStep: self._leave_out, Cash: self._take_cash, Step: lambda _: None,
         }  # fmt: skip
+        self._take_openings()
         acts = []
         for place, item in self._draft.items():
             taken = self._unless_told(item) if isinstance(item, Step) else item
@@ -79,7 +80,6 @@ class Planner:
             place = (time, *_PLACE_OF.get(event.kind, (1, -1)), 0)
             acts.append((place, partial(book, self._holdings[key], event)))
         self._find_refunds()
-        self._take_openings()
         for _, act in sorted(acts, key=lambda act: act[0]):
             act()
         if self._odd_times:
@@ -237,6 +237,7 @@ class Planner:
             self._plan.problems.append(Problem(reason, opening.lot.shown))
 
     def _open(self, opening: Opening, key: Key) -> None:
+        self._opened_since[key] = opening.since
         lot = opening.lot
         fields = self._common("opening", *key, lot.opened, opening.id)
         contract = lot.contract

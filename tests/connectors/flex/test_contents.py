@@ -128,7 +128,7 @@ def test_only_lots_of_open_positions_count(tmp_path: Path) -> None:
     found = contents(tmp_path, flex(OpenPositions=rows, days=("20231201", "20231231")))
     assert found.open_lots.total() == 1
     assert dict(found.passed_over) == {"OpenPositions (not lots)": 2}
-    assert found.first_days == {(ACCOUNT, "20231201")}
+    assert (found.first_days, found.lot_days) == (set(), {(ACCOUNT, "20231201")})
 
 
 @pytest.mark.parametrize(("account", "of"), [("U1", "U1"), ("-", ""), ("", "")])

@@ -1831,6 +1831,21 @@ def test_lots_of_the_day_before_are_openings(tmp_path: Path) -> None:
     _realizes(made, "flex-61", "114.6")
 
 
+@pytest.mark.parametrize(("end", "opened"), [(6, ["10"]), (5, [])])
+def test_a_statement_of_the_day_before_begins_no_year_and_what_follows_must_fit(
+    tmp_path: Path, end: int, opened: list[str]
+) -> None:
+    before, after = (
+        _open_lot("A", qty, "101", "20230105;100000", day)
+        for qty, day in ((10, "20231231"), (end, "20241231"))
+    )
+    texts = [flex(OpenPositions=[before], days=("20231231", "20231231")),
+             flex([trade("A", -4, 20, "20240102;100000")], OpenPositions=[after])]  # fmt: skip
+    made = plan(tmp_path, *texts, openings=True)
+    assert [f["qty"] for f in _fields(made, "opening")] == opened
+    assert len(made.problems) == 1 - len(opened)
+
+
 def test_lots_that_are_alike_are_several_and_files_that_are_alike_one(tmp_path: Path) -> None:
     lots = [_open_lot("A", 10, "101", "20230105;100000", "20231231")] * 2
     lots += [_open_lot("A", 3, "9", "20230106;100000", "20231130")]  # of an earlier day
@@ -1948,6 +1963,24 @@ def test_what_an_opening_stands_for_is_not_taken_again(tmp_path: Path) -> None:
     known = Known(_known(time=1703948400000).executions, opened_since=since)
     made = plan(tmp_path, flex(rows[2:]), known=known)
     assert (made.messages, made.problems, made.known) == ([], [], 1)
+
+
+def test_an_action_from_before_the_openings_of_its_call_is_in_them(tmp_path: Path) -> None:
+    lot = element(
+        "OpenPosition", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="A",
+        conid=con_id("A"), position="20", costBasisMoney="40", openDateTime="20230105;100000",
+        reportDate="20231231", levelOfDetail="LOT",
+    )  # fmt: skip
+    paid = element("CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK",
+                   symbol="A", conid=con_id("A"), dateTime="20230301", amount="2", type="Dividends",
+                   description="USD 0.1 PER SHARE (Return of Capital)")  # fmt: skip
+    split = action("A", 10, "A(US1) SPLIT 2 FOR 1 (A, A, US1)", "20240601;202500", type="FS")
+    rows = [trade("A", -10, 5, "20240105;100000")]
+    texts = [flex(CashTransactions=[paid], days=("20230101", "20231231")), flex(rows, [split]),
+             flex(OpenPositions=[lot], days=("20231231", "20231231"))]  # fmt: skip
+    made = plan(tmp_path, *texts, openings=True)
+    assert dict(made.counts) == {"opening": 1, "execution": 1, "split": 1}
+    assert [problem.row["kind"] for problem in made.problems] == ["Dividends"]
 
 
 @pytest.mark.parametrize(
