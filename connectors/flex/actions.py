@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from connectors.flex.contents import Problem
 from connectors.flex.lots import exact_text, rounded
-from connectors.flex.records import Action, Contract
+from connectors.flex.records import TRANSFER, Action, Contract
 
 BROKERS_PLACES = 4
 """To how many places the broker rounds shares, unless the row itself shows more."""
@@ -85,6 +85,10 @@ class MoveStep(Step):
     note: str = ""
     per_unit: Fraction | None = None
     """How many come for each unit, if that is known and nothing goes."""
+    into: str = ""
+    """The account that it goes to, if another one."""
+    sold: Fraction | None = None
+    """Which part of the cost was sold for the source's proceeds; None if none was sold."""
 
     @property
     def is_rights(self) -> bool:
@@ -119,16 +123,19 @@ def steps(
         if gone and not rows:
             done.append(Step(*_common(gone), cancelled=cancelled))
         for number, part in enumerate(_parts(rows)):
+            moves = part[0].code == TRANSFER
             try:
-                step = _step(part, ratios, contracts)
+                step = _transfer(part) if moves else _step(part, ratios, contracts)
             except _InexpressibleError as error:
                 parent = _named_first(part[0], contracts)
-                touched = [row.contract for row in part] + ([parent] if parent else [])
+                # What comes from elsewhere may be known already: its quantity will tell.
+                touched = [] if moves else [row.contract for row in part]
+                touched += [parent] if parent else []
                 step = LeftOutStep(*_common(part), tuple(touched), str(error))
             if number and not any(row.transaction_id for row in part):
                 step = replace(step, id=f"{step.id}-{number}")
             done.append(replace(step, cancelled=cancelled))
-    return sorted(done, key=lambda step: (step.time, step.id)), problems
+    return sorted(done, key=lambda step: (step.time, len(step.id), step.id)), problems
 
 
 class _InexpressibleError(Exception):
@@ -154,7 +161,7 @@ def _groups(actions: Iterable[Action]) -> Iterable[list[Action]]:
     groups: dict[tuple[str, ...], list[Action]] = defaultdict(list)
     for row in actions:
         facts = (row.action_id,) if row.action_id else (str(row.time), row.code, _said(row))
-        groups[(row.account, *facts)].append(row)
+        groups[*(row.between or (row.account,)), *facts].append(row)
     return groups.values()
 
 
@@ -184,18 +191,24 @@ def _without_cancelled(
 def _parts(rows: list[Action]) -> list[list[Action]]:
     """Divide an action in which options on the share, or CFDs, take part: each is for itself.
 
-    So is each row that goes for money alone.
+    So is each row that goes for money alone, while others of its instrument go for shares,
+    or no row goes for shares.
     """
-    if rows and all(row.proceeds * row.qty < 0 for row in rows):
-        return [[row] for row in rows]
+    sold = [row for row in rows if row.proceeds * row.qty < 0]
+    if len(sold) < len(rows):
+        others = {(row.contract, row.qty > 0) for row in rows if not row.proceeds}
+        sold = [row for row in sold if (row.contract, row.qty > 0) in others]
+    rows = [row for row in rows if row not in sold]
     is_split = bool(rows) and _is_split(rows[0])
+    swapped = _are_swapped([row for row in rows if _is_option(row)])
     kinds: dict[tuple[str, str], list[Action]] = defaultdict(list)
     for row in rows:
         kind = row.contract.sec_type if is_split or _is_option(row) else ""
         # By a split an option gets another strike, else one comes with the same for what goes.
-        end = _OPTIONS_END.search(row.contract.symbol) if _is_option(row) and not is_split else None
+        alone = _is_option(row) and not (is_split or swapped)
+        end = _OPTIONS_END.search(row.contract.symbol) if alone else None
         kinds[kind, end[0] if end else ""].append(row)
-    parts: list[list[Action]] = []
+    parts = [[row] for row in sold]
     for (kind, _), of_kind in kinds.items():
         # Of rows of both signs one goes and another comes for it, or nobody knows.
         are_added = is_split and kind == "OPT" and len({row.qty > 0 for row in of_kind}) == 1
@@ -207,6 +220,11 @@ def _is_option(row: Action) -> bool:
     return row.contract.sec_type == "OPT"
 
 
+def _are_swapped(rows: Sequence[Action]) -> bool:
+    """Tell whether as many options of other terms come for those that go."""
+    return len(rows) == 2 and rows[0].qty == -rows[1].qty and all(map(_is_option, rows))  # noqa: PLR2004
+
+
 def _step(
     rows: list[Action], ratios: Mapping[str, Fraction], contracts: Mapping[str, Contract]
 ) -> Step:
@@ -215,12 +233,13 @@ def _step(
     rows = [row for row in rows if row.qty]
     if not rows:
         raise _InexpressibleError("expected a quantity other than 0")
-    if _is_split(rows[0]):
-        return _split(_without_money(rows))
-    if code == "SD" or ("STOCK DIVIDEND" in text and code not in ("HI", "CH", "CD")):
-        return _stock_dividend(_without_money(rows))
-    if code == "IC" or "CUSIP/ISIN CHANGE" in text:
+    is_split = _is_split(rows[0])
+    adds = code == "SD" or ("STOCK DIVIDEND" in text and code not in ("HI", "CH", "CD"))
+    is_named = code == "IC" or "CUSIP/ISIN CHANGE" in text
+    if _are_swapped(rows) or (is_named and not (is_split or adds)):
         return _rename(_without_money(rows))
+    if is_split or adds:
+        return (_split if is_split else _stock_dividend)(_without_money(rows))
     if code in ("SO", "RI") or "SPINOFF" in text.replace("-", "") or "RIGHTS ISSUE" in text:
         return _spin_off(_without_money(rows), ratios, contracts)
     if len(rows) == 1 and (rows[0].proceeds or _is_worthless(rows[0])):
@@ -412,6 +431,25 @@ def _rename(rows: list[Action]) -> RenameStep:
     return RenameStep(*_common(rows), old.contract, new.contract, _called(old))
 
 
+def _transfer(rows: list[Action]) -> MoveStep:
+    going = [row for row in _without_money(rows) if row.qty < 0]
+    if len(going) != 1 or len(rows) > 2:  # noqa: PLR2004
+        raise _InexpressibleError(
+            "expected a row of what goes, found only what comes, and what that cost and when it "
+            "was opened stands in no row: give the other account's file too, if it is yours; else "
+            "publish each lot as a transfer IN, unless an opening has it already"
+            if not going else
+            f"expected one transfer between the same accounts of this day and quantity, found "
+            f"{len(going)}"
+        )  # fmt: skip
+    [source], coming = going, [row for row in rows if row.qty > 0]
+    return MoveStep(
+        *_common([source])[:3], (source, *coming), source.contract, source.contract.symbol,
+        Fraction(source.qty), tuple((row, Fraction(1)) for row in coming),
+        into=coming[0].account if coming else "",
+    )  # fmt: skip
+
+
 def _merger(rows: list[Action], ratios: Mapping[str, Fraction]) -> MoveStep:
     going = [row for row in rows if row.qty < 0]
     coming = [row for row in rows if row.qty > 0]
@@ -424,22 +462,27 @@ def _merger(rows: list[Action], ratios: Mapping[str, Fraction]) -> MoveStep:
     [source] = going
     note = ""
     realized = sum((row.pnl or Decimal(0) for row in rows), Decimal(0))
-    if realized:
-        raise _InexpressibleError(
-            f"expected no P&L beside new shares, found {realized:f}: a merger that realizes a "
-            f"part cannot be said in messages"
-        )
     paid = [row.proceeds for row in coming if row.proceeds]
     if paid or source.proceeds * source.qty > 0:
         raise _InexpressibleError(
             f"expected nothing to be paid for new shares, found {(*paid, source.proceeds)[0]:f}: "
             f"how it is divided stands in no row"
         )
-    if source.proceeds:
+    sold = None
+    if realized:
+        sold = Fraction(source.proceeds - realized)
+        if sold < 0 or source.qty > 0:
+            raise _InexpressibleError(
+                f"expected a P&L of no more than what was paid for a long position, found "
+                f"{realized:f}: a merger that realizes more cannot be said in messages"
+            )
+        note = (f"{source.proceeds:f} paid in cash sell {exact_text(sold, 10)} of the cost, as "
+                f"the row's P&L is {realized:f}")  # fmt: skip
+    elif source.proceeds:
         note = f"{source.proceeds:f} paid in cash change no cost, as the row's P&L is 0"
     shares = _shares(coming, ratios, whole=True)
     return MoveStep(*_common(rows), source.contract, _called(source), Fraction(source.qty),
-                    tuple(zip(coming, shares, strict=True)), note)  # fmt: skip
+                    tuple(zip(coming, shares, strict=True)), note, sold=sold)  # fmt: skip
 
 
 def _spin_off(
@@ -510,6 +553,11 @@ def _shares(
     if total > 1 or (whole and total != 1):
         raise _InexpressibleError(f"expected shares of the cost that add up, found {total}")
     return shares
+
+
+def paid_id(step: Step) -> str:
+    """Return the exec_id of the sale of what a merger pays in cash."""
+    return f"{step.id}-paid"
 
 
 def names_of(row: Action) -> list[str]:

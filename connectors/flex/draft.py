@@ -17,6 +17,7 @@ from connectors.flex.actions import (
     SaleStep,
     SplitStep,
     Step,
+    paid_id,
     steps,
 )
 from connectors.flex.contents import COMMISSIONS, Contents, Problem
@@ -24,7 +25,15 @@ from connectors.flex.known import Names
 from connectors.flex.openings import Opening
 from connectors.flex.openings import openings as find_openings
 from connectors.flex.options import OptionEnds, is_end, option_ends
-from connectors.flex.records import Action, Cancel, Cash, Contract, FlexLot, Trade
+from connectors.flex.records import (
+    OPTIONS,
+    Action,
+    Cancel,
+    Cash,
+    Contract,
+    FlexLot,
+    Trade,
+)
 from connectors.flex.times import read_time
 from state.keys import parse_exec_id
 
@@ -105,7 +114,7 @@ class Draft:
         self._cancelled = {cancel.key: cancel for cancel in cancelled}
         self.unmatched: list[Cancel] = []
         """Cancellations whose trades are in no file."""
-        self.plan = Plan(problems=list(contents.problems))
+        self.plan = Plan(problems=[*contents.problems, *contents.sums_alone()])
         trades = sorted(
             (trade for trade in contents.trades.values() if asked.has(trade.time)),
             key=lambda trade: trade.order,
@@ -133,7 +142,9 @@ class Draft:
     def identities(self) -> set[tuple[str, str]]:
         """Account and identity of all executions, to ask what is known of them."""
         return {(fill.trade.account, fill.identity) for fill in self.fills} | {
-            (step.account, id_) for step in self.steps for id_ in (step.id, *step.cancelled)
+            (step.account, id_)
+            for step in self.steps
+            for id_ in (step.id, paid_id(step), *step.cancelled)
         }
 
     def watched(self, names: Names) -> set[Key]:
@@ -141,7 +152,8 @@ class Draft:
         self._name_all(names)
         keys = {(each.account, names.of(each.contract)) for each in self.openings}
         for step in self.steps:
-            keys |= {(step.account, names.of(each)) for each in _touched(step)}
+            touched = {names.of(each) for each in _touched(step)}
+            keys |= {(row.account, name) for row in step.rows for name in touched}
         keys |= {
             (cash.account, names.of(cash.contract))
             for cash in self.cash
@@ -171,10 +183,12 @@ class Draft:
     def _first_moments(self) -> dict[str, int]:
         """Return when the files of each account begin."""
         first: dict[str, int] = {}
-        for account, day in self.contents.first_days:
-            if day:
-                moment = read_time(day, self.contents.zone)
-                first[account] = min(first.get(account, moment), moment)
+        for days in (self.contents.lot_days, self.contents.first_days):
+            moments: dict[str, list[int]] = defaultdict(list)
+            for account, day in days:
+                if day:
+                    moments[account].append(read_time(day, self.contents.zone))
+            first |= {account: min(of_it) for account, of_it in moments.items()}
         return first
 
     def _items(self) -> "Iterator[tuple[tuple[int, ...], Item]]":
@@ -331,12 +345,20 @@ def _unfit(trade: Trade) -> str:
         return "expected a corrected trade to have an ibExecID, found none"
     if not trade.contract.symbol or not trade.contract.currency:
         return "expected symbol and currency, found none"
-    booked_at_0 = trade.kind == "BookTrade" and trade.price == 0 and trade.pnl is not None
-    if booked_at_0 and trade.cost is not None and not is_end(trade):
-        missing = trade.cost - (trade.pnl or 0)
-        if abs(missing) > Decimal("0.01"):
-            return (f"expected a booked trade at 0 to realize its cost, found a P&L that differs "
-                    f"by {missing:f}")  # fmt: skip
+    return _unfit_end(trade)
+
+
+def _unfit_end(trade: Trade) -> str:
+    if trade.kind not in ("", "BookTrade") or trade.price or is_end(trade):
+        return ""
+    if trade.pnl is None or trade.cost is None:
+        expired = "EP" in {note.upper() for note in trade.notes}
+        if trade.contract.sec_type in OPTIONS and not (expired or trade.exec_id):
+            return ("notes: expected Ep, A or Ex, to know whether the option expired, was assigned "
+                    "or exercised, found none: let the query give Notes/Codes")  # fmt: skip
+    elif trade.kind and abs(missing := trade.cost - trade.pnl) > Decimal("0.01"):
+        return (f"expected a booked trade at 0 to realize its cost, found a P&L that differs "
+                f"by {missing:f}")  # fmt: skip
     return ""
 
 

@@ -53,27 +53,31 @@ def openings(
         _by_key(contents.closed_lots.elements()),
     )
     acted = {(each.account, each.contract) for each in contents.actions.values()}
-    told = _told(contents, open_lots)
+    told, shown = _told(contents, open_lots), _last_shown(contents)
     found: list[Opening] = []
-    problems: list[Problem] = []
-    for key in sorted(
-        {*traded, *open_lots}, key=lambda key: (key[0], key[1].symbol, key[1].con_id)
-    ):
+    keys, summed = {*traded, *open_lots}, _summed(contents, open_lots)
+    problems = [
+        Problem(_NO_LOTS, {"account": account, "instrument": name})
+        for account, name in sorted(summed - {_named(key) for key in keys})
+    ]
+    for key in sorted(keys, key=lambda key: (key[0], key[1].symbol, key[1].con_id)):
         account, contract = key
-        begin = [first_moments[account]] if account in first_moments else []
-        since = min([*begin, *(trade.time for trade in traded.get(key, []))], default=sys.maxsize)
+        begin = first_moments.get(account, sys.maxsize)
+        since = min([begin, *(trade.time for trade in traded.get(key, []))])
         days = told.get(account, set()) | told.get("", set())
         lots = _day_before(open_lots.get(key, []), days, since)
-        if lots is None:
-            last = max(days, default=0)
+        reason = _NO_LOTS if _named(key) in summed else ""
+        last = max(days, default=0) if lots is None else shown.get(account, 0)
+        if lots is None and not reason:
             reason = (_ACTED if key in acted else "") if last else _NO_LOTS
-            if not reason:
-                lots = _held_at(since, last, open_lots.get(key, []), closed.get(key, []))
-                reason = _disproof(lots, traded[key], last, open_lots.get(key, []))
-            if reason:
-                row = {"account": account, "symbol": contract.symbol, "con_id": contract.con_id}
-                problems.append(Problem(reason, row))
-                continue
+            lots = _held_at(since, last, open_lots.get(key, []), closed.get(key, []))
+        if not reason and key not in acted:
+            reason = _disproof(lots or [], traded[key], last, open_lots.get(key, []))
+        if reason:
+            problems.append(Problem(reason, {
+                "account": account, "symbol": contract.symbol, "con_id": contract.con_id,
+            }))  # fmt: skip
+            continue
         found += [
             Opening(contract, account, lot, f"flex-open-{since}-{number}", since)
             for number, lot in enumerate(lots or [], start=1)
@@ -83,8 +87,8 @@ def openings(
 
 _NO_LOTS = ("expected open positions at the level of detail Lot, to know what was held before, "
             "found none")  # fmt: skip
-_ACTED = ("expected no corporate action in a key whose openings follow from its last day, found "
-          "one: give a statement of the day before as well")  # fmt: skip
+_ACTED = ("expected no corporate action or transfer in a key whose openings follow from its last "
+          "day, found one: give a statement of the day before as well")  # fmt: skip
 
 
 def _by_key(lots: Iterable[FlexLot]) -> dict[_Key, list[FlexLot]]:
@@ -92,6 +96,29 @@ def _by_key(lots: Iterable[FlexLot]) -> dict[_Key, list[FlexLot]]:
     for lot in lots:
         of[lot.account, lot.contract].append(lot)
     return of
+
+
+def _named(key: _Key) -> tuple[str, str]:
+    return key[0], key[1].con_id or key[1].symbol
+
+
+def _summed(
+    contents: Contents, open_lots: Mapping[_Key, Sequence[FlexLot]]
+) -> set[tuple[str, str]]:
+    """Return account and name of what was held at a moment of which no lots are told."""
+    lots = {(*_named(key), lot.time) for key, some in open_lots.items() for lot in some}
+    lots |= {("", name, time) for _, name, time in lots}  # a sum over accounts
+    return {
+        (account, name)
+        for account, name, day in contents.held
+        if day
+        and (account, name, read_time(day, contents.zone, without_time=END_OF_DAY)) not in lots
+    }
+
+
+def _last_shown(contents: Contents) -> dict[str, int]:
+    """Return by account the last moment of which any lots are told."""
+    return {lot.account: lot.time for lot in sorted(contents.open_lots, key=lambda lot: lot.time)}
 
 
 def _told(contents: Contents, lots: Mapping[_Key, list[FlexLot]]) -> dict[str, set[int]]:

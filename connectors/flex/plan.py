@@ -8,6 +8,7 @@ out with its reason; nothing is guessed.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -21,6 +22,7 @@ from connectors.flex.actions import (
     SaleStep,
     SplitStep,
     Step,
+    paid_id,
     places_for,
 )
 from connectors.flex.contents import COMMISSIONS, Problem
@@ -28,12 +30,13 @@ from connectors.flex.draft import Draft, Fields, Fill, Key, Plan, Planned
 from connectors.flex.known import Known, KnownEvent, KnownExecution, Names, book
 from connectors.flex.lots import Held, Holding, exact_text, moved
 from connectors.flex.openings import Opening
-from connectors.flex.records import Action, Cash, Contract, Trade, plain
+from connectors.flex.records import TRANSFER, Action, Cash, Contract, Trade, plain
 from state.keys import parse_exec_id
 
 _PER_SHARE = re.compile(r"(\d+(?:\.\d+)?) (?:[A-Z]{3} )?PER SHARE")
 _OLD_PER_SHARE = re.compile(r"DIVIDEND [A-Z]{3} (\d+\.\d+)")
 _REFUND = re.compile(r"\((?P<symbol>.+), (?P<qty>-?[\d.,]+), (?P<date>\d{4}-\d\d-\d\d)\)")
+_BEFORE_OPENING = "expected nothing from before what an opening stands for already, found this"
 _HALF_A_CENT = Fraction(501, 100_000)
 
 
@@ -66,9 +69,10 @@ class Planner:
             MoveStep: self._take_move, RenameStep: self._take_rename,
             LeftOutStep: self._leave_out, Cash: self._take_cash, Step: lambda _: None,
         }  # fmt: skip
+        self._take_openings()
         acts = []
         for place, item in self._draft.items():
-            taken = self._unless_published(item) if isinstance(item, Step) else item
+            taken = self._unless_told(item) if isinstance(item, Step) else item
             acts.append((place, partial(take[type(taken)], taken)))
         for key, event in self._history():
             # Openings are booked before all else, whatever their time.
@@ -76,7 +80,6 @@ class Planner:
             place = (time, *_PLACE_OF.get(event.kind, (1, -1)), 0)
             acts.append((place, partial(book, self._holdings[key], event)))
         self._find_refunds()
-        self._take_openings()
         for _, act in sorted(acts, key=lambda act: act[0]):
             act()
         if self._odd_times:
@@ -107,8 +110,7 @@ class Planner:
         if self._is_worth_other(trade.contract, trade):
             return
         if known is None and trade.time < self._opened_since.get((trade.account, symbol), 0):
-            self._problem(trade, "expected nothing from before what an opening stands for "
-                          "already, found this")  # fmt: skip
+            self._problem(trade, _BEFORE_OPENING)
         elif trade.key in ends.leave:
             fields = self._common("transfer", trade.account, symbol, trade.time, trade.id)
             self._put(trade.id, {**fields, "direction": "OUT", "qty": plain(abs(trade.qty))})
@@ -235,6 +237,7 @@ class Planner:
             self._plan.problems.append(Problem(reason, opening.lot.shown))
 
     def _open(self, opening: Opening, key: Key) -> None:
+        self._opened_since[key] = opening.since
         lot = opening.lot
         fields = self._common("opening", *key, lot.opened, opening.id)
         contract = lot.contract
@@ -284,6 +287,10 @@ class Planner:
                 f"{cash.contract.currency}: at which rate it counts stands in no row",
             )  # fmt: skip
             return
+        if (cash.ex_time or cash.time) < self._opened_since.get(key, 0) and (
+            "cost", cash.account, cash.id) not in self._known.others:  # fmt: skip
+            self._problem(cash, _BEFORE_OPENING)
+            return
         if found is None:
             self._problem(cash, "expected how much was paid PER SHARE, found nothing of it")
             return
@@ -302,12 +309,17 @@ class Planner:
 
     # --- corporate actions ---
 
-    def _unless_published(self, step: Step) -> Step:
-        """Leave a step out if what it stands instead of was published before it was cancelled."""
-        if not step.cancelled:
+    def _unless_told(self, step: Step) -> Step:
+        """Leave a step out if an opening, or what was cancelled since, says it already."""
+        before = self._is_before_opening(step)
+        if not (step.cancelled or before):
             return step
         mine = (id_ for _, account, id_ in self._known.others if account == step.account)
         published = {stem for id_ in mine for stem in _stems(id_)}
+        if self._known.execution(step.account, step.id) is not None:
+            published.add(step.id)
+        if before and step.id not in published and type(step) not in (Step, LeftOutStep):
+            return LeftOutStep(*_step_facts(step), (), _BEFORE_OPENING)
         for id_ in step.cancelled:
             if id_ in published or self._known.execution(step.account, id_) is not None:
                 touched = tuple(row.contract for row in step.rows)
@@ -317,10 +329,19 @@ class Planner:
                                    f"messages of your own")  # fmt: skip
         return step
 
+    def _is_before_opening(self, step: Step) -> bool:
+        keys = {(row.account, self._called(row.contract)) for row in step.rows}
+        if isinstance(step, MoveStep):
+            keys.add((step.account, self._called(step.source)))
+        return any(step.time < self._opened_since.get(key, 0) for key in keys)
+
+    def _called(self, contract: Contract) -> str:
+        return self._names.known(contract.con_id) or contract.symbol
+
     def _leave_out(self, step: LeftOutStep) -> None:
         self._plan.problems += [Problem(step.reason, row.shown) for row in step.rows]
-        for contract in step.touched:
-            key = (step.account, self._names.known(contract.con_id) or contract.symbol)
+        names = {self._called(each) for each in step.touched}
+        for key in {(row.account, name) for row in step.rows for name in names}:
             if key in self._holdings:
                 self._holdings[key].unclear = step.id
 
@@ -328,7 +349,7 @@ class Planner:
         symbol, renamed = self._names.of(step.old), self._names.of(step.new)
         if symbol != renamed:
             comes = next(Fraction(row.qty) for row in step.rows if row.contract == step.new)
-            self._move(step, step.old, [(step.new, Fraction(1), comes)])
+            self._move(step, step.old, [(step.new, Fraction(1), comes)], _goes(step, step.old))
             return
         fields = self._common("split", step.account, symbol, step.time, step.id)
         holding = self._holdings[step.account, symbol]
@@ -382,7 +403,7 @@ class Planner:
         if symbol == renamed:
             self._say_number(step, symbol, step.old, step.new)
             return
-        self._move(step, step.old, [(step.new, Fraction(1), None)])
+        self._move(step, step.old, [(step.new, Fraction(1), None)], _goes(step, step.old))
 
     def _take_move(self, step: MoveStep) -> None:
         if step.is_rights and self._stands_alone(step):
@@ -396,7 +417,11 @@ class Planner:
         targets = [
             (row.contract, share or Fraction(0), Fraction(row.qty)) for row, share in step.targets
         ]
-        self._move(step, step.source, targets)
+        leaves = step.leaves
+        if leaves is not None and step.rows[0].code == TRANSFER:
+            held = self._holdings[step.account, self._names.of(step.source)].qty
+            leaves = abs(leaves) if held < 0 else leaves
+        self._move(step, step.source, targets, leaves, step.sold)
 
     def _stands_alone(self, step: MoveStep) -> bool:
         """Tell whether rights come, or came, without the lots that they are for."""
@@ -406,15 +431,19 @@ class Planner:
 
     def _move(
         self, step: Step, source: Contract,
-        targets: Sequence[tuple[Contract, Fraction, Fraction | None]],
+        targets: Sequence[tuple[Contract, Fraction, Fraction | None]], leaves: Fraction | None,
+        sold: Fraction | None = None,
     ) -> None:  # fmt: skip
-        """Let lots, or a share of their cost, go from one key into others."""
+        """Let lots, or a share of their cost, go from one key into others.
+
+        leaves: how much goes, signed against what is held; None if all of it stays.
+        sold: the part of the cost that is sold for the proceeds of the source's row.
+        """
         key = (step.account, self._names.of(source))
         holding = self._holdings[key]
-        leaves = next((Fraction(row.qty) for row in step.rows if row.contract == source), None)
         reason = (
             _why_not(holding, leaves) or _other_currency(source, targets)
-            or _cost_turned(holding, targets)
+            or _cost_turned(holding, targets) or _not_sold(holding, leaves, sold)
         )  # fmt: skip
         if not reason and isinstance(step, MoveStep) and step.per_unit:
             reason = _not_for(holding, step.per_unit, Fraction(step.rows[0].qty))
@@ -422,9 +451,7 @@ class Planner:
             touched = (source, *(contract for contract, _, _ in targets))
             self._leave_out(LeftOutStep(*_step_facts(step), touched, reason))
             return
-        stays = Fraction(0)
-        if leaves is None:
-            stays = 1 - sum((share for _, share, _ in targets), Fraction(0))
+        stays = 1 - sum((share for _, share, _ in targets), Fraction(0)) if leaves is None else 0
         lots = list(holding.lots)
         if stays != 1:
             lots = holding.leave(None if leaves is None else abs(leaves))
@@ -432,10 +459,25 @@ class Planner:
             fields = self._common("transfer", *key, step.time, step.id)
             self._put(step.id, {**fields, "direction": "OUT", "qty": exact_text(gone, 10)})
             if leaves is None:
-                self._join(step, key, "kept", moved(lots, None, stays))
+                self._join(step, key, "kept", moved(lots, None, Fraction(stays)))
+        if sold is not None and leaves is not None:
+            lots = self._sell_part(step, source, lots, leaves, sold)
+        account = (isinstance(step, MoveStep) and step.into) or step.account
         for number, (contract, share, comes) in enumerate(targets):
-            into = (step.account, self._names.of(contract))
+            into = (account, self._names.of(contract))
             self._join(step, into, f"in{number}", moved(lots, comes, share))
+
+    def _sell_part(
+        self, step: Step, source: Contract, lots: Sequence[Held], leaves: Fraction, sold: Fraction
+    ) -> list[Held]:
+        """Sell lots for the source row's proceeds at a part of their cost; return the rest."""
+        key = (step.account, self._names.of(source))
+        self._join(step, key, "kept", [_costing(lot, sold) for lot in lots])
+        row = next(row for row in step.rows if row.contract == source)
+        price = Fraction(row.proceeds) / -(leaves * Fraction(source.multiplier))
+        facts = (step.account, step.time, paid_id(step), (row,))
+        self._take_sale(SaleStep(*facts, source, leaves, price))
+        return [_costing(lot, lot.net_cost - sold) for lot in lots]
 
     def _join(self, step: Step, key: Key, part: str, lots: Sequence[Held]) -> None:
         for number, lot in enumerate(lots, start=1):
@@ -485,6 +527,14 @@ class Planner:
 _ONCE = ("opening", "split", "cost", "transfer")
 _PLACE_OF = {"split": (0, -2), "cost": (0, -2), "out": (0, -2), "in": (0, -2), "opening": (-1, 0)}
 """Where what is known stands among what a file tells of the same time."""
+
+
+def _costing(lot: Held, cost: Fraction) -> Held:
+    return replace(lot, cost=cost, charge=Fraction(0))
+
+
+def _goes(step: Step, source: Contract) -> Fraction:
+    return next(Fraction(row.qty) for row in step.rows if row.contract == source)
 
 
 def _step_facts(step: Step) -> tuple[str, int, str, tuple[Action, ...]]:
@@ -578,6 +628,21 @@ def _cost_turned(
         f"{exact_text(turned.net_cost, 10)}, as charges or returns of capital are more: no "
         f"transfer says that"
     )
+
+
+def _not_sold(holding: Holding, leaves: Fraction | None, sold: Fraction | None) -> str:
+    if sold is None:
+        return ""
+    if leaves != -holding.qty:
+        return f"expected all to go for cash and shares, found {exact_text(holding.qty, 10)} held"
+    if sold and (len(holding.lots) > 1 or sold > holding.lots[0].net_cost):
+        return (
+            f"expected one lot that cost {exact_text(sold, 4)} or more, as so much was sold for "
+            f"cash, found {len(holding.lots)} that cost "
+            f"{exact_text(sum((lot.net_cost for lot in holding.lots), Fraction(0)), 4)}: how the "
+            f"row's P&L is divided between lots stands in no row"
+        )
+    return ""
 
 
 def _multiplier(contract: Contract) -> str:

@@ -29,6 +29,8 @@ END_OF_DAY = time(23, 59, 59)
 Of an action of which only the day of the report is known, that day begins with it.
 """
 PER_CENT = Decimal("0.01")
+TRANSFER = "TRANSFER"
+"""The type of an action that takes a position to, or brings it from, another account or broker."""
 
 _NOTHING = ("N/A", "-", "--")
 """What a file writes where there is nothing to say."""
@@ -38,6 +40,10 @@ SEC_TYPES = {
     "CFD": "CFD", "CMDTY": "CMDTY", "CRYPTO": "CRYPTO",
 }  # fmt: skip
 """Flex's asset categories to IBKR's security types."""
+_NEEDS_MULTIPLIER = frozenset({"OPT", "FUT", "FOP"})
+_WORTH_IN_DOUBT = frozenset({"FUT", "FOP", "BOND", "BILL"})
+"""Kinds whose price may be in cents, per piece, or of a part of the principal."""
+_SAME_MONEY = Decimal("0.0001")
 OPTIONS = frozenset({"OPT", "FOP", "WAR", "IOPT"})
 
 
@@ -212,6 +218,8 @@ class Action:
     transaction_id: str
     report_date: str
     summary: bool
+    between: tuple[str, ...] = ()
+    """Of a transfer: the same in both rows of one between accounts of the same owner."""
 
     @property
     def shown(self) -> dict[str, str]:
@@ -270,10 +278,18 @@ def read_trade(row: Row, zone: tzinfo) -> Trade:
         _number(fields, *names) for names in (("ibCommission", "commission"), ("taxes", "tax"))
     ]
     known = [charge for charge in charges if charge is not None]
-    contract = read_contract(fields)
+    contract, price = read_contract(fields), _needed(fields, "tradePrice", "price")
+    if contract.sec_type in _WORTH_IN_DOUBT:
+        money = _number(fields, "tradeMoney") or Decimal(0)
+        worth = qty * price * contract.multiplier
+        if money and abs(abs(money) - abs(worth)) > max(abs(worth) * _SAME_MONEY, PER_CENT):
+            raise RowError(
+                f"tradeMoney: expected {worth:f}, as a point of its price is worth "
+                f"{contract.multiplier:f}, found {money:f}: publish it with a price that "
+                f"comes to that"
+            )
     return Trade(
-        account=_account(row), contract=contract, time=_time(row, zone), qty=qty,
-        price=_needed(fields, "tradePrice", "price"),
+        account=_account(row), contract=contract, time=_time(row, zone), qty=qty, price=price,
         charge=-sum(known, Decimal(0)) if charges[0] is not None else None,
         charge_currency=_first(fields, "ibCommissionCurrency", "commissionCurrency")
         or contract.currency,
@@ -334,7 +350,34 @@ def read_action(row: Row, zone: tzinfo) -> Action:
         text=_first(fields, "actionDescription", "description"),
         cancelled="CA" in {code.upper() for code in _codes(_first(fields, "code"))},
         action_id=_first(fields, "actionID"), transaction_id=_first(fields, "transactionID"),
-        report_date=reported, summary=_first(fields, "levelOfDetail").upper() == "SUMMARY",
+        report_date=reported, summary=_is_summary(fields),
+    )  # fmt: skip
+
+
+def read_transfer(row: Row, zone: tzinfo) -> Action:
+    """Return a transfer of a position as an action of one row; what goes is below 0.
+
+    Its text says what the sign cannot: a short position may go or come. Raises RowError.
+    """
+    fields = row.fields
+    account, contract, qty = _account(row), read_contract(fields), _needed(fields, "quantity")
+    kind, direction = _first(fields, "type").upper(), _first(fields, "direction").upper()
+    if direction not in ("IN", "OUT"):
+        raise RowError(f"direction: expected IN or OUT, found {direction!r}")
+    time, other = (
+        _parsed_time(_first(fields, "dateTime", "date", "reportDate"), zone, END_OF_DAY),
+        _first(fields, "account"),
+    )
+    number = _first(fields, "transactionID")
+    facts = f"{contract.con_id or contract.symbol}-{time}-{plain(abs(qty))}"
+    own = () if kind == "INTERNAL" else (direction, number)
+    return Action(
+        account=account, contract=contract, time=time,
+        qty=-abs(qty) if direction == "OUT" else abs(qty), proceeds=Decimal(0), value=Decimal(0),
+        pnl=_number(fields, "pnlAmount"), code=TRANSFER,
+        text=f"{kind} {direction} {qty:f} {other}".strip(), cancelled=False,
+        action_id=facts, transaction_id=number, report_date=_first(fields, "reportDate"),
+        summary=_is_summary(fields), between=(*sorted((account, other)), *own),
     )  # fmt: skip
 
 
@@ -374,6 +417,9 @@ def _contract(said: tuple[str, ...]) -> Contract:
             f"point of its price is worth is not known"
         )
     worth = _number({"multiplier": multiplier}, "multiplier") or Decimal(1)
+    if sec_type in _NEEDS_MULTIPLIER and not multiplier:
+        raise RowError("multiplier: expected what a point of its price is worth, found none: let "
+                       "the query give it")  # fmt: skip
     if sec_type in ("BOND", "BILL"):
         worth *= PER_CENT  # the price is in per cent of par, whatever the file says
     right = put_call.upper()[:1]
@@ -430,6 +476,10 @@ def _needed(fields: Mapping[str, str], *names: str) -> Decimal:
 @lru_cache(maxsize=1_000)
 def _codes(text: str) -> frozenset[str]:
     return frozenset(part.strip() for part in re.split("[;,]", text) if part.strip())
+
+
+def _is_summary(fields: Mapping[str, str]) -> bool:
+    return _first(fields, "levelOfDetail").upper() == "SUMMARY"
 
 
 def _account(row: Row) -> str:

@@ -27,9 +27,11 @@ _DATES = (
     re.compile(r"(?P<d>\d\d?)-(?P<name>[A-Za-z]{3})-(?P<y>\d{4}|\d\d)"),
     re.compile(r"(?P<a>\d\d?)/(?P<b>\d\d?)/(?P<y>\d{4}|\d\d)"),
 )
+# Where nothing stands between, a time has six digits or colons.
 _WHEN = re.compile(
-    r"(?P<date>\d{8}(?=\d{6})|[\dA-Za-z/]+(?:-[\dA-Za-z]+-\d+)?)"
-    r"(?:(?:[;,T]| |(?<=^\d{8}))[; ]*(?P<h>\d\d):?(?P<min>\d\d)(?::?(?P<s>\d\d))?(?:\.\d+)?"
+    r"(?P<date>\d{8}|\d{4}-\d\d-\d\d|\d\d?(?:-[A-Za-z]{3}-|/\d\d?/)(?:\d{4}|\d\d))"
+    r"(?=\d{6}(?!\d)|\d\d:|\D|$)"
+    r"(?:[;,T ]?[; ]*(?P<h>\d\d):?(?P<min>\d\d)(?::?(?P<s>\d\d))?(?:\.\d+)?"
     r"(?: *(?P<zone>Z|[+-]\d\d:?\d\d|[A-Za-z][\w/+-]*))?)?"
 )
 _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
@@ -75,11 +77,7 @@ def names_zone(text: str) -> bool:
 
 
 def _date(text: str) -> tuple[int, int, int]:
-    for form in _DATES:
-        if match := form.fullmatch(text):
-            break
-    else:
-        raise ValueError("no known form of date")
+    match = next(found for form in _DATES if (found := form.fullmatch(text)))
     year = int(match["y"]) + (2000 if len(match["y"]) == 2 else 0)  # noqa: PLR2004
     said = match.groupdict()
     if "m" in said:

@@ -269,8 +269,7 @@ def _say_imported(told: dict[str, Any]) -> None:
     _say(f"Ran python -m flows.flex import flows/demo/flex.xml: {', '.join(kinds)}")
     for left_out in told["left_out"]:
         row = left_out["row"]
-        _say(f"  left out: {row['section']} {row['quantity']} {row['symbol']}: "
-             f"{left_out['reason']}")  # fmt: skip
+        _say(f"  left out: {row['text']} {row['symbol']}: {left_out['reason']}")
 
 
 def _say_audit(told: dict[str, Any]) -> bool:

@@ -13,11 +13,11 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
-from connectors.flex.actions import SaleStep
+from connectors.flex.actions import MoveStep, SaleStep, Step, paid_id
 from connectors.flex.draft import Draft, Fill, Key
 from connectors.flex.known import KnownEvent, Names, book
 from connectors.flex.lots import Held, Holding, exact_text
-from connectors.flex.records import FlexLot, Trade
+from connectors.flex.records import Contract, FlexLot, Trade
 from flows.flex.history import History, Match
 
 TOLERANCE = Fraction(1, 10_000)
@@ -137,10 +137,11 @@ class Comparer:
             if not fill.busted:
                 self._compare_fill(fill)
         for step in self._draft.steps:
-            if isinstance(step, SaleStep):
-                symbol = self._books.names.of(step.contract)
-                close = _Close(step.account, symbol, step.id, step.time, step.rows[0].pnl)
-                self._compare_close(close)
+            facts = _sold(step)
+            if facts is not None:
+                contract, id_, pnl = facts
+                symbol = self._books.names.of(contract)
+                self._compare_close(_Close(step.account, symbol, id_, step.time, pnl))
         for order in self._draft.unexplained_orders:
             self._tell_order(order)
         self._compare_closed_lots()
@@ -335,6 +336,16 @@ class _Lot(NamedTuple):
     opened: int
     qty: Fraction = _NONE
     money: Fraction | None = _NONE
+
+
+def _sold(step: Step) -> tuple[Contract, str, Decimal | None] | None:
+    """Return what a corporate action sells, the sale's id, and the broker's P&L."""
+    if isinstance(step, SaleStep):
+        return step.contract, step.id, step.rows[0].pnl
+    if isinstance(step, MoveStep) and step.sold is not None:
+        realized = sum((row.pnl or Decimal(0) for row in step.rows), Decimal(0))
+        return step.source, paid_id(step), realized
+    return None
 
 
 def _fraction(number: Decimal | None) -> Fraction | None:

@@ -40,7 +40,7 @@ _COLUMNS: dict[str, Any] = {
     "message_timestamp": pl.Datetime("ms", "UTC"), "side": pl.String,
     "fill_qty": pl.Decimal(38, 10), "fill_price": pl.Decimal(38, 10), "exec_id": pl.String,
     "message_commission": pl.Decimal(38, 10), "message_commission_currency": pl.String,
-    "stream_id": pl.String,
+    "message_terms": pl.String, "stream_id": pl.String,
 }  # fmt: skip
 
 
@@ -203,13 +203,13 @@ class History:
         names = [
             "account", "symbol", "type", "exec_id", "message_timestamp", "side", "fill_qty",
             "fill_price", "multiplier", "message_commission", "message_commission_currency",
-            "currency", "charged", "adjusted", "stream_id",
+            "currency", "charged", "adjusted", "message_terms", "stream_id",
         ]  # fmt: skip
         bears: dict[tuple[str, str, str], tuple[Decimal, Decimal]] = {}
         by_costs = laid(self._data_dir)
         for row in rows.select(names).collect().iter_rows():
             (account, symbol, kind, exec_id, time, side, qty, price, multiplier, commission,
-             commission_currency, currency, charged, adjusted, stream_id) = row  # fmt: skip
+             commission_currency, currency, charged, adjusted, terms, stream_id) = row  # fmt: skip
             of_watched = kind in _ACTIONS and (account or "", symbol) in watched
             qty = qty or Decimal(0)
             one = account or "", symbol, parse_exec_id(exec_id or "").identity
@@ -224,11 +224,17 @@ class History:
                 -qty if side == "SELL" else qty, price or Decimal(0), multiplier,
                 currency if kind in _SETTLING else "",
                 commission, commission_currency or "", adjusted or None,
-                self._entry(key_name, stream_id) if of_watched else {},
+                self._terms(terms, key_name, stream_id) if of_watched else {},
             )  # fmt: skip
 
-    def _entry(self, key: str, entry_id: str) -> Mapping[str, str]:
-        """Return the entry that a row tells of; without it its figures are not known."""
+    def _terms(self, terms: str | None, key: str, entry_id: str) -> Mapping[str, str]:
+        """Return what a row's message said; of an old row without terms, its entry.
+
+        Without either its figures are not known.
+        """
+        if terms:
+            said: dict[str, str | None] = json.loads(terms, parse_float=str, parse_int=str)
+            return {name: text for name, text in said.items() if text is not None}
         stream = self._streams[partition_of(key, len(self._streams))]
         entries: Any = self._link.call(lambda client: client.xrange(stream, entry_id, entry_id))
         return _texts(entries[0][1]) if entries else {"gone": entry_id}

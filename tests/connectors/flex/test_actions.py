@@ -176,7 +176,7 @@ def test_steps_go_by_time_and_have_the_id_of_the_first_transaction(tmp_path: Pat
     found, _ = found_steps(tmp_path, *rows)
     end = found[1].time
     assert [step.id for step in found] == [
-        "flex-200", "flex-1", f"flex-{con_id('A')}-{end}", "flex-99",
+        "flex-200", "flex-1", "flex-99", f"flex-{con_id('A')}-{end}",
     ]  # fmt: skip
 
 
@@ -335,6 +335,28 @@ def test_the_options_on_a_share_are_split_with_it_each_for_itself(
     assert len(others) == max(len(ratios), 1)
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "comes"),
+    [
+        ("X(I1) SPLIT 1 FOR 10 ({0}, {0}, )", "RS", "X1    240621C00005000"),
+        ("X(I1) SPLIT 3 FOR 2 ({0}, {0}, )", "FS", "X     240621C00003330"),
+        ("X(I1) STOCK DIVIDEND I1 1 FOR 10 ({0}, {0}, )", "SD", "X1    240621C00005000"),
+        ("X(I1) SPINOFF  1 FOR 5 ({0}, {0}, )", "SO", "X1    240621C00005000"),
+        ("X(I1) CASH DIVIDEND USD 2 PER SHARE ({0}, {0}, )", "CD", "X     240621C00003000"),
+    ],
+)
+def test_as_many_options_of_other_terms_come_for_those_that_go(
+    tmp_path: Path, text: str, code: str, comes: str
+) -> None:
+    goes = "X     240621C00005000"
+    said = {"type": code, "assetCategory": "OPT", "multiplier": "100", "actionID": "1"}
+    rows = [action(symbol, qty, text.format(symbol), WHEN, **said)
+            for symbol, qty in ((goes, -3), (comes, 3))]  # fmt: skip
+    step = only(tmp_path, *rows)
+    assert isinstance(step, RenameStep)
+    assert (step.old.symbol, step.new.symbol) == (goes, comes)
+
+
 def test_a_cfd_is_split_for_itself_under_its_own_name(tmp_path: Path) -> None:
     text = "X(I1) SPLIT 3 FOR 1 ({0}, {0}, I1)"
     rows = [action(name, qty, text.format(name), WHEN, actionID="5", assetCategory=kind)
@@ -395,6 +417,22 @@ def test_rows_that_go_for_money_are_sales_each_for_itself(tmp_path: Path) -> Non
     found, _ = found_steps(tmp_path, *rows, action("X", 1, "X(I1) PARTIAL CALL (X, X, I1)", WHEN,
                                                    type="PC"))  # fmt: skip
     assert [type(step) for step in found] == [LeftOutStep]
+
+
+def test_of_what_goes_a_part_for_money_and_a_part_for_shares_each_is_for_itself(
+    tmp_path: Path,
+) -> None:
+    text = "X(I1) MERGED(Voluntary Offer Allocation) WITH I2 1 FOR 1 ({0}, {0}, I1)"
+    rows = [
+        action(symbol, qty, text.format(symbol), WHEN, type="TC", actionID="1", **more)
+        for symbol, qty, more in (("X", -6, {}), ("Y", 6, {}), ("X", -4, {"proceeds": "48"}))
+    ]
+    [moved, sold], problems = found_steps(tmp_path, *rows)
+    assert problems == []
+    assert shown(sold, "qty", "price") == (-4, 12)
+    assert isinstance(moved, MoveStep)
+    assert moved.leaves == -6
+    assert shares(moved) == [("Y", 1)]
 
 
 def test_parts_of_an_action_without_numbers_have_ids_of_their_own(tmp_path: Path) -> None:
@@ -465,8 +503,10 @@ def test_the_row_that_is_old_says_so_or_else_goes(
         ([("Z", 4), ("Y", -4)], {}, "Y"), ([("Z", -4), ("Y", 2), ("W", 2)], {}, "Z"),
         ([("Z", 4), ("Y", -2), ("W", -2)], {}, "Z"), ([("Z", 4), ("Y", 4)], {}, ""),
         ([("Z", -4)], {}, ""), ([("X", -4), ("Y", 4)], {"proceeds": "5", "fifoPnlRealized": "1"},
-                                ""),
+                                "X"),
+        # More P&L than was paid.
         ([("X", -4), ("Y", 4)], {"fifoPnlRealized": "1"}, ""),
+        ([("X", -4), ("Y", 4)], {"proceeds": "5", "fifoPnlRealized": "6"}, ""),
         # Money that is paid for what comes.
         ([("X", -4), ("Y", 4)], {"proceeds": "-5"}, ""),
         ([("X", 4), ("Y", -4)], {"proceeds": "5"}, ""),

@@ -31,6 +31,46 @@ def row(tag: str = "Trade", **more: object) -> str:
 
 
 @pytest.mark.parametrize(
+    ("trades", "alone"),
+    [
+        ([row(levelOfDetail="SYMBOL_SUMMARY")], 1), ([row(levelOfDetail="CLOSED_LOT")] * 2, 1),
+        ([row(levelOfDetail="ASSET_SUMMARY", conid="", symbol="")], 1),
+        ([row(levelOfDetail="SYMBOL_SUMMARY", conid=""), row()], 0),
+        ([row(levelOfDetail="ASSET_SUMMARY", conid="", symbol=""), row(levelOfDetail="ORDER")], 0),
+        ([row(levelOfDetail="SYMBOL_SUMMARY", conid="7", symbol="B"), row()], 1),
+        ([row(levelOfDetail="WASH_SALE")], 0),
+    ],
+)  # fmt: skip
+def test_sums_of_trades_that_are_told_in_no_other_way_are_listed(
+    tmp_path: Path, trades: list[str], alone: int
+) -> None:
+    found = contents(tmp_path, flex(trades))
+    assert (found.problems, len(found.sums_alone())) == ([], alone)
+    assert len(Draft(found, Asked()).plan.problems) >= alone
+
+
+def test_what_a_corporate_action_closed_is_told_by_it(tmp_path: Path) -> None:
+    ends = action("A", -1, "A(I) ENDS (A, A, I)", "20240102")
+    assert contents(tmp_path, flex([row(levelOfDetail="CLOSED_LOT")], [ends])).sums_alone() == []
+
+
+def test_a_sum_of_a_return_of_capital_alone_is_listed(tmp_path: Path) -> None:
+    rows = [_cash(symbol="A", levelOfDetail=level) for level in ("Summary", "Detail")]
+    for told, alone in ((rows[:1], 1), (rows, 0)):
+        found = contents(tmp_path, flex(CashTransactions=told))
+        assert (found.problems, len(found.sums_alone())) == ([], alone)
+
+
+@pytest.mark.parametrize("section", ["StockGrantActivities", "TradeTransfers"])
+def test_what_comes_or_goes_in_another_way_is_listed(tmp_path: Path, section: str) -> None:
+    came = element("Row", accountId=ACCOUNT, symbol="A", conid=con_id("A"), quantity="0.677")
+    text = flex([], Section=[came]).replace("Section>", f"{section}>")
+    found = contents(tmp_path, text)
+    assert (len(found.problems), dict(found.passed_over)) == (1, {})
+    assert section in found.problems[0].reason
+
+
+@pytest.mark.parametrize(
     ("text", "counted", "passed_over"),
     [
         (row(), (1, 0, 0, 0), {}), (row(levelOfDetail="execution"), (1, 0, 0, 0), {}),
@@ -88,7 +128,7 @@ def test_only_lots_of_open_positions_count(tmp_path: Path) -> None:
     found = contents(tmp_path, flex(OpenPositions=rows, days=("20231201", "20231231")))
     assert found.open_lots.total() == 1
     assert dict(found.passed_over) == {"OpenPositions (not lots)": 2}
-    assert found.first_days == {(ACCOUNT, "20231201")}
+    assert (found.first_days, found.lot_days) == (set(), {(ACCOUNT, "20231201")})
 
 
 @pytest.mark.parametrize(("account", "of"), [("U1", "U1"), ("-", ""), ("", "")])

@@ -45,8 +45,24 @@ def found(directory: Path, *texts: str, begin: int | None = BEGIN) -> Found:
     proven, problems = openings(read, read.trades.values(), moments)
     return (
         [(each.contract.symbol, int(each.lot.qty), each.id) for each in proven],
-        [problem.row["symbol"] for problem in problems],
+        [problem.row.get("symbol") or problem.row["instrument"] for problem in problems],
     )
+
+
+@pytest.mark.parametrize(("with_lot", "proven"), [(False, []), (True, [60])])
+@pytest.mark.parametrize("day", ["20231231", "20241231"])
+def test_a_sum_of_what_was_held_proves_nothing(
+    tmp_path: Path, day: str, proven: list[int], *, with_lot: bool
+) -> None:
+    rows = [lot(60, "20230105", day)] * with_lot
+    rows += [lot(qty, "20230105", day, symbol=symbol).replace("LOT", "SUMMARY")
+             for symbol, qty in (("A", 60), ("C", 7))]  # fmt: skip
+    rows += [lot(5, "20230105", day, symbol="B", **who) for who in ({}, {"accountId": "-"})]
+    rows[-1] = rows[-1].replace("LOT", "SUMMARY")
+    made = found(tmp_path, flex([trade("A", 1, 1, "20240105;100000")] * (day < "2024"),
+                                OpenPositions=rows, days=(day, day)))  # fmt: skip
+    assert quantities(made) == [*proven, 5]
+    assert (len(made[1]), made[1][0][:3]) == (2 - with_lot, "100")
 
 
 def ids(count: int, since: int = BEGIN) -> list[str]:

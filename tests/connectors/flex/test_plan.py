@@ -30,6 +30,7 @@ from tests.support.flex_files import (
 )
 
 CLOSE = Decimal("0.0001")
+OPTION_AT_0 = {"tradePrice": "0", "ibExecID": "", "assetCategory": "OPT"}
 
 
 def _fields(made: Plan, kind: str = "execution") -> list[dict[str, str]]:
@@ -189,6 +190,10 @@ def test_a_return_of_capital_is_told_per_point_of_price(tmp_path: Path) -> None:
         ({"ibExecID": "", "transactionType": "TradeCorrect"}, "a corrected trade to have an ib"),
         ({"symbol": ""}, "expected symbol and currency"),
         ({"currency": ""}, "expected symbol and currency"),
+        ({"assetCategory": "OPT", "multiplier": ""}, "multiplier"),
+        ({"assetCategory": "FUT", "multiplier": "5000", "tradeMoney": "100"}, "tradeMoney"),
+        ({"assetCategory": "BOND", "tradePrice": "98", "tradeMoney": "1.63"}, "tradeMoney"),
+        *[({"transactionType": kind, **OPTION_AT_0}, "Notes/Codes") for kind in ("BookTrade", "")],
         (
             {
                 "transactionType": "BookTrade",
@@ -220,6 +225,9 @@ def test_a_row_that_cannot_be_used_loses_no_other(
         {"quantity": "2,000"},
         {"transactionType": "BookTrade", "tradePrice": "0", "cost": "5", "fifoPnlRealized": "5.01"},
         {"tradePrice": "0", "cost": "5", "fifoPnlRealized": "4"},
+        {"assetCategory": "FUT", "multiplier": "50", "tradeMoney": "-100"},
+        {"assetCategory": "BOND", "tradePrice": "98", "tradeMoney": "1.96"},
+        {"transactionType": "BookTrade", "notes": "Ep", **OPTION_AT_0},
         {"buySell": ""},
         {"transactionID": "", "tradeID": ""},
         {"ibExecID": "", "transactionID": ""},
@@ -1416,15 +1424,30 @@ def test_a_short_position_is_split_as_a_long_one(tmp_path: Path) -> None:
     _realizes(made, "flex-61", "749.5")  # 150 × (30 - 25) - half of 1
 
 
-def test_a_merger_that_realizes_a_part_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lots", "pnl", "costs"),
+    [
+        ([10], "42.4", ["10"]), ([10], "40", ["7.6"]), ([10], "-7.6", []), ([4, 6], "42.4",
+                                                                            ["4", "6"]),
+        # How the P&L is divided, what stays of a part, what a gain without cash is: in no row.
+        ([4, 6], "40", []), ([10, 1], "42.4", []), ([10], "50", []),
+    ],
+)  # fmt: skip
+def test_a_merger_sells_for_cash_the_cost_that_its_pnl_tells(
+    tmp_path: Path, lots: list[int], pnl: str, costs: list[str]
+) -> None:
     text = "LVGO(US1) CASH and STOCK MERGER US2 592 FOR 1000 AND USD 4.24 ({}, X, US1)"
     actions = [
         action("LVGO", -10, text.format("LVGO"), "20201030;202500", type="TC", proceeds="42.4",
-               fifoPnlRealized="42.4"),
+               fifoPnlRealized=pnl, transactionID="70"),
         action("TDOC", "5.92", text.format("TDOC"), "20201030;202500", type="TC"),
     ]  # fmt: skip
-    made = plan(tmp_path, flex([trade("LVGO", 10, 1, "20200102;100000")], actions))
-    assert (_fields(made, "transfer"), len(made.problems)) == ([], 2)
+    rows = [trade("LVGO", qty, 1, f"2020010{day};100000") for day, qty in enumerate(lots, start=1)]
+    made = plan(tmp_path, flex(rows, actions))
+    came = [f["cost_basis"] for f in _fields(made, "transfer") if f["symbol"] == "TDOC"]
+    assert (came, len(made.problems)) == (costs, 0 if costs else 2)
+    if costs:
+        _realizes(made, "flex-70-paid", pnl)
 
 
 def test_cost_does_not_go_over_into_another_currency(tmp_path: Path) -> None:
@@ -1644,9 +1667,70 @@ def test_shares_that_came_from_elsewhere_are_listed(
     tmp_path: Path, change: dict[str, object], listed: int
 ) -> None:
     said = {"quantity": "25", "assetCategory": "STK", **change}
-    came = element("Transfer", accountId=ACCOUNT, symbol="A", type="ACATS", direction="IN", **said)
+    came = element("Transfer", accountId=ACCOUNT, symbol="A", type="ACATS", direction="IN",
+                   date="20240507", **said)  # fmt: skip
     made = plan(tmp_path, flex([], Transfers=[came]))
     assert (made.messages, len(made.problems)) == ([], listed)
+
+
+def _transferred(direction: str, qty: object, **more: object) -> str:
+    said = {"accountId": ACCOUNT, "currency": "USD", "assetCategory": "STK", "symbol": "A",
+            "conid": con_id("A"), "dateTime": "20240507;202500", "type": "ACATS",
+            "pnlAmount": "0", "transactionID": "71", "levelOfDetail": "TRANSFER"}  # fmt: skip
+    return element("Transfer", **{**said, "direction": direction, "quantity": qty, **more})
+
+
+@pytest.mark.parametrize(
+    ("held", "rows", "left"),
+    [
+        ([10, 10], [_transferred("OUT", -12)], "12"), ([-10], [_transferred("OUT", 10)], "10"),
+        ([10], [_transferred("OUT", -2, accountId="-", levelOfDetail="SUMMARY", transactionID=""),
+                _transferred("OUT", -2)], "2"),
+        ([10], [_transferred("OUT", qty, transactionID="") for qty in (-2, -3)], "2 3"),
+        ([10, 10], [_transferred("OUT", -6), _transferred("OUT", -6, transactionID="72")], "6 6"),
+        ([10], [_transferred("OUT", 10), _transferred("OUT", 10, levelOfDetail="LOT")], "10"),
+        ([10], [_transferred("OUT", -11)], ""), ([10], [_transferred("OUT", -9, pnlAmount=1)], ""),
+        ([10], [_transferred("", -9)], ""), ([10], [_transferred("OUT", 9, levelOfDetail="Lot")],
+                                             ""),
+    ],
+)  # fmt: skip
+def test_what_goes_to_another_broker_leaves_the_oldest_first(
+    tmp_path: Path, held: list[int], rows: list[str], left: str
+) -> None:
+    trades = [trade("A", qty, 5, f"2024010{day};100000") for day, qty in enumerate(held, start=1)]
+    made = plan(tmp_path, flex(trades, Transfers=rows))
+    told = [(f["direction"], f["qty"]) for f in _fields(made, "transfer")]
+    assert told == [("OUT", qty) for qty in left.split()]
+    assert len(made.problems) == (0 if left else 1)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_goes_between_accounts_of_one_owner_keeps_its_lots(tmp_path: Path, sign: int) -> None:
+    other = {"accountId": "U2", "account": ACCOUNT, "type": "INTERNAL", "transactionID": "9"}
+    went = _transferred("OUT", sign * -12, type="INTERNAL", account="U2")
+    came = _transferred("IN", sign * 12, **other)
+    trades = [trade("A", sign * 10, 5, f"2024010{day};100000", ibCommission="-1") for day in (1, 2)]
+    ends = trade("A", sign * -12, 7, "20240601;100000", accountId="U2", transactionID="61",
+                 ibExecID="")  # fmt: skip
+    made = plan(tmp_path, flex([*trades, ends], Transfers=[came, went]))
+    assert made.problems == []
+    told = [(f["account"], f["direction"], f["qty"]) for f in _fields(made, "transfer")]
+    assert told == [(ACCOUNT, "OUT", "12"), ("U2", "IN", f"{sign * 10}"),
+                    ("U2", "IN", f"{sign * 2}")]  # fmt: skip
+    _realizes(made, "flex-61", f"{sign * 24 - Decimal('1.2')}")
+    alone = plan(tmp_path, flex([ends], Transfers=[came]))
+    assert (_fields(alone, "transfer"), len(alone.problems)) == ([], 1)
+
+
+def test_openings_do_not_follow_from_a_last_day_behind_a_transfer(tmp_path: Path) -> None:
+    lot = element(
+        "OpenPosition", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="A",
+        conid=con_id("A"), position="8", costBasisMoney="40", openDateTime="20230105;100000",
+        reportDate="20241231", levelOfDetail="LOT",
+    )  # fmt: skip
+    made = plan(tmp_path, flex([], Transfers=[_transferred("OUT", -12)], OpenPositions=[lot]),
+                openings=True)  # fmt: skip
+    assert (made.messages, len(made.problems)) == ([], 2)
 
 
 @pytest.mark.parametrize("number", ["71", ""])
@@ -1745,6 +1829,21 @@ def test_lots_of_the_day_before_are_openings(tmp_path: Path) -> None:
         ("10", "101", "1672930800000"), ("5", "61", "1675609200000"),
     ]  # fmt: skip
     _realizes(made, "flex-61", "114.6")
+
+
+@pytest.mark.parametrize(("end", "opened"), [(6, ["10"]), (5, [])])
+def test_a_statement_of_the_day_before_begins_no_year_and_what_follows_must_fit(
+    tmp_path: Path, end: int, opened: list[str]
+) -> None:
+    before, after = (
+        _open_lot("A", qty, "101", "20230105;100000", day)
+        for qty, day in ((10, "20231231"), (end, "20241231"))
+    )
+    texts = [flex(OpenPositions=[before], days=("20231231", "20231231")),
+             flex([trade("A", -4, 20, "20240102;100000")], OpenPositions=[after])]  # fmt: skip
+    made = plan(tmp_path, *texts, openings=True)
+    assert [f["qty"] for f in _fields(made, "opening")] == opened
+    assert len(made.problems) == 1 - len(opened)
 
 
 def test_lots_that_are_alike_are_several_and_files_that_are_alike_one(tmp_path: Path) -> None:
@@ -1864,6 +1963,60 @@ def test_what_an_opening_stands_for_is_not_taken_again(tmp_path: Path) -> None:
     known = Known(_known(time=1703948400000).executions, opened_since=since)
     made = plan(tmp_path, flex(rows[2:]), known=known)
     assert (made.messages, made.problems, made.known) == ([], [], 1)
+
+
+def test_an_action_from_before_the_openings_of_its_call_is_in_them(tmp_path: Path) -> None:
+    lot = element(
+        "OpenPosition", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="A",
+        conid=con_id("A"), position="20", costBasisMoney="40", openDateTime="20230105;100000",
+        reportDate="20231231", levelOfDetail="LOT",
+    )  # fmt: skip
+    paid = element("CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK",
+                   symbol="A", conid=con_id("A"), dateTime="20230301", amount="2", type="Dividends",
+                   description="USD 0.1 PER SHARE (Return of Capital)")  # fmt: skip
+    split = action("A", 10, "A(US1) SPLIT 2 FOR 1 (A, A, US1)", "20240601;202500", type="FS")
+    rows = [trade("A", -10, 5, "20240105;100000")]
+    texts = [flex(CashTransactions=[paid], days=("20230101", "20231231")), flex(rows, [split]),
+             flex(OpenPositions=[lot], days=("20231231", "20231231"))]  # fmt: skip
+    made = plan(tmp_path, *texts, openings=True)
+    assert dict(made.counts) == {"opening": 1, "execution": 1, "split": 1}
+    assert [problem.row["kind"] for problem in made.problems] == ["Dividends"]
+
+
+@pytest.mark.parametrize(
+    ("symbol", "qty", "text", "kind"),
+    [
+        ("A", 10, "A(US1) SPLIT 2 FOR 1 (A, A, US1)", "split"),
+        ("A", -10, "A(US1) (DELISTED) (A, A, US1)", ""),
+        ("N", 2, "A(US1) SPINOFF  1 FOR 5 (N, N, US9)", "transfer"),
+        ("A", -10, "", "transfer"), ("A", 1, "USD 0.1 PER SHARE (Return of Capital)", "cost"),
+    ],
+)  # fmt: skip
+def test_actions_that_an_opening_stands_for_are_not_taken_again(
+    tmp_path: Path, symbol: str, qty: int, text: str, kind: str
+) -> None:
+    held = KnownEvent(1, "opening", "flex-open-1-1", 10, 50)
+    rows = [trade("A", 1, 1, "20260102;100000", isin="US1")]
+    if kind == "cost":
+        paid = element("CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK",
+                       symbol="A", conid=con_id("A"), dateTime="20230301", amount=qty,
+                       type="Dividends", description=text, transactionID="71")  # fmt: skip
+        file = flex(rows, CashTransactions=[paid])
+    elif text:
+        acts = [action(symbol, qty, text, "20230301;202500", transactionID="71")]
+        file = flex(rows, acts)
+    else:
+        file = flex(rows, Transfers=[_transferred("OUT", qty, dateTime="20230301")])
+    for since, published, left_out in ((0, False, 0), (1, False, 1), (1, True, 0)):
+        known = Known(
+            {(ACCOUNT, "flex-71"): KnownExecution("A", "flex-71", Decimal(-10), Decimal(0), 1)}
+            if published and not kind else {},
+            frozenset({(kind, ACCOUNT, "flex-71")} if published else ()), {(ACCOUNT, "A"): [held]},
+            {(ACCOUNT, "A"): since * 1704085200000},
+        )  # fmt: skip
+        made = plan(tmp_path, file, known=known, asked=Asked({"N": Fraction(1, 5)}))
+        assert len(made.problems) == left_out
+        assert len(made.messages) == 1 or not left_out
 
 
 # --- names ---------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ MOMENT = 1704205800000
         "20240102;093000 America/New_York", "2024-01-02T09:30:00-05:00", "2024-01-02T14:30:00Z",
         "20240102;143000 UTC", "20240103;013000 AEDT", "20240102;063000 PST",
         " 20240102;093000 ", "20240102093000", "20240102093000 EST",
+        "2024-01-02093000", "2024-01-0209:30:00 EST", "02-Jan-24093000", "2-JAN-202409:30:00",
     ],
 )  # fmt: skip
 def test_a_moment_in_every_form(text: str) -> None:
@@ -51,15 +52,15 @@ def test_a_short_name_is_the_offset_that_it_has_where_it_is_used(names: str, pla
         assert told & {read_time(f"{day};120000", zone) for day in days}
 
 
-@pytest.mark.parametrize("text", ["01/13/2024;093000", "13/01/24;09:30:00"])
+@pytest.mark.parametrize("text", ["01/13/2024;093000", "13/01/24;09:30:00", "1/13/24093000"])
 def test_a_date_with_one_reading_is_read(text: str) -> None:
     assert read_time(text, NEW_YORK) == MOMENT + 11 * 24 * 3600 * 1000
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", "2024", "2024010209", "2024010209300", "02-Jan-24093000",
-     "20241302", "20240102;250000", "05/06/2024;093000", "20240102;093000 CST",
+    ["", "x", "2024", "2024010209", "2024010209300", "202401020930", "02-Jan-240930", "2024-01",
+     "2024-1-2", "20241302", "20240102;250000", "05/06/2024;093000", "20240102;093000 CST",
      "20240102;093000 MOON", "99-Foo-24"],
 )  # fmt: skip
 def test_what_has_no_or_two_readings_is_refused(text: str) -> None:

@@ -154,6 +154,28 @@ def test_all_that_changes_the_lots_of_a_key_is_known_in_order(stream: Stream) ->
     assert len(others) == 8
 
 
+def test_what_is_booked_is_known_without_its_entry(
+    stream: Stream, redis: redis_py.Redis, tmp_path: Path
+) -> None:
+    said: list[dict[str, str]] = [
+        {"type": "opening", "exec_id": "o", "qty": "3", "cost_basis": "7"},
+        {"exec_id": "x", "timestamp": str(10**12), "order_id": "1"},
+        {"type": "split", "exec_id": "s", "ratio": "1:10", "places": "4"},
+        {"type": "cost", "exec_id": "c", "per_unit": "-0.5"},
+        {"type": "transfer", "exec_id": "q", "qty": "0.2"},
+        {"type": "transfer", "exec_id": "i", "qty": "2", "direction": "IN", "avg_price": "6",
+         "opened": str(10**12)},
+        {"type": "transfer", "exec_id": "t"},
+    ]  # fmt: skip
+    for each in said:
+        stream.add(**{"timestamp": str(15 * 10**11), **each})
+    told = stream.events()
+    write_booked(tmp_path, read_stream(redis, "executions"))
+    redis.delete("executions")
+    assert stream.events() == told
+    assert len(told) == len(said)
+
+
 def test_money_per_point_is_the_keys_also_where_a_message_leaves_it_out(stream: Stream) -> None:
     stream.add(exec_id="c", type="cost", per_unit="3", timestamp="1")
     stream.add(multiplier="100", timestamp="2")
