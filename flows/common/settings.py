@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis import ConnectionPool
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+_EntryId = Annotated[str, Field(pattern=r"^\d+-\d+$")]
 
 _NEAR = 0.87
 """How alike names are, of 1, when one is most likely the other misspelt."""
@@ -46,10 +47,10 @@ class Settings(BaseSettings):
     dead_letter_stream: str = "executions:dead"
     data_dir: Path = Path("data")
     stream_retention_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    accept_gap: Annotated[str, Field(pattern=r"^\d+-\d+$")] | None = Field(
-        default=None, description="an entry's id such as 1795362272314-0"
+    accept_gap: Annotated[tuple[_EntryId, ...], NoDecode] = Field(
+        default=(), description="an entry's id such as 1795362272314-0, or several with commas"
     )
-    """The last read id that a gap error named: go on behind it deliberately."""
+    """The last read ids that gap errors named: go on behind them deliberately."""
 
     ibkr_host: str = "127.0.0.1"
     ibkr_port: Port = 7497
@@ -116,6 +117,11 @@ class Settings(BaseSettings):
             return tuple(sorted({int(part) for part in value.split(",")}))
         except ValueError:
             raise ValueError("expected partition numbers such as 0,2") from None
+
+    @field_validator("accept_gap", mode="before")
+    @classmethod
+    def _several_ids(cls, value: Any) -> Any:
+        return [one.strip() for one in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("ibkr_accounts", mode="before")
     @classmethod
