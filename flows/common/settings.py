@@ -29,6 +29,13 @@ _SECRET = ("REDIS_URL", "FLEX_TOKEN")
 """Variables whose value is never shown."""
 
 
+_KEYS = (
+    "executions_stream", "positions_hash", "changes_stream", "dead_letter_stream",
+    "instruments_hash", "broker_hash", "marks_stream", "valuations_hash",
+)  # fmt: skip
+"""The settings that name a key of Redis."""
+
+
 class Settings(BaseSettings):
     """What a run is told by its environment; immutable once read."""
 
@@ -164,6 +171,20 @@ class Settings(BaseSettings):
                 f"{self.stream_partitions - 1}, found "
                 f"{','.join(map(str, self.own_partitions))}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _no_name_twice(self) -> "Settings":
+        # In one stream Redis would take entries for letters or changes that are there already.
+        has: dict[str, str] = {}
+        for field in _KEYS:
+            name = str(getattr(self, field))
+            if name in has:
+                raise ValueError(
+                    f"{field.upper()}: expected another name than {has[name].upper()} has, "
+                    f"found {name!r}"
+                )
+            has[name] = field
         return self
 
     @property

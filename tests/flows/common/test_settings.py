@@ -161,6 +161,7 @@ def test_an_address_may_be_any_that_redis_py_takes(
         ("ACCEPT_GAP", "yes", "an entry's id such as"),
         ("ACCEPT_GAP", "17-0 or so", "an entry's id such as"),
         ("ACCEPT_GAP", "from 17-0", "an entry's id such as"),
+        ("DEAD_LETTER_STREAM", "executions", "another name than EXECUTIONS_STREAM has"),
         ("DATA_DIR", __file__, "a directory, which is made if there is none"),
         ("IBKR_PORT", "tws", "a whole number"),
         ("IBKR_PORT", "70000", "65535 or less"),
