@@ -202,8 +202,8 @@ def _merge(parts: list[Path], into: Path, on_bytes: Callable[[int], None]) -> in
 
 def _tables(parts: list[Path], on_bytes: Callable[[int], None]) -> Iterator[pa.Table]:
     """Read the parts in turn, as many at once as make a row group."""
+    none = _columns(parts).empty_table()
     held: list[pa.Table] = []
-    schema = None
     for part in parts:
         if is_whole(part) is False:
             raise CompactError(f"{part} is damaged: its checksum is not that of its name")
@@ -211,16 +211,27 @@ def _tables(parts: list[Path], on_bytes: Callable[[int], None]) -> Iterator[pa.T
             rows = pq.ParquetFile(part).read()
         except pa.ArrowInvalid as error:
             raise CompactError(f"{part} cannot be read: {error}") from error
-        schema = schema or rows.schema
-        if rows.schema != schema:
-            raise CompactError(f"{part}: expected the columns of {parts[0].name}, found others")
-        held.append(rows)
+        # What an older version did not write is null, as readers see it too.
+        held.append(pa.concat_tables([none, rows], promote_options="default"))
         on_bytes(_size(part))
         if sum(table.num_rows for table in held) >= ROWS_AT_ONCE:
             yield pa.concat_tables(held)
             held = []
     if held:
         yield pa.concat_tables(held)
+
+
+def _columns(parts: list[Path]) -> pa.Schema:
+    """Return the columns that any of the parts has."""
+    schema = pa.schema([])
+    for part in parts:
+        try:
+            schema = pa.unify_schemas([schema, pq.read_schema(part)])
+        except pa.ArrowTypeError as error:
+            raise CompactError(f"{part}: expected the types of {parts[0].name}: {error}") from error
+        except pa.ArrowInvalid as error:
+            raise CompactError(f"{part} cannot be read: {error}") from error
+    return schema
 
 
 def _sorted(rows: pa.Table) -> pa.Table:

@@ -17,7 +17,7 @@ from typing import Annotated, NamedTuple, NoReturn
 
 import typer
 
-from connectors.codec import decode
+from connectors.codec import LAST_TIMESTAMP, decode
 from connectors.redis.letter_box import Letter, LetterBox
 from connectors.redis.link import RedisLink
 from connectors.redis.partitions import agree
@@ -106,6 +106,7 @@ def put_back(
     letters = list(desk(context).letters(letter_ids or [], reason, done="put back"))
     reports = desk(context).dead_reports(letters, repair)
     repairs = [repair] * len(letters) + [repair.of_report()] * len(reports)
+    going = []
     for letter, change in zip([*letters, *reports], repairs, strict=True):
         fields = repaired(letter, change)
         problem = why_unusable(fields)
@@ -116,6 +117,9 @@ def put_back(
             failed = True
             continue
         desk(context).bring_reports(letter, change, dry_run=dry_run)
+        going.append((letter, fields, change))
+    # Reports first: once their execution has gone back, no second try would find them.
+    for letter, fields, change in sorted(going, key=lambda each: each[2] is repair):
         desk(context).put_back(letter, fields, str(change), dry_run=dry_run)
     raise typer.Exit(int(failed))
 
@@ -357,8 +361,10 @@ def shown(text: bytes | str) -> str:
 
 
 def came_at(letter: Letter) -> str:
-    """Return when a letter's entry came, by the server's clock."""
+    """Return when a letter's entry came, by its id, which a producer may have chosen."""
     milliseconds = int(letter.id.partition("-")[0])
+    if milliseconds > LAST_TIMESTAMP:
+        return f"as {letter.id}, which is no time,"
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(" ", "milliseconds")
 
 

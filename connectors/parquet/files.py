@@ -251,16 +251,16 @@ def date_of(day: int) -> date:
 
 
 class PartFile:
-    """A Parquet file that is being written."""
+    """A Parquet file that is being written.
+
+    It is open only where a day has many rows: a commit of years' history has thousands of
+    files, more than a process may have open.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path = path
-        # Not a Python file: to write to one needs Python, which the main thread may hold.
-        self._file = pa.output_stream(str(path), compression=None, buffer_size=_BUFFER_BYTES)
-        repeating = [field.name for field in schema if field.name in _REPEATING]
-        self._writer = pq.ParquetWriter(
-            self._file, schema, compression="zstd", use_dictionary=repeating
-        )
+        self.path, self._schema = path, schema
+        self._file: pa.NativeFile | None = None
+        self._writer: pq.ParquetWriter | None = None
         self._held: list[pa.Table] = []
         self._held_rows = 0
 
@@ -275,10 +275,21 @@ class PartFile:
         """Complete the file, which is still to be synced; return its checksum."""
         if self._held:
             self._write()
+        assert self._writer is not None
+        assert self._file is not None
         self._writer.close()
         self._file.close()
         return checksum_of(self.path)
 
     def _write(self) -> None:
+        if self._writer is None:
+            # Not a Python file: to write to one needs Python, which the main thread may hold.
+            self._file = pa.output_stream(
+                str(self.path), compression=None, buffer_size=_BUFFER_BYTES
+            )
+            repeating = [field.name for field in self._schema if field.name in _REPEATING]
+            self._writer = pq.ParquetWriter(
+                self._file, self._schema, compression="zstd", use_dictionary=repeating
+            )
         self._writer.write_table(pa.concat_tables(self._held))
         self._held, self._held_rows = [], 0

@@ -214,7 +214,10 @@ def explain(error: BaseException) -> str:
         return f"the Redis user in REDIS_URL lacks a permission: {error}"
     if isinstance(error, redis.exceptions.InvalidResponse):
         return f"what answers at REDIS_URL does not answer as Redis does: {error}"
-    return f"Redis refuses a command: {error}"
+    told = f"Redis refuses a command: {error}"
+    if "WRONGTYPE" in told:  # the server does not say which key
+        told += "; one of the keys that settings name holds something else, see TYPE of each"
+    return told
 
 
 def _is_tls_refusal(error: BaseException) -> bool:

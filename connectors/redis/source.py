@@ -82,7 +82,7 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
     block_ms: longest wait in a read, in milliseconds.
     retention_ms: entries older than this are trimmed, never past the last one that is
         committed; None keeps all.
-    accept_gap: the last read id behind which to go on although entries are missing.
+    accept_gap: last read ids behind which to go on although entries are missing.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class RedisStreamSource(FixedPartitionedSource[Read, ResumeState]):
         bulk_count: int = 2_500,
         block_ms: int = 10,
         retention_ms: int | None = None,
-        accept_gap: str | None = None,
+        accept_gap: Sequence[str] = (),
     ) -> None:
         self._link, self.streams, self._stop = link, streams, stop
         self._written, self._accept_gap = written, accept_gap
@@ -206,7 +206,7 @@ class _StreamReader:
         stream: str,
         counts: tuple[int, int],
         block_ms: int,
-        accept_gap: str | None,
+        accept_gap: Sequence[str],
     ) -> None:
         self._link, self.stream = link, stream
         self._count, self._bulk_count = counts
@@ -375,20 +375,21 @@ class _StreamReader:
         info = self._link.call(self._info)
         newest = _text(info.get("last-generated-id", FIRST_ID))
         lost = id_order(newest) < id_order(self._anchor)
-        if self._accept_gap == self.last_id and not lost:
+        if self.last_id in self._accept_gap and not lost:
             if not self._warned:
                 log.warning("going on after %s as ACCEPT_GAP says, although %s", self.last_id, what)
             self._warned = True
             self.must_hold = FIRST_ID
             return
         first = _text(info["first-entry"][0]) if info.get("first-entry") else "none"
+        accept = dict.fromkeys([*self._accept_gap, self.last_id])
         raise GapError(
             f"stream {self.stream!r}: {what}, so that entries may be missing that this flow "
             f"needs (it has read up to {self._anchor}; the stream's first entry is "
             f"now {first}, its newest id {newest}). Restore the stream; or, to go on without them, "
             + ("" if info else "make it anew (XGROUP CREATE ... MKSTREAM), ")
             + (f"raise its newest id by XSETID to {self._anchor} and then " if lost else "")
-            + f"set ACCEPT_GAP={self.last_id}. See 'Gaps' in docs/runbook.md"
+            + f"set ACCEPT_GAP={','.join(accept)}. See 'Gaps' in docs/runbook.md"
         )
 
     def _info(self, client: redis.Redis) -> dict[str, Any]:

@@ -20,12 +20,20 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis import ConnectionPool
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+_EntryId = Annotated[str, Field(pattern=r"^\d+-\d+$")]
 
 _NEAR = 0.87
 """How alike names are, of 1, when one is most likely the other misspelt."""
 
 _SECRET = ("REDIS_URL", "FLEX_TOKEN")
 """Variables whose value is never shown."""
+
+
+_KEYS = (
+    "executions_stream", "positions_hash", "changes_stream", "dead_letter_stream",
+    "instruments_hash", "broker_hash", "marks_stream", "valuations_hash",
+)  # fmt: skip
+"""The settings that name a key of Redis."""
 
 
 class Settings(BaseSettings):
@@ -46,10 +54,10 @@ class Settings(BaseSettings):
     dead_letter_stream: str = "executions:dead"
     data_dir: Path = Path("data")
     stream_retention_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    accept_gap: Annotated[str, Field(pattern=r"^\d+-\d+$")] | None = Field(
-        default=None, description="an entry's id such as 1795362272314-0"
+    accept_gap: Annotated[tuple[_EntryId, ...], NoDecode] = Field(
+        default=(), description="an entry's id such as 1795362272314-0, or several with commas"
     )
-    """The last read id that a gap error named: go on behind it deliberately."""
+    """The last read ids that gap errors named: go on behind them deliberately."""
 
     ibkr_host: str = "127.0.0.1"
     ibkr_port: Port = 7497
@@ -117,6 +125,11 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError("expected partition numbers such as 0,2") from None
 
+    @field_validator("accept_gap", mode="before")
+    @classmethod
+    def _several_ids(cls, value: Any) -> Any:
+        return [one.strip() for one in value.split(",")] if isinstance(value, str) else value
+
     @field_validator("ibkr_accounts", mode="before")
     @classmethod
     def _named_accounts(cls, value: Any) -> Any:
@@ -158,6 +171,20 @@ class Settings(BaseSettings):
                 f"{self.stream_partitions - 1}, found "
                 f"{','.join(map(str, self.own_partitions))}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _no_name_twice(self) -> "Settings":
+        # In one stream Redis would take entries for letters or changes that are there already.
+        has: dict[str, str] = {}
+        for field in _KEYS:
+            name = str(getattr(self, field))
+            if name in has:
+                raise ValueError(
+                    f"{field.upper()}: expected another name than {has[name].upper()} has, "
+                    f"found {name!r}"
+                )
+            has[name] = field
         return self
 
     @property

@@ -71,7 +71,9 @@ def _show(found: Comparison, problems: Sequence[Problem], behind: int) -> None:
     explained = len(found.explained)
     for line in summary(found):
         print(line)
-    print(f"{len(found.differences):,} differences, {explained:,} explained or without a figure")
+    count = len(found.differences)
+    differences = "1 difference" if count == 1 else f"{count:,} differences"
+    print(f"{differences}, {explained:,} explained or without a figure")
 
 
 def _table(title: str, findings: Sequence[Finding]) -> None:

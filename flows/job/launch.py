@@ -67,6 +67,13 @@ def launch(settings: Settings, *, retains: bool = True) -> Launched:
     stores = None
     if run.recovery_directory is not None:
         stores = _recovered(run.recovery_directory, run, stop)
+        if others := sorted(stores.resumed_at.keys() - set(settings.own_streams)):
+            own = ", ".join(settings.own_streams)
+            raise SystemExit(
+                f"lotstream: -r: expected a recovery directory of {own} "
+                f"alone, found {str(run.recovery_directory)!r}, which has {', '.join(others)}; "
+                f"flows.rescale moves partitions to other directories"
+            )
     together = run.processes * run.workers > 1
     return Launched(stop, stores, together, run.processes > 1, run.recovery_directory)
 

@@ -291,7 +291,13 @@ def _init(directory: Path, parts: int) -> None:
     if is_initialised(directory):
         return
     with made_whole(directory, "store") as new:
-        init_db_dir(new, parts)  # type: ignore[no-untyped-call]
+        try:
+            init_db_dir(new, parts)  # type: ignore[no-untyped-call]
+        except BaseException as error:
+            # Bytewax's panics are no Exceptions.
+            if "disk is full" not in str(error):
+                raise
+            raise RecoveryError(f"no room left for the recovery directory {directory}") from None
 
 
 def _scrub(directory: Path) -> None:
@@ -365,26 +371,31 @@ def new_store(directory: Path, snapshots: Iterable[Snapshot]) -> Iterator[Path]:
     """Make a recovery directory from which the first run resumes with these snapshots.
 
     Gives the directory to put more into; it takes its name when that is done.
-    One that was made before and no run has used is replaced.
+    One that was made before and no run has used is replaced. Raises RecoveryError, or OSError,
+    if it cannot be written.
     """
     making = directory.with_name(f".{directory.name}.making")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
-    _init(making, 1)
-    with closing(sqlite3.connect(making / "part-0.sqlite3")) as db, db:
-        # As if a run had ended before it read anything.
-        db.execute(
-            "INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (0, 1, ?)",
-            (_RESUME_EPOCH,),
-        )
-        db.executemany(
-            "INSERT INTO snaps (step_id, state_key, ser_change, snap_epoch) VALUES (?, ?, ?, ?)",
-            (
-                (step, key, dumps(seal_values(key, values)), _MOVED_TO_EPOCH)
-                for step, key, values in snapshots
-            ),
-        )
-    yield making
+    try:
+        _init(making, 1)
+        with closing(sqlite3.connect(making / "part-0.sqlite3")) as db, db:
+            # As if a run had ended before it read anything.
+            db.execute(
+                "INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (0, 1, ?)",
+                (_RESUME_EPOCH,),
+            )
+            db.executemany(
+                "INSERT INTO snaps (step_id, state_key, ser_change, snap_epoch) "
+                "VALUES (?, ?, ?, ?)",
+                (
+                    (step, key, dumps(seal_values(key, values)), _MOVED_TO_EPOCH)
+                    for step, key, values in snapshots
+                ),
+            )
+        yield making
+    except sqlite3.Error as error:
+        raise RecoveryError(f"cannot make the recovery directory {directory}: {error}") from error
     shutil.rmtree(directory, ignore_errors=True)
     making.rename(directory)
     sync(directory.parent)

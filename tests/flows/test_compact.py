@@ -298,10 +298,21 @@ def test_a_merged_file_that_does_not_hold_the_same_rows_is_not_used(
     assert parts(tmp_path, "positions") == before
 
 
-def test_files_of_other_columns_or_of_others_names_are_not_merged(tmp_path: Path) -> None:
+def test_what_an_older_part_has_no_column_for_is_null_in_the_merged_file(tmp_path: Path) -> None:
+    first, _ = make_part(tmp_path, 1), make_part(tmp_path, 2)
+    pq.write_table(pq.ParquetFile(first).read().drop_columns("qty"), first)
+    list(compact(tmp_path))
+    [merged] = parts(tmp_path, "positions")
+    rows = {row["n"]: row for row in pq.ParquetFile(merged).read().to_pylist()}
+    assert rows[1]["qty"] is None
+    assert rows[2]["qty"] is not None
+
+
+def test_files_of_other_types_or_of_others_names_are_not_merged(tmp_path: Path) -> None:
     first, second = make_part(tmp_path, 1), make_part(tmp_path, 2)
-    pq.write_table(pq.ParquetFile(second).read().drop_columns("qty"), second)
-    with pytest.raises(CompactError, match=r"2-1\.parquet: expected the columns of"):
+    rows = pq.ParquetFile(second).read()
+    pq.write_table(rows.set_column(0, "stream_id", pa.array([2])), second)
+    with pytest.raises(CompactError, match=r"2-1\.parquet: expected the types of"):
         list(compact(tmp_path))
     second.rename(first.with_name("mine.parquet"))
     with pytest.raises(CompactError, match=r"mine\.parquet: expected the name"):

@@ -1,6 +1,8 @@
 """A stream's files and their manifest: what a commit rests on, and what is not read."""
 
 import json
+import os
+import resource
 import shutil
 import time
 from pathlib import Path
@@ -47,8 +49,9 @@ def test_a_commit_waits_for_the_disk_to_have_all_that_it_rests_on(
     for number in (1, 2):
         for day in (0, 1):
             files.write(Table("positions", day, pa.table({"a": [day]})))
-        written = {path.stat().st_ino for path in own.glob("*.parquet")}
         files.commit(f"{number}-0")
+        # A rename keeps the inode.
+        written = {path.stat().st_ino for path in tmp_path.glob(f"positions/*/*.{number}-0.*")}
         manifest = (own / "manifest.json").stat().st_ino
         committed = happened.index(("renamed", manifest))
         seen = min(happened.index(("renamed", inode)) for inode in written)
@@ -82,6 +85,21 @@ def test_a_file_is_whole_before_it_is_synced(
     files.commit("1-0")
     files.close()
     assert synced == [2]
+
+
+def test_a_commit_may_have_more_days_than_a_process_may_have_files_open(tmp_path: Path) -> None:
+    files, limits = started(tmp_path), resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path(os.devnull).open() as lowest:
+        few = lowest.fileno() + 50
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, limits[1]))
+    try:
+        for day in range(100):
+            files.write(Table("positions", day, pa.table({"a": [day]})))
+        files.commit("1-0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        files.close()
+    assert len(list(tmp_path.glob("positions/date=*/*.parquet"))) == 100
 
 
 def test_the_directories_that_a_start_makes_last(tmp_path: Path, happened: Happened) -> None:

@@ -521,9 +521,10 @@ def test_a_gap_that_is_accepted_by_its_id_is_passed(
     first = Reader(link)
     first.epoch()
     lose(redis)
-    with pytest.raises(GapError):
-        Reader(link, first.part.snapshot(), accept_gap="2-1").ids()
-    reader = Reader(link, first.part.snapshot(), accept_gap="5-1", written=lambda _: ("1-1", "5-1"))
+    with pytest.raises(GapError, match="ACCEPT_GAP=2-1,5-1"):  # with that of another stream
+        Reader(link, first.part.snapshot(), accept_gap=["2-1"]).ids()
+    accepted: Any = {"accept_gap": ["2-1", "5-1"], "written": lambda _: ("1-1", "5-1")}
+    reader = Reader(link, first.part.snapshot(), **accepted)
     reader.epoch()
     add(redis, "9-1")
     assert reader.epoch() == ["9-1"]
@@ -538,7 +539,7 @@ def test_a_rebuild_from_what_is_left_can_be_accepted(
 ) -> None:
     add(redis, "1-1", "2-1", "5-1")
     trimmed(redis)
-    reader = Reader(link, accept_gap="0-0", written=lambda _: ("1-1", "5-1"))
+    reader = Reader(link, accept_gap=["0-0"], written=lambda _: ("1-1", "5-1"))
     assert reader.epoch() == ["7-1", "8-1"]
     assert groups(redis)[0]["lag"] == 0
 
@@ -548,13 +549,13 @@ def test_a_gap_that_is_accepted_stays_so_while_nothing_or_only_a_part_is_read(
 ) -> None:
     add(redis, "1-1", "2-1", "3-1", "5-1")
     last_entry_deleted(redis)
-    reader = Reader(link, ("1-1", 1), accept_gap="1-1", written=lambda _: ("1-1", "5-1"), count=1)
+    reader = Reader(link, ("1-1", 1), accept_gap=["1-1"], written=lambda _: ("1-1", "5-1"), count=1)
     assert reader.epoch() == ["2-1", "3-1"]
     redis.delete(STREAM)
     send(redis, "XGROUP", "CREATE", STREAM, "positions", "$", "MKSTREAM")
     send(redis, "XSETID", STREAM, "5-1")
     caplog.clear()
-    reader = Reader(link, ("3-1", 3), accept_gap="3-1")
+    reader = Reader(link, ("3-1", 3), accept_gap=["3-1"])
     assert reader.ids() == reader.ids() == []
     assert [message for message in caplog.messages if "ACCEPT_GAP" in message] == [
         "going on after 3-1 as ACCEPT_GAP says, although entry 3-1, which was read before, is gone"
@@ -572,7 +573,7 @@ def test_entries_are_told_apart_by_their_numbers_and_not_as_texts(
     redis.delete(STREAM)
     add(redis, "9-1")
     with pytest.raises(GapError, match=r"newest id 9-1.*XSETID to 10-1"):
-        Reader(link, ("10-1", 2), accept_gap="10-1").ids()
+        Reader(link, ("10-1", 2), accept_gap=["10-1"]).ids()
 
 
 @pytest.mark.parametrize(
@@ -609,9 +610,9 @@ def test_ids_that_went_back_are_accepted_only_above_the_last_one_read(
     restored_from_an_old_copy(redis)
     state = first.part.snapshot()
     with pytest.raises(GapError, match=r"newest id 2-1.*XSETID to 5-1"):
-        Reader(link, state, accept_gap="5-1").ids()
+        Reader(link, state, accept_gap=["5-1"]).ids()
     send(redis, "XSETID", STREAM, "5-1")
-    reader = Reader(link, state, accept_gap="5-1")
+    reader = Reader(link, state, accept_gap=["5-1"])
     reader.epoch()
     add(redis, "5-2")
     assert reader.epoch() == ["5-2"]

@@ -74,7 +74,7 @@ def test_what_differs_and_what_was_left_out_is_shown_with_both_sides(desk: Desk)
     assert [cells(line) for line in lines if line.startswith("│")] == [OFF]
     assert "left out: fifoPnlRealized: expected a number, found 'x'" in lines
     assert lines[-2:] == [
-        "1 of 2 closes equal", "1 differences, 0 explained or without a figure"
+        "1 of 2 closes equal", "1 difference, 0 explained or without a figure"
     ]  # fmt: skip
     assert (done.exit_code, "more" in done.stdout) == (1, False)
     assert "0 of 1 closes equal" in desk.call(rows("1.5")).stdout

@@ -95,6 +95,17 @@ def test_the_options_of_another_program_are_not_the_engines(
         assert run == ALONE._replace(stop=run.stop)
 
 
+def test_a_recovery_directory_of_other_streams_is_refused_in_one_line(
+    configure: Configure, start: Start, tmp_path: Path
+) -> None:
+    of_both = [(SOURCE_ID, f"executions:{part}", ("5-0", 3)) for part in (0, 1)]
+    with recovery.new_store(tmp_path / "r", of_both):
+        pass
+    settings = configure(STREAM_PARTITIONS="2", OWN_PARTITIONS="1")
+    with pytest.raises(SystemExit, match=r"executions:1 alone, found .*, which has executions:0"):
+        start(settings, "-r", str(tmp_path / "r"))
+
+
 def test_a_recovery_directory_is_made_held_and_goes_on_where_it_was(
     configure: Configure, start: Start, tmp_path: Path
 ) -> None:

@@ -727,6 +727,24 @@ def test_a_signal_ends_it_with_a_last_snapshot_and_nothing_is_replayed(
     assert any(newest in state for (state,) in states)
 
 
+def test_a_disk_without_room_for_a_new_store_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PanicError(BaseException):
+        pass
+
+    def panic(*_: object) -> None:
+        raise PanicError('Some("database or disk is full")')
+
+    with pytest.raises(recovery.RecoveryError, match="is full"), recovery.new_store(
+        tmp_path / "new", []
+    ):  # fmt: skip
+        raise sqlite3.OperationalError("database or disk is full")
+    monkeypatch.setattr(recovery, "init_db_dir", panic)
+    with pytest.raises(recovery.RecoveryError, match="no room left for the recovery directory"):
+        recovery.prepare(tmp_path / "store", None)
+
+
 def test_a_stop_under_load_is_quick(redis_url: str, redis: redis_py.Redis, tmp_path: Path) -> None:
     publish(redis, *range(3000))
     flow = FlowProcess(tmp_path, redis_url, arguments=("-s", "60"))
