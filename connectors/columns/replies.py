@@ -157,7 +157,7 @@ def lines(texts: pa.Array, order: _Ints, bounds: _Ints) -> list[bytes]:
     return [text + b"\n" if any_ else b"" for text, any_ in zip(together, some, strict=True)]
 
 
-_NO_TEXTS = pa.array([], pa.binary())
+_NO_TEXTS = pa.nulls(0, pa.binary())
 
 
 class Shape(NamedTuple):
