@@ -249,7 +249,7 @@ class Book:
             (self.account, self.symbol, currency or "USD", multiplier or ONE, *self._named,
              qty, divide_half_even(cost * ONE, qty * (multiplier or ONE)) if qty else None, cost,
              gross, self._commission, others, self._adjustments + moved.laid, net,
-             stretch.count_lots(), self.executions, exec_id, price, timestamp)
+             stretch.open_lots, self.executions, exec_id, price, timestamp)
         )  # fmt: skip
         return self._shown
 
