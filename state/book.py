@@ -8,7 +8,6 @@ transfer does. Nothing has to be remembered of what booking a message did.
 This is the definition of a position. It knows nothing of streams, files or clocks.
 """
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from itertools import count, repeat
@@ -100,7 +99,7 @@ class Book:
         self._paid = 0
         """Money that executions and openings cost."""
         self._commission = self._adjustments = self.executions = 0
-        self._others: Counter[str] = Counter()
+        self._others: dict[str, int] = {}
         self._realized = (0, 0)
         """Gross and net."""
         self._known: dict[Hashable, int] = {}
@@ -141,11 +140,15 @@ class Book:
             commission, adjustment = message.commission or 0, message.adjustment or 0
             closed = self._append(message, commission, "", adjustment)
         else:
-            instrument, agreed = self.instrument, self._agreed
+            before = (
+                self.instrument, self._agreed, self._paid, self._commission, self._adjustments,
+                self._others.copy(), self.executions, self._parts, self._openings,
+            )  # fmt: skip
             try:
                 closed = self._apply(message)
             except RejectedError:
-                self.instrument, self._agreed = instrument, agreed
+                (self.instrument, self._agreed, self._paid, self._commission, self._adjustments,
+                 self._others, self.executions, self._parts, self._openings) = before  # fmt: skip
                 raise
             if closed is None:
                 return None
@@ -179,7 +182,7 @@ class Book:
         value = qty * price if multiplier == ONE else money(qty, price, self.multiplier)
         charge = adjustment
         if other:
-            self._others[other] += commission
+            self._others[other] = self._others.get(other, 0) + commission
         else:
             self._commission += commission
             charge += commission
@@ -335,23 +338,15 @@ class Book:
                 )
             self._reports[identity] = report
             return None
-        number, row = order.find(self._parts, place, self._places)
-        fill = self._parts[number].stretch.rows[row].fill
-        before = self._amounts(fill)
+        number, at = order.find(self._parts, place, self._places)
+        row = self._parts[number].stretch.rows[at]
+        before, after = self._amounts(row.fill), self._amounts(row.fill, report)
+        if before != after:
+            self._count_charges(before, -1)
+            self._count_charges(after, 1)
+            self._charge(number, at, row, after.charge)
         self._reports[identity] = report
-        after = self._amounts(fill)
-        if before == after:
-            return None
-        try:
-            self._charge(number, row, before, after)
-        except RejectedError:
-            self._charge(number, row, after, before)
-            if best is None:
-                del self._reports[identity]
-            else:
-                self._reports[identity] = best
-            raise
-        return []
+        return None if before == after else []
 
     def _apply_opening(self, new: Opening) -> list[ClosedLot] | None:
         anew = bool(new.qty) and self._settle(new.instrument)
@@ -559,26 +554,14 @@ class Book:
         the multiplier was not known before.
         """
         self._count(row, 1)
-        old = None
         if at is not None:
-            old = self._parts[at[0]].stretch.rows[at[1]]
-            self._count(old, -1)
-        try:
-            return self._lay(order.put(self._parts, row, at, self.multiplier, anew=anew))
-        except RejectedError:
-            self._count(row, -1)
-            if old is not None:
-                self._count(old, 1)
-            raise
+            self._count(self._parts[at[0]].stretch.rows[at[1]], -1)
+        return self._lay(order.put(self._parts, row, at, self.multiplier, anew=anew))
 
     def _lay(self, laid: Laid) -> list[ClosedLot]:
         """Take a change over; return the lots taken back, then those closed instead."""
         before, self._parts = self._parts, laid.parts
-        try:
-            self._settle_figures()
-        except RejectedError:
-            self._parts = before
-            raise
+        self._settle_figures()
         self._look_back()
         return changed_lots(before, laid)
 
@@ -591,38 +574,33 @@ class Book:
             fill = Execution(exec_id, exec_id, 1, timestamp, qty, price, instrument=instrument)
             lots.append(Lot(Row.of(fill, place, cost, 0), abs(qty)))
         first = self._parts[0].stretch
-        more = sum([lot.row.value for lot in lots]) - sum(
-            [r.value for r in first.rows[: first.base]]
-        )
-        before, self._openings = self._openings, openings
-        self._paid += more
-        try:
-            return self._lay(order.put_lots(self._parts, lots, self.multiplier))
-        except RejectedError:
-            self._openings = before
-            self._paid -= more
-            raise
+        self._paid += sum([lot.row.value for lot in lots])
+        self._paid -= sum([row.value for row in first.rows[: first.base]])
+        self._openings = openings
+        return self._lay(order.put_lots(self._parts, lots, self.multiplier))
 
-    def _charge(self, number: int, row: int, before: "_Amounts", after: "_Amounts") -> None:
-        """Let an execution cost something else, all of it remembered."""
-        self._count_charges(before, -1)
-        self._count_charges(after, 1)
-        stretch, charge = self._parts[number].stretch, after.charge
-        is_gone = stretch.opened[row] <= stretch.closed[-1]
-        if is_gone or number == len(self._parts) - 1:
-            stretch.charge(row, charge)
+    def _charge(self, number: int, at: int, row: Row, charge: int) -> None:
+        """Let a row, which stands in a part, cost something else."""
+        if number < len(self._parts) - 1:
+            new = row._replace(charge=charge)
+            self._lay(order.put(self._parts, new, (number, at), self.multiplier, anew=False))
+            return
+        stretch = self._parts[number].stretch
+        stretch.charge(at, charge)
+        try:
             self._settle_figures()
-        else:
-            self._lay(order.charge(self._parts, number, row, charge, self.multiplier))
+        except RejectedError:
+            stretch.charge(at, row.charge)
+            raise
 
     # --- figures ----------------------------------------------------------------------------
 
-    def _amounts(self, fill: Execution) -> "_Amounts":
-        """Return what an execution costs: as reported, else as it says itself."""
+    def _amounts(self, fill: Execution, report: CommissionReport | None = None) -> "_Amounts":
+        """Return what an execution costs: as reported, by that report, else as it says itself."""
         if not fill.qty:
             return _Amounts(0, "", 0)
         amount, currency = fill.commission or 0, fill.commission_currency
-        if self._reports and (report := self._reports.get(fill.identity)):
+        if report := report or self._reports.get(fill.identity):
             amount, currency = report.commission, report.currency
         other = "" if currency is None or currency == self.currency else currency
         return _Amounts(amount, other, fill.adjustment or 0)
@@ -636,7 +614,7 @@ class Book:
     def _count_charges(self, amounts: "_Amounts", sign: int) -> None:
         commission, other, adjustment = amounts
         if other:
-            self._others[other] += sign * commission
+            self._others[other] = self._others.get(other, 0) + sign * commission
         else:
             self._commission += sign * commission
         self._adjustments += sign * adjustment
@@ -855,7 +833,7 @@ class Book:
         book = cls(symbol, account)
         book.instrument, book._con_ids = Instrument(*instrument), set(con_ids)
         book._paid, book._commission, book._adjustments, book.executions, others = sums
-        book._others = Counter(others)
+        book._others = dict(others)
         book._parts = [part_from_state(part) for part in parts]
         book._reports = {report[1]: CommissionReport(*report) for report in reports}
         for exec_id, timestamp, qty, price, cost, says, place in openings:

@@ -88,17 +88,8 @@ _NOBODY = Row.of(Execution("", "", 1, -1, 0, 0), -1, 0, 0)
 class Stretch:
     """Executions in booking order, on top of the lots that were open before them."""
 
-    __slots__ = (
-        "_oldest",
-        "base",
-        "closed",
-        "cost",
-        "held",
-        "not_due",
-        "open_lots",
-        "opened",
-        "rows",
-    )
+    __slots__ = ("_oldest", "base", "closed", "cost", "held", "not_due", "open_lots", "opened",
+                 "rows")  # fmt: skip
 
     def __init__(self, lots: Iterable[Lot] = (), rows: Sequence[Row] = ()) -> None:
         self.rows = [_NOBODY]

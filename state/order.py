@@ -149,14 +149,6 @@ def put_lots(parts: Parts, lots: Sequence[Lot], multiplier: int) -> Laid:
     return _run_on(parts, 0, first.base, [parts[0]._replace(stretch=stretch)], multiplier)
 
 
-def charge(parts: Parts, number: int, row: int, amount: int, multiplier: int) -> Laid:
-    """Let an execution cost something else; the lots behind an action bear it too."""
-    stretch = parts[number].stretch.copy()
-    stretch.charge(row, amount)
-    instead = [parts[number]._replace(stretch=stretch)]
-    return _run_on(parts, number, len(stretch), instead, multiplier)
-
-
 def _run_on(  # noqa: PLR0917 - what changed, and where
     parts: Parts,
     number: int,
