@@ -247,19 +247,12 @@ class _Booked:
         traded = Wide.product(self.qtys * factors, self.prices)
         every, events = len(self.of_run), self.events
         self.gains = gains.scattered(events, every)
-        due = np.zeros(every, np.int64)
-        due[events] = self._dues()
-        targets = self.targets
         closed = np.append(0, self.closed)
         last = self.first_execution[self.report_run] + self.executions_before
         come_to = np.where(self.executions_before > 0, closed[last], 0)
-        due[self.report_events] = self._due(targets, come_to)
+        due = self.of_messages(self._dues(), self._due(self.targets, come_to))
         self.net_gains = self.gains - Wide.product(due, np.full(every, ONE))
-        fees = np.zeros(every, np.int64)
-        fees[events] = self.fees
-        fees[self.report_events] = self.report_fees
-        qtys = np.zeros(every, np.int64)
-        qtys[events] = self.qtys
+        qtys, fees = self.of_messages(self.qtys, 0), self.of_messages(self.fees, self.report_fees)
         self.held = self._running(Wide.of(qtys), before.qty)
         self.costs = self._running((traded + gains).scattered(events, every), before.cost_basis)
         self.realized = self._running(self.gains, before.realized_pnl)
@@ -290,6 +283,12 @@ class _Booked:
         due[matched] -= self._due(openers, self.match_begins[matched])
         return own + self._by_closer(Wide.of(due)).narrow()
 
+    def of_messages(self, of_executions: Ints, of_reports: Ints | int) -> Ints:
+        """Put what belongs to executions and what belongs to reports in the messages' order."""
+        found = np.empty(len(self.of_run), np.int64)
+        found[self.events], found[self.report_events] = of_executions, of_reports
+        return found
+
     def _by_closer(self, of_matches: Wide) -> Wide:
         """Add up for each execution what belongs to its matches."""
         counts = np.bincount(self.closers, minlength=len(self.qtys))
@@ -317,13 +316,12 @@ def _run_positions(did: _Booked) -> pa.Table:
         return pa.concat_arrays([of_executions, values]).take(last)
 
     prices, times = _quantities(did.prices), pa.array(did.times).view(TIME)
-    reported = _scattered(did.report_fees, did.report_events, len(none))
-    fees = np.where(none, reported, np.append(did.said_fees, 0)[did.last])
+    fees = did.of_messages(did.said_fees, did.report_fees)
     said = fees != NO_COMMISSION
     instruments = [run.instrument for run in did.runs]
     others = list(map(other_commissions_json, before.other_commissions))
     of_key = _of_keys(before, of_run)
-    message_times = _scattered(did.report_times, did.report_events, len(none))
+    message_times = did.of_messages(did.times, did.report_times)
     columns = {
         **of_key,
         "sec_type": _named(did, before.sec_type, [says.sec_type for says in instruments]),
@@ -343,9 +341,7 @@ def _run_positions(did: _Booked) -> pa.Table:
         "timestamp": booked(times, before.timestamp),
         "stream_id": _texts(did.ids),
         "type": pc.if_else(pa.array(none), "commission", "execution"),
-        "message_timestamp": pa.array(
-            np.where(none, message_times, np.append(did.times, 0)[did.last])
-        ).view(TIME),
+        "message_timestamp": pa.array(message_times).view(TIME),
         "side": pc.if_else(pa.array(did.qtys > 0), "BUY", "SELL").take(itself),
         "fill_qty": _quantities(np.abs(did.qtys)).take(itself),
         "fill_price": prices.take(itself),
@@ -381,8 +377,8 @@ def _named(did: _Booked, before: Sequence[Any], named: Sequence[Any]) -> pa.Arra
 def _exec_ids(did: _Booked, of_executions: pa.Array) -> pa.Array:
     """Return the execution that each message is or names."""
     of_reports = _texts([run.report_ids for run in did.runs])
-    at = did.last.copy()
-    at[did.report_events] = len(did.qtys) + np.arange(len(did.report_events))
+    executions, reports = len(did.qtys), len(did.report_events)
+    at = did.of_messages(np.arange(executions), executions + np.arange(reports))
     return pa.concat_arrays([of_executions, of_reports]).take(pa.array(at))
 
 
@@ -428,12 +424,6 @@ def _lengths(packed: Sequence[bytes], width: int) -> Ints:
 def _begins(lengths: Ints) -> Ints:
     """Return where each of some parts begins, one behind the other."""
     found: Ints = np.cumsum(lengths) - lengths
-    return found
-
-
-def _scattered(values: Ints, places: Ints, length: int) -> Ints:
-    found = np.zeros(length, np.int64)
-    found[places] = values
     return found
 
 
