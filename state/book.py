@@ -408,7 +408,7 @@ class Book:
         opened, closed = stretch.opened[-1], stretch.closed[-1]
         closes = ((opened + closed + traded - abs(stretch.held + held)) >> 1) - closed
         rows = stretch.rows_between(closed, min(closed + closes, opened))
-        if of_before := {at for _, at in named if at is not None}:
+        if of_before := {-at for at in named if at < 0}:
             rows = sorted(of_before.union(rows))
         numbers: list[int] = []
         ids = []
@@ -424,11 +424,11 @@ class Book:
         if not self._fits(run, columns, numbers, spent):
             return None
         places = {at: number - len(rows) for number, at in enumerate(rows)}
-        targets = [of_run if at is None else places[at] for of_run, at in named]
+        targets = [at if at >= 0 else places[-at] for at in named]
         return RunUpdate(run, self.snapshot(), pack(numbers), pack_texts(ids), targets)
 
-    def _targets(self, run: Run, columns: Columns) -> list[tuple[int, int | None]] | None:
-        """Say what a run's reports name: an execution of the run, or a row of before.
+    def _targets(self, run: Run, columns: Columns) -> list[int] | None:
+        """Say what a run's reports name: an execution of the run, or below 0 a row of before.
 
         Returns None if there is anything unusual in them.
         """
@@ -444,26 +444,25 @@ class Book:
             or not self._reports.keys().isdisjoint(identities)
         ):
             return None
-        found: list[tuple[int, int | None]] = []
+        stretch, found = self._parts[-1].stretch, []
         for number, identity in enumerate(identities):
             arrived = arrivals[number] - number
-            of_run, at = in_run.get(identity), None
-            if of_run is not None:
-                bare, behind = columns.fees[of_run] == NO_COMMISSION, arrived - of_run
+            at = in_run.get(identity)
+            if at is not None:
+                bare, behind = columns.fees[at] == NO_COMMISSION, arrived - at
             elif (place := self._known.get(identity)) is not None:
-                part, at = order.find(self._parts, place, self._places)
-                stretch, of_run = self._parts[part].stretch, 0
-                fill = stretch.rows[at].fill
-                bare = fill.commission is None and not fill.adjustment and fill.qty != 0
-                behind = len(stretch) - at + arrived
+                part, row = order.find(self._parts, place, self._places)
                 if part != len(self._parts) - 1:
                     return None
+                fill, at = stretch.rows[row].fill, -row
+                bare = fill.commission is None and not fill.adjustment and fill.qty != 0
+                behind = len(stretch) + at + arrived
             else:
                 return None
             # Also, no message in between may have the execution forgotten.
             if not bare or not 0 < behind < REMEMBERED - 1:
                 return None
-            found.append((of_run, at))
+            found.append(at)
         return found
 
     def _follow(self, columns: Columns) -> bool:
