@@ -108,8 +108,8 @@ class Book:
         self._openings: dict[str, tuple[Opening, int]] = {}
         """With the places at which they were first named."""
         self._places = 0
-        self._ever_named = (False, False)
-        """Whether anything ever named a sec_type, and a con_id."""
+        self._is_typed = False
+        """Whether anything ever named a sec_type."""
         self._newest = -1
         """The time of what is last in booking order."""
         self._last: Row | None = None
@@ -204,11 +204,9 @@ class Book:
         self._places = place + 1
         self._newest = timestamp
         if qty:
-            if self._agreed is self._named_by:  # which says the same
-                self._last = row
-            else:
-                self._name(row)
-                self._named_by = self._agreed
+            self._last = row
+            if self._agreed is not self._named_by:
+                self._name(new.instrument)
         return closed
 
     def apply_run(self, run: Run) -> RunUpdate | None:
@@ -520,8 +518,8 @@ class Book:
         self._paid += sum(values)
         self.executions += number
         if number:
-            self._newest = timestamps[-1]
-            self._name(stretch.rows[-1])
+            self._newest, self._last = timestamps[-1], stretch.rows[-1]
+            self._name(run.instrument)
         self._settle_figures()
         if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
             self._forget()
@@ -645,20 +643,16 @@ class Book:
             )
         self._realized = (gross, net)
 
-    def _name(self, row: Row) -> None:
-        """Note the execution last in booking order, and what it names."""
-        self._last = row
-        instrument = row.said.instrument
-        if instrument is not self._named_by:
-            (was_type, was_id), self._named_by = self._named, instrument
-            _, _, con_id, sec_type = instrument
-            self._named = (sec_type or was_type, was_id if con_id is None else con_id)
+    def _name(self, says: Instrument) -> None:
+        """Note what the execution last in booking order says."""
+        # What it says is what was agreed on, though another object may say it.
+        self._named_by, self._named = self._agreed, _last_named(self._named, [says])
 
     def _look_back(self) -> None:
         """Find the execution last in booking order, and what was named last."""
         found: list[Instrument] = []
         booked: Row | None = None
-        is_typed, is_numbered = self._ever_named
+        is_typed, is_numbered = self._is_typed, self.instrument.con_id is not None
         for row in order.backwards(self._parts):
             booked = booked or row
             says = row.said.instrument
@@ -725,8 +719,7 @@ class Book:
             shown = [to_text(v) if name == "multiplier" else repr(v) for v in (old, new)]
             raise RejectedError(f"{name}: expected {shown[0]}, as before, found {shown[1]}")
         con_id = says.con_id if has.con_id is None else has.con_id
-        is_typed, is_numbered = self._ever_named
-        self._ever_named = (is_typed or bool(says.sec_type), is_numbered or con_id is not None)
+        self._is_typed |= bool(says.sec_type)
         self.instrument = Instrument(
             has.currency or says.currency or "USD", has.multiplier or says.multiplier or ONE, con_id
         )
@@ -848,7 +841,7 @@ class Book:
             stretch = part.stretch
             rows = stretch.rows[stretch.base :]
             book._known.update(zip(identities(rows), [row.place for row in rows], strict=True))
-        book._ever_named = (True, True)  # it may have been
+        book._is_typed = True  # it may have been
         book._settle_figures()
         book._look_back()
         return book

@@ -71,10 +71,7 @@ def find(parts: Parts, place: int, places: int) -> tuple[int, int]:
 def backwards(parts: Parts) -> Iterator[Row]:
     """Return the executions that count, the last in booking order first."""
     for part in reversed(parts):
-        rows = part.stretch.rows
-        for at in range(len(rows) - 1, part.stretch.base - 1, -1):
-            if rows[at].qty:
-                yield rows[at]
+        yield from (row for row in reversed(part.stretch.rows[part.stretch.base :]) if row.qty)
 
 
 def changed_lots(before: Parts, laid: Laid) -> list[ClosedLot]:
