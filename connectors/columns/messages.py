@@ -225,11 +225,10 @@ def _execution_numbers(values: dict[bytes, pa.Array], plain: _Bools) -> list[_In
     signs = _signs(values[b"side"], plain)
     fees = np.full(len(plain), NO_COMMISSION)
     if b"commission" in values:
-        given = _lengths(values[b"commission"]) > 0
-        may_be_absent = plain | ~given
-        parsed = _parse(values[b"commission"], _units, _PLAIN_DECIMAL, may_be_absent)
-        plain &= may_be_absent | ~given
-        fees = np.where(given, parsed, NO_COMMISSION)
+        given = pc.not_equal(values[b"commission"], b"")
+        or_nothing = pc.if_else(given, values[b"commission"], b"0")
+        parsed = _parse(or_nothing, _units, _PLAIN_DECIMAL, plain)
+        fees = np.where(_bools(given), parsed, NO_COMMISSION)
     order_ids = _parse(values[b"order_id"], _integers, _PLAIN_INTEGER, plain)
     return [qtys * signs, prices, fees, order_ids]
 
@@ -341,7 +340,7 @@ def _pieces(replies: Replies, columns: list[_Columns], singles: list[_Single]) -
     arrivals = _Arrivals(columns, singles)
     for number, (start, stop) in enumerate(pairwise(arrivals.bounds.tolist())):
         if arrivals.kind[start] == _SINGLE:
-            yield _piece_of([singles[at] for at in arrivals.order[start:stop].tolist()])
+            yield _piece_of([singles[at] for at in arrivals.single[start:stop].tolist()])
         else:
             entries = SomeEntries(replies, arrivals.places[start:stop])
             symbol, account = arrivals.owners[arrivals.key[start]]
@@ -373,7 +372,8 @@ class _Arrivals:
         self.owners, self._said = list(owners), list(said)
         self.key, self.places = all_keys[order], all_places[order]
         self.kind = np.repeat(kinds, lengths)[order]
-        self.order = order - plain
+        self.single = order - plain
+        """Of a single entry, which of them it is."""
         self._says = np.concatenate(says)[order]
         self.bounds = self._cut()
         self._pack(columns, order)
@@ -409,11 +409,9 @@ class _Arrivals:
         refs, ids = joined([one.refs for one in columns]), joined([one.ids for one in columns])
         self.ids = lines(ids, order[self.kind != _SINGLE], before + reports_before)
         self._rows, self._report_rows = rows[executions].tobytes(), report_rows.tobytes()
-        self._exec_ids, self._refs = (
-            lines(exec_ids, executions, before),
-            lines(refs, executions, before),
-        )
+        self._exec_ids = lines(exec_ids, executions, before)
         self._report_ids = lines(exec_ids, reports, reports_before)
+        self._refs = lines(refs, executions, before)
         self._executions, self._reports = before.tolist(), reports_before.tolist()
         self._by_execution, self._by_report = self._says[is_execution], self._says[is_report]
 

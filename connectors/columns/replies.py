@@ -187,24 +187,18 @@ class Reply(Sequence[RawEntry]):
         """Where each entry begins, and the last one ends."""
         self.shapes: list[Shape] = []
         counts = np.diff(begins)
-        left = np.arange(len(counts))
-        while len(left) and len(self.shapes) < _MOST_SHAPES:
-            as_long = left[counts[left] == counts[left[0]]]
-            shape, like = _shape_of(
-                lines.of_entries(begins[as_long], int(counts[left[0]])), as_long
-            )
+        seen, odd = np.zeros(len(counts), np.bool_), np.ones(len(counts), np.bool_)
+        while not seen.all() and len(self.shapes) < _MOST_SHAPES:
+            lines_of_first = counts[seen.argmin()]
+            as_long = np.flatnonzero(~seen & (counts == lines_of_first))
+            entries = lines.of_entries(begins[as_long], int(lines_of_first))
+            shape, like = _shape_of(entries, as_long)
             if shape is not None:
                 self.shapes.append(shape)
+                odd[shape.at] = False
             like[0] = True  # whatever it is, it was looked at
-            left = (
-                left[:0]
-                if like.all() and len(as_long) == len(left)
-                else np.setdiff1d(left, as_long[like], assume_unique=True)
-            )
-        in_shapes = np.zeros(len(counts), np.bool_)
-        for shape in self.shapes:
-            in_shapes[shape.at] = True
-        self.odd = np.flatnonzero(~in_shapes)
+            seen[as_long[like]] = True
+        self.odd = np.flatnonzero(odd)
         """The places of entries that are in none of the shapes."""
 
     @classmethod
@@ -278,7 +272,7 @@ def _shape_of(entries: "_EntryLines", at: _Ints) -> tuple[Shape | None, _Bools]:
     if not plain.any() or len(set(names)) < len(names):
         return None, like
     if not plain.all():
-        entries, at = entries.some(plain), at[plain]
+        entries, at = entries._replace(starts=entries.starts[:, plain]), at[plain]
     values = {name: entries.texts(line) for line, name in zip(values_of, names, strict=True)}
     return Shape(names, at, entries.texts(_ID), values), like
 
@@ -361,10 +355,6 @@ class _EntryLines(NamedTuple):
     def lines(self) -> int:
         """How many an entry has."""
         return len(self.starts) - 1
-
-    def some(self, which: _Bools) -> "_EntryLines":
-        """Return those of some of the entries."""
-        return self._replace(starts=self.starts[:, which])
 
     def text(self, line: int) -> bytes:
         """Return a line of the first entry."""
