@@ -5,9 +5,7 @@ columns; both become the same tables, split by date.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from json import dumps
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +78,18 @@ def tables(changes: Iterable[Changes]) -> Iterator[Table]:
         yield from _tables_of_runs(runs)
 
 
+_DAY_BY = {"positions": ["timestamp", "message_timestamp"], "closed_lots": ["close_timestamp"]}
+"""The times that tell a row's date; a position without any execution has none of its own."""
+
+
+def _split_by_day(data_set: str, table: pa.Table) -> Iterator[Table]:
+    times = pc.coalesce(*(table.column(name) for name in _DAY_BY[data_set]))
+    days = times.combine_chunks().view(pa.int64()).to_numpy() // _DAY_MS
+    for day in np.unique(days).tolist():
+        of_day = days == day
+        yield Table(data_set, day, table if of_day.all() else table.filter(pa.array(of_day)))
+
+
 # --- from columns -------------------------------------------------------------------
 
 _LONGEST_LINE = 2**62
@@ -93,8 +103,8 @@ def _tables_of_runs(runs: list[RunUpdates]) -> Iterator[Table]:
             wanted = did.at >= np.array(did.skips)[did.of_run]
             positions = positions.filter(pa.array(wanted))
             closed_lots = closed_lots.filter(pa.array(wanted[did.events[did.closers]]))
-        yield from _split_by_day("positions", positions, "timestamp")
-        yield from _split_by_day("closed_lots", closed_lots, "close_timestamp")
+        yield from _split_by_day("positions", positions)
+        yield from _split_by_day("closed_lots", closed_lots)
 
 
 def _on_one_line(runs: list[RunUpdates]) -> Iterator[list[RunUpdates]]:
@@ -108,13 +118,6 @@ def _on_one_line(runs: list[RunUpdates]) -> Iterator[list[RunUpdates]]:
     half = len(runs) // 2
     yield from _on_one_line(runs[:half])
     yield from _on_one_line(runs[half:])
-
-
-def _split_by_day(data_set: str, table: pa.Table, time_column: str) -> Iterator[Table]:
-    days = table.column(time_column).combine_chunks().view(pa.int64()).to_numpy() // _DAY_MS
-    for day in np.unique(days).tolist():
-        yield Table(data_set, day, table if days[0] == days[-1] == day and (days == day).all()
-                    else table.filter(pa.array(days == day)))  # fmt: skip
 
 
 class _Booked:
@@ -445,26 +448,15 @@ def _quantities(numbers: Ints) -> pa.Array:
 
 
 def _tables_of_rows(updates: list[Update]) -> Iterator[Table]:
-    yield from _by_day("positions", [(_day_of(one), _position_row(one)) for one in updates])
+    positions = map(_position_row, updates)
+    yield from _split_by_day("positions", table_of(POSITIONS_SCHEMA, positions))
     closed_lots = [
-        (lot.close_timestamp // _DAY_MS, (*update.snapshot[:4], *lot, update.stream_id))
+        (*update.snapshot[:4], *lot, update.stream_id)
         for update in updates
         for lot in update.applied.closed
     ]
-    yield from _by_day("closed_lots", closed_lots)
-
-
-def _by_day(data_set: str, rows: list[tuple[int, tuple[Any, ...]]]) -> Iterator[Table]:
-    """Build a table for each day; rows: with their days."""
-    the_day = itemgetter(0)
-    for day, of_day in groupby(sorted(rows, key=the_day), the_day):
-        yield Table(data_set, day, table_of(DATA_SETS[data_set], [row for _, row in of_day]))
-
-
-def _day_of(update: Update) -> int:
-    # A position without any execution has no time of its own.
-    timestamp = update.snapshot.timestamp
-    return (update.message.timestamp if timestamp is None else timestamp) // _DAY_MS
+    if closed_lots:
+        yield from _split_by_day("closed_lots", table_of(CLOSED_LOTS_SCHEMA, closed_lots))
 
 
 def _position_row(update: Update) -> tuple[Any, ...]:
