@@ -109,12 +109,10 @@ def _split(
     if cost or charge:
         last = found[-1]
         found[-1] = _anew(last, last.row.qty, last.row.value + cost, last.row.charge + charge)
-    return [_with_price(lot, multiplier) for lot in found], moved
-
-
-def _with_price(lot: Lot, multiplier: int) -> Lot:
-    row = lot.row
-    return Lot(row._replace(price=shown_price(row.value, row.qty, multiplier)), lot.rest)
+    return [
+        Lot(row._replace(price=shown_price(row.value, row.qty, multiplier)), rest)
+        for row, rest in found
+    ], moved
 
 
 def _lay(cost: Cost, lots: Sequence[Lot], moved: Moved, multiplier: int) -> tuple[list[Lot], Moved]:

@@ -8,7 +8,6 @@ transfer does. Nothing has to be remembered of what booking a message did.
 This is the definition of a position. It knows nothing of streams, files or clocks.
 """
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from itertools import count, repeat
@@ -100,7 +99,7 @@ class Book:
         self._paid = 0
         """Money that executions and openings cost."""
         self._commission = self._adjustments = self.executions = 0
-        self._others: Counter[str] = Counter()
+        self._others: dict[str, int] = {}
         self._realized = (0, 0)
         """Gross and net."""
         self._known: dict[Hashable, int] = {}
@@ -109,8 +108,8 @@ class Book:
         self._openings: dict[str, tuple[Opening, int]] = {}
         """With the places at which they were first named."""
         self._places = 0
-        self._ever_named = (False, False)
-        """Whether anything ever named a sec_type, and a con_id."""
+        self._is_typed = False
+        """Whether anything ever named a sec_type."""
         self._newest = -1
         """The time of what is last in booking order."""
         self._last: Row | None = None
@@ -141,11 +140,15 @@ class Book:
             commission, adjustment = message.commission or 0, message.adjustment or 0
             closed = self._append(message, commission, "", adjustment)
         else:
-            instrument, agreed = self.instrument, self._agreed
+            before = (
+                self.instrument, self._agreed, self._paid, self._commission, self._adjustments,
+                self._others.copy(), self.executions, self._parts, self._openings,
+            )  # fmt: skip
             try:
                 closed = self._apply(message)
             except RejectedError:
-                self.instrument, self._agreed = instrument, agreed
+                (self.instrument, self._agreed, self._paid, self._commission, self._adjustments,
+                 self._others, self.executions, self._parts, self._openings) = before  # fmt: skip
                 raise
             if closed is None:
                 return None
@@ -179,7 +182,7 @@ class Book:
         value = qty * price if multiplier == ONE else money(qty, price, self.multiplier)
         charge = adjustment
         if other:
-            self._others[other] += commission
+            self._others[other] = self._others.get(other, 0) + commission
         else:
             self._commission += commission
             charge += commission
@@ -201,11 +204,9 @@ class Book:
         self._places = place + 1
         self._newest = timestamp
         if qty:
-            if self._agreed is self._named_by:  # which says the same
-                self._last = row
-            else:
-                self._name(row)
-                self._named_by = self._agreed
+            self._last = row
+            if self._agreed is not self._named_by:
+                self._name(new.instrument)
         return closed
 
     def apply_run(self, run: Run) -> RunUpdate | None:
@@ -249,7 +250,7 @@ class Book:
             (self.account, self.symbol, currency or "USD", multiplier or ONE, *self._named,
              qty, divide_half_even(cost * ONE, qty * (multiplier or ONE)) if qty else None, cost,
              gross, self._commission, others, self._adjustments + moved.laid, net,
-             stretch.count_lots(), self.executions, exec_id, price, timestamp)
+             stretch.open_lots, self.executions, exec_id, price, timestamp)
         )  # fmt: skip
         return self._shown
 
@@ -335,23 +336,15 @@ class Book:
                 )
             self._reports[identity] = report
             return None
-        number, row = order.find(self._parts, place, self._places)
-        fill = self._parts[number].stretch.rows[row].fill
-        before = self._amounts(fill)
+        number, at = order.find(self._parts, place, self._places)
+        row = self._parts[number].stretch.rows[at]
+        before, after = self._amounts(row.fill), self._amounts(row.fill, report)
+        if before != after:
+            self._count_charges(before, -1)
+            self._count_charges(after, 1)
+            self._charge(number, at, row, after.charge)
         self._reports[identity] = report
-        after = self._amounts(fill)
-        if before == after:
-            return None
-        try:
-            self._charge(number, row, before, after)
-        except RejectedError:
-            self._charge(number, row, after, before)
-            if best is None:
-                del self._reports[identity]
-            else:
-                self._reports[identity] = best
-            raise
-        return []
+        return None if before == after else []
 
     def _apply_opening(self, new: Opening) -> list[ClosedLot] | None:
         anew = bool(new.qty) and self._settle(new.instrument)
@@ -413,7 +406,7 @@ class Book:
         opened, closed = stretch.opened[-1], stretch.closed[-1]
         closes = ((opened + closed + traded - abs(stretch.held + held)) >> 1) - closed
         rows = stretch.rows_between(closed, min(closed + closes, opened))
-        if of_before := {at for _, at in named if at is not None}:
+        if of_before := {-at for at in named if at < 0}:
             rows = sorted(of_before.union(rows))
         numbers: list[int] = []
         ids = []
@@ -429,11 +422,11 @@ class Book:
         if not self._fits(run, columns, numbers, spent):
             return None
         places = {at: number - len(rows) for number, at in enumerate(rows)}
-        targets = [of_run if at is None else places[at] for of_run, at in named]
+        targets = [at if at >= 0 else places[-at] for at in named]
         return RunUpdate(run, self.snapshot(), pack(numbers), pack_texts(ids), targets)
 
-    def _targets(self, run: Run, columns: Columns) -> list[tuple[int, int | None]] | None:
-        """Say what a run's reports name: an execution of the run, or a row of before.
+    def _targets(self, run: Run, columns: Columns) -> list[int] | None:
+        """Say what a run's reports name: an execution of the run, or below 0 a row of before.
 
         Returns None if there is anything unusual in them.
         """
@@ -449,26 +442,25 @@ class Book:
             or not self._reports.keys().isdisjoint(identities)
         ):
             return None
-        found: list[tuple[int, int | None]] = []
+        stretch, found = self._parts[-1].stretch, []
         for number, identity in enumerate(identities):
             arrived = arrivals[number] - number
-            of_run, at = in_run.get(identity), None
-            if of_run is not None:
-                bare, behind = columns.fees[of_run] == NO_COMMISSION, arrived - of_run
+            at = in_run.get(identity)
+            if at is not None:
+                bare, behind = columns.fees[at] == NO_COMMISSION, arrived - at
             elif (place := self._known.get(identity)) is not None:
-                part, at = order.find(self._parts, place, self._places)
-                stretch, of_run = self._parts[part].stretch, 0
-                fill = stretch.rows[at].fill
-                bare = fill.commission is None and not fill.adjustment and fill.qty != 0
-                behind = len(stretch) - at + arrived
+                part, row = order.find(self._parts, place, self._places)
                 if part != len(self._parts) - 1:
                     return None
+                fill, at = stretch.rows[row].fill, -row
+                bare = fill.commission is None and not fill.adjustment and fill.qty != 0
+                behind = len(stretch) + at + arrived
             else:
                 return None
             # Also, no message in between may have the execution forgotten.
             if not bare or not 0 < behind < REMEMBERED - 1:
                 return None
-            found.append((of_run, at))
+            found.append(at)
         return found
 
     def _follow(self, columns: Columns) -> bool:
@@ -526,8 +518,8 @@ class Book:
         self._paid += sum(values)
         self.executions += number
         if number:
-            self._newest = timestamps[-1]
-            self._name(stretch.rows[-1])
+            self._newest, self._last = timestamps[-1], stretch.rows[-1]
+            self._name(run.instrument)
         self._settle_figures()
         if len(self._known) >= REMEMBERED + FORGET_AT_ONCE:
             self._forget()
@@ -559,26 +551,14 @@ class Book:
         the multiplier was not known before.
         """
         self._count(row, 1)
-        old = None
         if at is not None:
-            old = self._parts[at[0]].stretch.rows[at[1]]
-            self._count(old, -1)
-        try:
-            return self._lay(order.put(self._parts, row, at, self.multiplier, anew=anew))
-        except RejectedError:
-            self._count(row, -1)
-            if old is not None:
-                self._count(old, 1)
-            raise
+            self._count(self._parts[at[0]].stretch.rows[at[1]], -1)
+        return self._lay(order.put(self._parts, row, at, self.multiplier, anew=anew))
 
     def _lay(self, laid: Laid) -> list[ClosedLot]:
         """Take a change over; return the lots taken back, then those closed instead."""
         before, self._parts = self._parts, laid.parts
-        try:
-            self._settle_figures()
-        except RejectedError:
-            self._parts = before
-            raise
+        self._settle_figures()
         self._look_back()
         return changed_lots(before, laid)
 
@@ -591,38 +571,33 @@ class Book:
             fill = Execution(exec_id, exec_id, 1, timestamp, qty, price, instrument=instrument)
             lots.append(Lot(Row.of(fill, place, cost, 0), abs(qty)))
         first = self._parts[0].stretch
-        more = sum([lot.row.value for lot in lots]) - sum(
-            [r.value for r in first.rows[: first.base]]
-        )
-        before, self._openings = self._openings, openings
-        self._paid += more
-        try:
-            return self._lay(order.put_lots(self._parts, lots, self.multiplier))
-        except RejectedError:
-            self._openings = before
-            self._paid -= more
-            raise
+        self._paid += sum([lot.row.value for lot in lots])
+        self._paid -= sum([row.value for row in first.rows[: first.base]])
+        self._openings = openings
+        return self._lay(order.put_lots(self._parts, lots, self.multiplier))
 
-    def _charge(self, number: int, row: int, before: "_Amounts", after: "_Amounts") -> None:
-        """Let an execution cost something else, all of it remembered."""
-        self._count_charges(before, -1)
-        self._count_charges(after, 1)
-        stretch, charge = self._parts[number].stretch, after.charge
-        is_gone = stretch.opened[row] <= stretch.closed[-1]
-        if is_gone or number == len(self._parts) - 1:
-            stretch.charge(row, charge)
+    def _charge(self, number: int, at: int, row: Row, charge: int) -> None:
+        """Let a row, which stands in a part, cost something else."""
+        if number < len(self._parts) - 1:
+            new = row._replace(charge=charge)
+            self._lay(order.put(self._parts, new, (number, at), self.multiplier, anew=False))
+            return
+        stretch = self._parts[number].stretch
+        stretch.charge(at, charge)
+        try:
             self._settle_figures()
-        else:
-            self._lay(order.charge(self._parts, number, row, charge, self.multiplier))
+        except RejectedError:
+            stretch.charge(at, row.charge)
+            raise
 
     # --- figures ----------------------------------------------------------------------------
 
-    def _amounts(self, fill: Execution) -> "_Amounts":
-        """Return what an execution costs: as reported, else as it says itself."""
+    def _amounts(self, fill: Execution, report: CommissionReport | None = None) -> "_Amounts":
+        """Return what an execution costs: as reported, by that report, else as it says itself."""
         if not fill.qty:
             return _Amounts(0, "", 0)
         amount, currency = fill.commission or 0, fill.commission_currency
-        if self._reports and (report := self._reports.get(fill.identity)):
+        if report := report or self._reports.get(fill.identity):
             amount, currency = report.commission, report.currency
         other = "" if currency is None or currency == self.currency else currency
         return _Amounts(amount, other, fill.adjustment or 0)
@@ -636,7 +611,7 @@ class Book:
     def _count_charges(self, amounts: "_Amounts", sign: int) -> None:
         commission, other, adjustment = amounts
         if other:
-            self._others[other] += sign * commission
+            self._others[other] = self._others.get(other, 0) + sign * commission
         else:
             self._commission += sign * commission
         self._adjustments += sign * adjustment
@@ -668,20 +643,16 @@ class Book:
             )
         self._realized = (gross, net)
 
-    def _name(self, row: Row) -> None:
-        """Note the execution last in booking order, and what it names."""
-        self._last = row
-        instrument = row.said.instrument
-        if instrument is not self._named_by:
-            (was_type, was_id), self._named_by = self._named, instrument
-            _, _, con_id, sec_type = instrument
-            self._named = (sec_type or was_type, was_id if con_id is None else con_id)
+    def _name(self, says: Instrument) -> None:
+        """Note what the execution last in booking order says."""
+        # What it says is what was agreed on, though another object may say it.
+        self._named_by, self._named = self._agreed, _last_named(self._named, [says])
 
     def _look_back(self) -> None:
         """Find the execution last in booking order, and what was named last."""
         found: list[Instrument] = []
         booked: Row | None = None
-        is_typed, is_numbered = self._ever_named
+        is_typed, is_numbered = self._is_typed, self.instrument.con_id is not None
         for row in order.backwards(self._parts):
             booked = booked or row
             says = row.said.instrument
@@ -748,8 +719,7 @@ class Book:
             shown = [to_text(v) if name == "multiplier" else repr(v) for v in (old, new)]
             raise RejectedError(f"{name}: expected {shown[0]}, as before, found {shown[1]}")
         con_id = says.con_id if has.con_id is None else has.con_id
-        is_typed, is_numbered = self._ever_named
-        self._ever_named = (is_typed or bool(says.sec_type), is_numbered or con_id is not None)
+        self._is_typed |= bool(says.sec_type)
         self.instrument = Instrument(
             has.currency or says.currency or "USD", has.multiplier or says.multiplier or ONE, con_id
         )
@@ -855,7 +825,7 @@ class Book:
         book = cls(symbol, account)
         book.instrument, book._con_ids = Instrument(*instrument), set(con_ids)
         book._paid, book._commission, book._adjustments, book.executions, others = sums
-        book._others = Counter(others)
+        book._others = dict(others)
         book._parts = [part_from_state(part) for part in parts]
         book._reports = {report[1]: CommissionReport(*report) for report in reports}
         for exec_id, timestamp, qty, price, cost, says, place in openings:
@@ -871,7 +841,7 @@ class Book:
             stretch = part.stretch
             rows = stretch.rows[stretch.base :]
             book._known.update(zip(identities(rows), [row.place for row in rows], strict=True))
-        book._ever_named = (True, True)  # it may have been
+        book._is_typed = True  # it may have been
         book._settle_figures()
         book._look_back()
         return book

@@ -7,7 +7,6 @@ is not known is no difference.
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from enum import StrEnum
 from typing import NamedTuple
@@ -145,17 +144,12 @@ def _two_names(
     return twice
 
 
-@dataclass
-class _Doubt:
-    difference: Difference
-    lasted_s: float = 0.0
-
-
 class BreakWatch:
     """Tells which differences have lasted, look by look."""
 
     def __init__(self) -> None:
-        self._doubts: dict[str, _Doubt] = {}
+        self._doubts: dict[str, tuple[Difference, float]] = {}
+        """What differs, and for how many seconds it has."""
         self._last_s: float | None = None
         """When the last look was, if it told anything."""
         self.breaks: dict[str, Difference] = {}
@@ -177,13 +171,14 @@ class BreakWatch:
         since_s = 0.0 if self._last_s is None else at_s - self._last_s
         self._last_s = at_s
         self._doubts = {
-            key: self._doubt(key, difference, since_s) for key, difference in found.items()
+            key: (difference, self._lasted(key, difference, since_s))
+            for key, difference in found.items()
         }
         ended = {key: self.breaks[key] for key in self.breaks.keys() - found.keys()}
         begun = {
-            key: doubt.difference
-            for key, doubt in self._doubts.items()
-            if key not in self.breaks and doubt.lasted_s >= lasting_s
+            key: difference
+            for key, (difference, lasted_s) in self._doubts.items()
+            if key not in self.breaks and lasted_s >= lasting_s
         }
         standing = {key: found[key] for key in self.breaks if key in found}
         self.breaks = standing | begun
@@ -193,10 +188,9 @@ class BreakWatch:
         """Begin to count anew: the broker's side is not known, and may be another one after."""
         self._doubts, self._last_s = {}, None
 
-    def _doubt(self, key: str, difference: Difference, since_s: float) -> _Doubt:
-        before = self._doubts.get(key)
-        if before is None or before.difference.missing != difference.missing:
-            return _Doubt(difference)
-        kinds = {before.difference.kind, difference.kind}
-        same = len(kinds) == 1 or kinds <= _OF_QUANTITY
-        return _Doubt(difference, before.lasted_s + since_s if same else 0.0)
+    def _lasted(self, key: str, difference: Difference, since_s: float) -> float:
+        before, lasted_s = self._doubts.get(key, (None, 0.0))
+        if before is None or before.missing != difference.missing:
+            return 0.0
+        kinds = {before.kind, difference.kind}
+        return lasted_s + since_s if len(kinds) == 1 or kinds <= _OF_QUANTITY else 0.0

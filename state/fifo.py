@@ -22,7 +22,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import accumulate
-from operator import gt, sub
+from operator import sub
 from typing import Any, NamedTuple
 
 from state.exact import share
@@ -88,15 +88,14 @@ _NOBODY = Row.of(Execution("", "", 1, -1, 0, 0), -1, 0, 0)
 class Stretch:
     """Executions in booking order, on top of the lots that were open before them."""
 
-    __slots__ = ("_oldest", "base", "closed", "cost", "held", "not_due", "number", "opened", "rows")
+    __slots__ = ("_oldest", "base", "closed", "cost", "held", "not_due", "open_lots", "opened",
+                 "rows")  # fmt: skip
 
     def __init__(self, lots: Iterable[Lot] = (), rows: Sequence[Row] = ()) -> None:
         self.rows = [_NOBODY]
         """Row 0 is nobody's. It says where the line begins."""
         self.opened, self.closed = [0], [0]
         """The totals after each row."""
-        self.number = [0]
-        """How many rows opened something, up to each."""
         self.held = 0
         """Units after the last row, signed."""
         self._oldest: Piece | None = None
@@ -105,10 +104,10 @@ class Stretch:
             self.rows.append(row)
             self.opened.append(self.opened[-1] + rest)
             self.closed.append(0)
-            self.number.append(self.number[-1] + 1)
             self.held += rest if row.qty > 0 else -rest
-        self.cost, self.not_due = self._worth(0, self.opened[-1])
-        """What the open units cost, and what of their charges has not fallen due."""
+        self.cost, self.not_due, self.open_lots = self._worth(0, self.opened[-1])
+        """What the open units cost, what of their charges has not fallen due, and how many
+        rows have open units."""
         self.base = len(self.rows)
         """Rows before this one are lots that were open at the beginning."""
         self.extend(rows)
@@ -135,9 +134,9 @@ class Stretch:
         if not held or not qty or (held > 0) == (qty > 0):
             self.opened.append(opened + (qty if qty > 0 else -qty))
             self.closed.append(closed)
-            self.number.append(self.number[-1] + (qty != 0))
             self.cost += value
             self.not_due += charge
+            self.open_lots += qty != 0
             return []
         oldest = self._oldest or self._lot_at(closed)
         if not now or (now > 0) == (held > 0):
@@ -145,17 +144,17 @@ class Stretch:
             found, self._oldest, cost, due = self._match(row, need, oldest)
             self.opened.append(opened)
             self.closed.append(closed + need)
-            self.number.append(self.number[-1])
             self.cost -= cost
             self.not_due -= due
+            self.open_lots -= len(found) - (self._oldest is not None)
             return found
         # A flip: it closes all there is, and opens the rest of it.
         found, self._oldest, _, _ = self._match(row, opened - closed, oldest)
         rest = now if now > 0 else -now
         self.opened.append(opened + rest)
         self.closed.append(opened)
-        self.number.append(self.number[-1] + 1)
         self.cost, self.not_due = behind(row, rest)
+        self.open_lots = 1
         return found
 
     def extend(self, rows: Sequence[Row]) -> None:
@@ -165,14 +164,15 @@ class Stretch:
         at, was_opened, was_closed = len(self.rows), self.opened[-1], self.closed[-1]
         self.rows += rows
         self._total(at, self.held)
-        if self.count_lots() <= len(rows):
+        if self.open_lots <= len(rows):
             self._weigh()
             return
         # To look at what changed is less than to look at all that is open.
-        cost, charge = self._worth(was_opened, self.opened[-1])
-        gone, due = self._worth(was_closed, self.closed[-1])
+        cost, charge, begun = self._worth(was_opened, self.opened[-1])
+        gone, due, ended = self._worth(was_closed, self.closed[-1])
         self.cost += cost - gone
         self.not_due += charge - due
+        self.open_lots += begun - ended
 
     def index(self, timestamp: int, place: int) -> int:
         """Return the row in which a place in booking order stands, or belongs."""
@@ -204,29 +204,31 @@ class Stretch:
         opened = [(units + open_) >> 1 for units, open_ in zip(traded, are_open, strict=True)]
         self.opened[at - 1 :] = opened
         self.closed[at:] = list(map(sub, opened, are_open))[1:]
-        opens = map(gt, opened[1:], opened)
-        self.number[at - 1 :] = accumulate(opens, initial=self.number[at - 1])
         self.held, self._oldest = are_held[-1], None
 
     def _weigh(self) -> None:
-        self.cost, self.not_due = self._worth(self.closed[-1], self.opened[-1])
+        self.cost, self.not_due, self.open_lots = self._worth(self.closed[-1], self.opened[-1])
 
     # --- reading the line -------------------------------------------------------------------
 
-    def _worth(self, begin: int, end: int) -> tuple[int, int]:
-        """Return what the units between two places on the line cost, and their charges."""
+    def _worth(self, begin: int, end: int) -> tuple[int, int, int]:
+        """Return what the units between two places on the line cost, and their charges.
+
+        With it, how many rows have their last unit there.
+        """
         rows, opened = self.rows, self.opened
-        cost = charge = 0
+        cost = charge = ended = 0
         for at in self.rows_between(begin, end):
             stop = opened[at]
             of_row, fee = behind(rows[at], stop - max(begin, opened[at - 1]))
             cost += of_row
             charge += fee
+            ended += stop <= end
             if stop > end:
                 of_row, fee = behind(rows[at], stop - end)
                 cost -= of_row
                 charge -= fee
-        return cost, charge
+        return cost, charge, ended
 
     def _lot_at(self, place: int) -> Piece:
         """Return the lot in which a place on the line lies, from there on."""
@@ -299,10 +301,6 @@ class Stretch:
         rows = range(bisect_right(opened, begin), bisect_left(opened, end) + 1)
         return [at for at in rows if opened[at] > opened[at - 1]] if begin < end else []
 
-    def count_lots(self) -> int:
-        """Count the rows with open units."""
-        return self.number[-1] - self.number[bisect_right(self.opened, self.closed[-1]) - 1]
-
     # --- forgetting -------------------------------------------------------------------------
 
     def forget(self, rows: int) -> list[Row]:
@@ -311,10 +309,8 @@ class Stretch:
         gone, closed = self.rows[self.base : stop], self.closed[stop - 1]
         first = bisect_right(self.opened, closed, 0, stop)
         kept = [at for at in range(first, stop) if self.opened[at] > self.opened[at - 1]]
-        self.number[0] = self.number[stop - 1] - len(kept)
         self.rows[1:stop] = [self.rows[at] for at in kept]
-        for column in (self.opened, self.number):
-            column[1:stop] = [column[at] for at in kept]
+        self.opened[1:stop] = [self.opened[at] for at in kept]
         self.closed[:stop] = [closed] * (len(kept) + 1)
         self.opened[0] = closed
         self.base = len(kept) + 1
@@ -340,7 +336,7 @@ class Stretch:
         said = said_from_state(said, columns[3])
         new.rows = list(map(new_row, zip(*columns, said, strict=True)))
         new.opened, new.base = list(opened), len(opened)
-        new.closed, new.number = [closed] * new.base, list(range(new.base))
+        new.closed = [closed] * new.base
         rests = map(sub, opened[1:], opened)
         held = [
             rest if row.qty > 0 else -rest for rest, row in zip(rests, new.rows[1:], strict=False)

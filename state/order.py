@@ -71,10 +71,7 @@ def find(parts: Parts, place: int, places: int) -> tuple[int, int]:
 def backwards(parts: Parts) -> Iterator[Row]:
     """Return the executions that count, the last in booking order first."""
     for part in reversed(parts):
-        rows = part.stretch.rows
-        for at in range(len(rows) - 1, part.stretch.base - 1, -1):
-            if rows[at].qty:
-                yield rows[at]
+        yield from (row for row in reversed(part.stretch.rows[part.stretch.base :]) if row.qty)
 
 
 def changed_lots(before: Parts, laid: Laid) -> list[ClosedLot]:
@@ -147,14 +144,6 @@ def put_lots(parts: Parts, lots: Sequence[Lot], multiplier: int) -> Laid:
     first = parts[0].stretch
     stretch = Stretch(lots, first.rows[first.base :])
     return _run_on(parts, 0, first.base, [parts[0]._replace(stretch=stretch)], multiplier)
-
-
-def charge(parts: Parts, number: int, row: int, amount: int, multiplier: int) -> Laid:
-    """Let an execution cost something else; the lots behind an action bear it too."""
-    stretch = parts[number].stretch.copy()
-    stretch.charge(row, amount)
-    instead = [parts[number]._replace(stretch=stretch)]
-    return _run_on(parts, number, len(stretch), instead, multiplier)
 
 
 def _run_on(  # noqa: PLR0917 - what changed, and where

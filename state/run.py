@@ -221,22 +221,3 @@ def pack_texts(texts: Iterable[str]) -> bytes:
 def unpack_texts(packed: bytes) -> list[str]:
     """Return the texts that `pack_texts` packed."""
     return packed.decode().split("\n")[:-1]
-
-
-def run_of(messages: Sequence[Message]) -> Run:
-    """Pack messages that all have first revisions. Raises OverflowError beyond 64 bits."""
-    executions = [m for m in messages if isinstance(m, Execution)]
-    reports = [(at, m) for at, m in enumerate(messages) if isinstance(m, CommissionReport)]
-    numbers: list[int] = []
-    for each in executions:
-        fee = NO_COMMISSION if each.commission is None else each.commission
-        numbers += (each.timestamp, each.qty, each.price, fee, each.order_id)
-    rows = [number for at, m in reports for number in (at, m.timestamp, m.commission)]
-    refs = [each.order_ref or "" for each in executions]
-    return Run(
-        pack(numbers), pack_texts(each.exec_id for each in executions),
-        pack_texts(refs) if any(refs) else b"",
-        executions[0].instrument if executions else Instrument(),
-        pack(rows), pack_texts(m.exec_id for _, m in reports) if reports else b"",
-        reports[0][1].currency if reports else None,
-    )  # fmt: skip

@@ -7,7 +7,7 @@ entry: it also has the words for what is wrong. Per key, everything stays in the
 which it arrived.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, pairwise, product
 from typing import NamedTuple
 
@@ -26,10 +26,10 @@ from connectors.codec import (
     decode,
     latest,
 )
-from connectors.columns.replies import Replies, Shape, SomeEntries, Texts
+from connectors.columns.replies import Replies, Shape, SomeEntries, joined, lines, take
 from state.exact import ONE, PLACES
 from state.messages import Instrument, Message, RejectedError
-from state.records import RawEntry
+from state.records import RawEntry, pack_ids
 from state.run import EXECUTION_WIDTH, NO_COMMISSION, REPORT_WIDTH, Run
 
 # Nine digits before the point: Arrow refuses 1e9 and above, and an eleventh place.
@@ -56,6 +56,8 @@ class Piece(NamedTuple):
 
     symbol: str
     account: str | None
+    ids: bytes
+    """Of the entries that brought them, packed."""
     entries: Sequence[RawEntry]
     messages: Run | list[Message]
     """As many as there are entries."""
@@ -82,11 +84,20 @@ def decode_replies(replies: Replies) -> tuple[list[Piece], list[Refused]]:
         places += left.tolist()
         if found is not None:
             columns.append(found)
-    odd, refused = _decode_odd(replies, sorted(places))
+    odd, refused = _decode_each((place, replies[place]) for place in sorted(places))
     return list(_pieces(replies, columns, odd)), refused
 
 
-class _Odd(NamedTuple):
+def decode_entries(entries: Iterable[RawEntry]) -> tuple[list[Piece], list[Refused]]:
+    """Decode entries one by one: a piece for each key, in order of arrival."""
+    by_owner: dict[tuple[str, str | None], list[_Single]] = {}
+    singles, refused = _decode_each(enumerate(entries))
+    for one in singles:
+        by_owner.setdefault((one.symbol, one.account), []).append(one)
+    return list(map(_piece_of, by_owner.values())), refused
+
+
+class _Single(NamedTuple):
     """An entry that `codec` read."""
 
     place: int
@@ -96,17 +107,22 @@ class _Odd(NamedTuple):
     message: Message
 
 
-def _decode_odd(replies: Replies, places: list[int]) -> tuple[list[_Odd], list[Refused]]:
-    odd, refused = [], []
-    for place in places:
-        entry = replies[place]
+def _decode_each(entries: Iterable[tuple[int, RawEntry]]) -> tuple[list[_Single], list[Refused]]:
+    singles, refused = [], []
+    for place, entry in entries:
         try:
             symbol, account, message = decode_entry(entry)
         except RejectedError as error:
             refused.append(Refused(entry, str(error)))
         else:
-            odd.append(_Odd(place, symbol, account, entry, message))
-    return odd, refused
+            singles.append(_Single(place, symbol, account, entry, message))
+    return singles, refused
+
+
+def _piece_of(singles: Sequence[_Single]) -> Piece:
+    first, entries = singles[0], [one.entry for one in singles]
+    ids = pack_ids(entry_id for entry_id, _ in entries)
+    return Piece(first.symbol, first.account, ids, entries, [one.message for one in singles])
 
 
 def decode_entry(entry: RawEntry) -> tuple[str, str | None, Message]:
@@ -126,12 +142,12 @@ class _Columns(NamedTuple):
 
     places: _Ints
     """In the read."""
-    ids: Texts
-    exec_ids: Texts
-    refs: Texts
-    """Of executions; empty where there is none."""
+    ids: pa.Array
+    exec_ids: pa.Array
+    refs: pa.Array
+    """Empty texts where there is none."""
     numbers: _Ints
-    """Rows as those of a `Run`; of a report, timestamp and commission."""
+    """Rows as those of a `Run`, but for the place among its messages, and as wide for reports."""
     heading: _Ints
     """Which of the headings each has."""
     headings: list[Heading | None]
@@ -167,42 +183,41 @@ def _columns(shape: Shape, bound: int, *, is_report: bool) -> tuple[_Columns | N
         plain &= _are(values[b"type"], [b"execution", b""])
     plain &= _are_ids(values[b"exec_id"])
     timestamps = _parse(values[b"timestamp"], _integers, _PLAIN_TIMESTAMP, plain)
-    plain &= (timestamps >= FIRST_TIMESTAMP) & _in_time(timestamps, shape.ids, bound)
-    plain &= values[b"timestamp"].lengths <= _LONGEST_TIMESTAMP
+    is_short = _lengths(values[b"timestamp"]) <= _LONGEST_TIMESTAMP
+    plain &= (timestamps >= FIRST_TIMESTAMP) & _in_time(timestamps, shape.ids, bound) & is_short
     if is_report:
-        numbers = [timestamps, _parse(values[b"commission"], _units, _PLAIN_DECIMAL, plain)]
+        fees = _parse(values[b"commission"], _units, _PLAIN_DECIMAL, plain)
+        numbers = [0 * fees, timestamps, fees, 0 * fees, 0 * fees]
         heading_names: tuple[bytes, ...] = _REPORT_HEADING
     else:
         numbers = [timestamps, *_execution_numbers(values, plain)]
         heading_names = HEADING
         for name in _NOT_PLAIN & names:
-            plain &= values[name].lengths == 0
+            plain &= _lengths(values[name]) == 0
         for name in _TEXTS & names:
             plain &= _are_text(values[name])
     heading, headings = _headings(values, heading_names)
     plain &= np.array([one is not None for one in headings])[heading]
     rows = np.flatnonzero(plain)
-    refs = values.get(b"order_ref", Texts.absent(len(plain)))
+    refs = values.get(b"order_ref", pa.repeat(b"", len(plain)))
     found = _Columns(
-        shape.at[rows], shape.ids.take(rows), values[b"exec_id"].take(rows),
-        refs.take(rows), np.stack(numbers, axis=1)[rows], heading[rows], headings,
-        is_report,
+        shape.at[rows], take(shape.ids, rows), take(values[b"exec_id"], rows), take(refs, rows),
+        np.stack(numbers, axis=1)[rows], heading[rows], headings, is_report,
     )  # fmt: skip
     return found, shape.at[~plain]
 
 
-def _in_time(timestamps: _Ints, ids: Texts, bound: int) -> _Bools:
+def _in_time(timestamps: _Ints, ids: pa.Array, bound: int) -> _Bools:
     """Tell which messages are not too far ahead of their entries."""
     found: _Bools = timestamps <= bound
     later = np.flatnonzero(~found)
     if len(later):
-        entry_ids = ids.take(later).to_arrow().to_pylist()
-        bounds = [latest(_time_of(entry_id)) for entry_id in entry_ids]
+        bounds = [latest(_time_of(entry_id)) for entry_id in take(ids, later).to_pylist()]
         found[later] = timestamps[later] <= np.array(bounds)
     return found
 
 
-def _execution_numbers(values: dict[bytes, Texts], plain: _Bools) -> list[_Ints]:
+def _execution_numbers(values: dict[bytes, pa.Array], plain: _Bools) -> list[_Ints]:
     """Return quantity, price, commission and order id."""
     qtys = _parse(values[b"fill_qty"], _units, _PLAIN_DECIMAL, plain)
     prices = _parse(values[b"fill_price"], _units, _PLAIN_DECIMAL, plain)
@@ -210,23 +225,23 @@ def _execution_numbers(values: dict[bytes, Texts], plain: _Bools) -> list[_Ints]
     signs = _signs(values[b"side"], plain)
     fees = np.full(len(plain), NO_COMMISSION)
     if b"commission" in values:
-        given = values[b"commission"].lengths > 0
-        may_be_absent = plain | ~given
-        parsed = _parse(values[b"commission"], _units, _PLAIN_DECIMAL, may_be_absent)
-        plain &= may_be_absent | ~given
-        fees = np.where(given, parsed, NO_COMMISSION)
+        given = pc.not_equal(values[b"commission"], b"")
+        or_nothing = pc.if_else(given, values[b"commission"], b"0")
+        parsed = _parse(or_nothing, _units, _PLAIN_DECIMAL, plain)
+        fees = np.where(_bools(given), parsed, NO_COMMISSION)
     order_ids = _parse(values[b"order_id"], _integers, _PLAIN_INTEGER, plain)
     return [qtys * signs, prices, fees, order_ids]
 
 
-def _parse(texts: Texts, cast: Callable[[pa.Array], _Ints], pattern: str, plain: _Bools) -> _Ints:
+def _parse(
+    values: pa.Array, cast: Callable[[pa.Array], _Ints], pattern: str, plain: _Bools
+) -> _Ints:
     """Parse a column; what is not plain in it is 0, and marked."""
-    values = texts.to_arrow()
     try:
         return cast(values)
     except (_UnusualError, pa.ArrowException):
         is_plain = pc.match_substring_regex(values, pattern)
-        plain &= is_plain.to_numpy(zero_copy_only=False)
+        plain &= _bools(is_plain)
         return cast(pc.if_else(is_plain, values, b"0"))
 
 
@@ -257,44 +272,49 @@ def _check_bytes(values: pa.Array, longest: int) -> None:
         raise _UnusualError
 
 
-def _signs(sides: Texts, plain: _Bools) -> _Ints:
+def _signs(sides: pa.Array, plain: _Bools) -> _Ints:
     bought = _are(sides, _BUY)
     plain &= bought | _are(sides, _SELL)
     return np.where(bought, np.int64(1), np.int64(-1))
 
 
-def _are_ids(exec_ids: Texts) -> _Bools:
+def _are_ids(exec_ids: pa.Array) -> _Bools:
     """Tell which execution ids are short texts of first revisions."""
-    lengths, values = exec_ids.lengths, exec_ids.to_arrow()
+    lengths = _lengths(exec_ids)
     plain = (lengths > 0) & (lengths <= LONGEST_NAME) & _are_text(exec_ids)
-    later: _Bools = pc.match_substring_regex(values, _LATER_REVISION).to_numpy(zero_copy_only=False)
-    return plain & ~later
+    return plain & ~_bools(pc.match_substring_regex(exec_ids, _LATER_REVISION))
 
 
-def _are_text(texts: Texts) -> _Bools:
-    values = texts.to_arrow()
-    if not (texts.letters < 128).all():  # noqa: PLR2004  # ASCII
-        try:
-            values.cast(pa.string())
-        except pa.ArrowException:
-            listed = values.to_pylist()
-            return np.array([one.decode(errors="ignore").encode() == one for one in listed])
+def _are_text(values: pa.Array) -> _Bools:
+    try:
+        values.cast(pa.string())
+    except pa.ArrowException:
+        listed = values.to_pylist()
+        return np.array([one.decode(errors="ignore").encode() == one for one in listed])
     return np.ones(len(values), np.bool_)
 
 
-def _are(texts: Texts, allowed: list[bytes]) -> _Bools:
-    are = pc.is_in(texts.to_arrow(), pa.array(allowed, pa.binary()))
-    found: _Bools = are.to_numpy(zero_copy_only=False)
+def _are(values: pa.Array, allowed: list[bytes]) -> _Bools:
+    return _bools(pc.is_in(values, pa.array(allowed, pa.binary())))
+
+
+def _lengths(values: pa.Array) -> _Ints:
+    lengths: _Ints = pc.binary_length(values).to_numpy()
+    return lengths
+
+
+def _bools(values: pa.Array) -> _Bools:
+    found: _Bools = values.to_numpy(zero_copy_only=False)
     return found
 
 
 def _headings(
-    values: dict[bytes, Texts], wanted: Sequence[bytes]
+    values: dict[bytes, pa.Array], wanted: Sequence[bytes]
 ) -> tuple[_Ints, list[Heading | None]]:
     """Return which heading each entry has, and the headings; None for one that is not plain."""
     names = tuple(name for name in wanted if name in values)
     # No value holds a line end.
-    joined = pc.binary_join_element_wise(*(values[name].to_arrow() for name in names), b"\n")
+    joined = pc.binary_join_element_wise(*(values[name] for name in names), b"\n")
     encoded = joined.dictionary_encode()
     listed = [tuple(text.split(b"\n")) for text in encoded.dictionary.to_pylist()]
     heading: _Ints = encoded.indices.to_numpy()
@@ -312,32 +332,25 @@ def _heading(names: tuple[bytes, ...], values: tuple[bytes, ...]) -> Heading | N
 
 # --- columns to pieces -----------------------------------------------------------------------
 
-_EXECUTION, _REPORT, _IS_ODD = 0, 1, 2
+_EXECUTION, _REPORT, _SINGLE = 0, 1, 2
 
 
-def _pieces(replies: Replies, columns: list[_Columns], odd: list[_Odd]) -> Iterator[Piece]:
+def _pieces(replies: Replies, columns: list[_Columns], singles: list[_Single]) -> Iterator[Piece]:
     """Put the entries of each key in order of arrival, and cut them where a run must end."""
-    arrivals = _Arrivals(sorted(columns, key=lambda one: one.is_report), odd)
-    if not len(arrivals.order):
-        return
-    cutter = _Cutter(arrivals)
-    for number, (start, stop) in enumerate(pairwise(cutter.bounds.tolist())):
-        of_piece = arrivals.order[start:stop]
-        symbol, account = arrivals.owners[arrivals.key[of_piece[0]]]
-        if arrivals.kind[start] == _IS_ODD:
-            some = [odd[at - len(arrivals.places)] for at in of_piece.tolist()]
-            yield Piece(symbol, account, [one.entry for one in some], [one.message for one in some])
+    arrivals = _Arrivals(columns, singles)
+    for number, (start, stop) in enumerate(pairwise(arrivals.bounds.tolist())):
+        if arrivals.kind[start] == _SINGLE:
+            yield _piece_of([singles[at] for at in arrivals.single[start:stop].tolist()])
         else:
-            entries = SomeEntries(replies, arrivals.places[of_piece], cutter.ids[number])
-            yield Piece(symbol, account, entries, cutter.run(number))
+            entries = SomeEntries(replies, arrivals.places[start:stop])
+            symbol, account = arrivals.owners[arrivals.key[start]]
+            yield Piece(symbol, account, arrivals.ids[number], entries, arrivals.run(number))
 
 
 class _Arrivals:
-    """All entries of a read: columns over executions, then reports, then odd entries."""
+    """All entries of a read, key by key and in order of arrival, cut into pieces."""
 
-    def __init__(self, columns: list[_Columns], odd: list[_Odd]) -> None:
-        self.executions = [one for one in columns if not one.is_report]
-        self.reports = [one for one in columns if one.is_report]
+    def __init__(self, columns: list[_Columns], singles: list[_Single]) -> None:
         owners: dict[tuple[str, str | None], int] = {}
         said: dict[Instrument, int] = {}
         key, says = [], []
@@ -347,61 +360,60 @@ class _Arrivals:
             tells = [said.setdefault(heading.instrument, len(said)) for heading in found]
             key.append(np.array(owner)[one.heading])
             says.append(np.array(tells)[one.heading])
-        key.append(np.array([owners.setdefault(one[1:3], len(owners)) for one in odd], np.int64))
-        says.append(np.full(len(odd), -1))
-        places = [*(one.places for one in columns), np.array([one.place for one in odd], np.int64)]
-        self.owners, self.said = list(owners), list(said)
-        self.key, self.says, self.places = map(np.concatenate, (key, says, places))
-        self.order: _Ints = np.lexsort((self.places, self.key))
-        """Key by key, and in order of arrival."""
-        self.first_report = sum(len(one.places) for one in self.executions)
-        first_odd = len(self.places) - len(odd)
-        # From here on in that order.
-        self.kind = np.where(self.order < first_odd, _EXECUTION, _IS_ODD)
-        self.kind[(self.order >= self.first_report) & (self.order < first_odd)] = _REPORT
+        key.append(np.array([owners.setdefault(s[1:3], len(owners)) for s in singles], np.int64))
+        says.append(np.full(len(singles), -1))
+        places = [*(one.places for one in columns), np.array([s.place for s in singles], np.int64)]
+        kinds = [*(_REPORT if one.is_report else _EXECUTION for one in columns), _SINGLE]
+        lengths = list(map(len, places))
+        plain = sum(lengths[:-1])
+        # As yet column by column, what `codec` read last.
+        all_keys, all_places = np.concatenate(key), np.concatenate(places)
+        order = np.lexsort((all_places, all_keys))
+        self.owners, self._said = list(owners), list(said)
+        self.key, self.places = all_keys[order], all_places[order]
+        self.kind = np.repeat(kinds, lengths)[order]
+        self.single = order - plain
+        """Of a single entry, which of them it is."""
+        self._says = np.concatenate(says)[order]
+        self.bounds = self._cut()
+        self._pack(columns, order)
 
-    def bounds(self) -> _Ints:
+    def _cut(self) -> _Ints:
         """Return where pieces begin, and where the last one ends.
 
-        One begins at another key, at odd entries and behind them, and where an execution
+        One begins at another key, at single entries and behind them, and where an execution
         says another thing of the instrument, or a report of its currency, than the last.
         """
-        key, says, is_odd = self.key[self.order], self.says[self.order], self.kind == _IS_ODD
+        key, is_single = self.key, self.kind == _SINGLE
         cut = np.ones(len(key), np.bool_)
-        cut[1:] = (key[1:] != key[:-1]) | (is_odd[1:] != is_odd[:-1])
+        cut[1:] = (key[1:] != key[:-1]) | (is_single[1:] != is_single[:-1])
         for which in (_EXECUTION, _REPORT):
             of_kind = np.flatnonzero(self.kind == which)
-            cut[of_kind[1:]] |= says[of_kind[1:]] != says[of_kind[:-1]]
+            says = self._says[of_kind]
+            cut[of_kind[1:]] |= says[1:] != says[:-1]
         return np.append(np.flatnonzero(cut), len(key))
 
-
-class _Cutter:
-    """The runs of the pieces, each cut out of what all of them have."""
-
-    def __init__(self, arrivals: _Arrivals) -> None:
-        self.bounds = arrivals.bounds()
-        kind, order = arrivals.kind, arrivals.order
-        executions, reports = order[kind == _EXECUTION], order[kind == _REPORT]
+    def _pack(self, columns: list[_Columns], order: _Ints) -> None:
+        """Lay what the runs of all pieces hold one behind the other, each to be cut out."""
+        is_execution, is_report = self.kind == _EXECUTION, self.kind == _REPORT
+        executions, reports = order[is_execution], order[is_report]
         # How many of them there are before each piece.
-        self._executions = np.append(0, np.cumsum(kind == _EXECUTION))[self.bounds].tolist()
-        self._reports = np.append(0, np.cumsum(kind == _REPORT))[self.bounds].tolist()
-        of_reports = reports - arrivals.first_report
+        before, reports_before = (
+            np.append(0, np.cumsum(which))[self.bounds] for which in (is_execution, is_report)
+        )
+        rows = np.concatenate([_NO_ROWS, *(one.numbers for one in columns)])
+        report_rows = rows[reports, :REPORT_WIDTH]
         starts = np.repeat(self.bounds[:-1], np.diff(self.bounds))
-        rows = np.empty((len(reports), REPORT_WIDTH), np.int64)
-        rows[:, 0] = (np.arange(len(order)) - starts)[kind == _REPORT]
-        rows[:, 1:] = _rows(arrivals.reports, REPORT_WIDTH - 1)[of_reports]
-        self._report_rows = rows.tobytes()
-        self._rows = _rows(arrivals.executions, EXECUTION_WIDTH)[executions].tobytes()
-        columns = arrivals.executions
-        self._exec_ids = _lines([one.exec_ids for one in columns], executions, self._executions)
-        self._refs = _lines([one.refs for one in columns], executions, self._executions)
-        reported = [one.exec_ids for one in arrivals.reports]
-        self._report_ids = _lines(reported, of_reports, self._reports)
-        plain = np.add(self._executions, self._reports).tolist()
-        ids = [one.ids for one in (*arrivals.executions, *arrivals.reports)]
-        self.ids = _lines(ids, order[kind != _IS_ODD], plain)
-        self._said = arrivals.said
-        self._by_execution, self._by_report = arrivals.says[executions], arrivals.says[reports]
+        report_rows[:, 0] = (np.arange(len(order)) - starts)[is_report]
+        exec_ids = joined([one.exec_ids for one in columns])
+        refs, ids = joined([one.refs for one in columns]), joined([one.ids for one in columns])
+        self.ids = lines(ids, order[self.kind != _SINGLE], before + reports_before)
+        self._rows, self._report_rows = rows[executions].tobytes(), report_rows.tobytes()
+        self._exec_ids = lines(exec_ids, executions, before)
+        self._report_ids = lines(exec_ids, reports, reports_before)
+        self._refs = lines(refs, executions, before)
+        self._executions, self._reports = before.tolist(), reports_before.tolist()
+        self._by_execution, self._by_report = self._says[is_execution], self._says[is_report]
 
     def run(self, piece: int) -> Run:
         """Return the run of a piece."""
@@ -420,13 +432,4 @@ class _Cutter:
 
 
 _NO_HEADING = Heading("", None, Instrument())
-
-
-def _rows(columns: list[_Columns], width: int) -> _Ints:
-    return np.concatenate([np.empty((0, width), np.int64), *(one.numbers for one in columns)])
-
-
-def _lines(texts: list[Texts], order: _Ints, bounds: list[int]) -> list[bytes]:
-    if not texts:
-        return [b""] * (len(bounds) - 1)
-    return Texts.joined(texts).lines(order, np.array(bounds))
+_NO_ROWS = np.empty((0, EXECUTION_WIDTH), np.int64)

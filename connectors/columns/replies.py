@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 import redis
 from numpy.typing import NDArray
 
-from state.records import RawEntry, id_at, pack_ids
+from state.records import RawEntry
 
 _Bytes = NDArray[np.uint8]
 _Ints = NDArray[np.int64]
@@ -132,50 +132,32 @@ def last_id_in(reply: bytes, checks: int = 1) -> str | None:
     return found and found[1].decode()
 
 
-class Texts(NamedTuple):
-    """Texts, one behind the other."""
-
-    letters: _Bytes
-    lengths: NDArray[np.int32]
-
-    @classmethod
-    def joined(cls, parts: Iterable["Texts"]) -> "Texts":
-        """Put the texts of several parts together."""
-        texts, lengths = zip(*parts, strict=True)
-        return cls(np.concatenate(texts), np.concatenate(lengths))
-
-    @classmethod
-    def absent(cls, number: int) -> "Texts":
-        """Return as many empty texts."""
-        return cls(np.empty(0, np.uint8), np.zeros(number, np.int32))
-
-    def take(self, places: _Ints) -> "Texts":
-        """Return some of them."""
-        if len(places) == len(self.lengths) and (np.diff(places) > 0).all():
-            return self
-        return Texts(_letters(self.to_arrow().take(pa.array(places))), self.lengths[places])
-
-    def to_arrow(self) -> pa.Array:
-        """Return them as binary."""
-        offsets = np.zeros(len(self.lengths) + 1, np.int32)
-        np.cumsum(self.lengths, out=offsets[1:])
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(self.letters)]
-        return pa.Array.from_buffers(pa.binary(), len(self.lengths), buffers)
-
-    def lines(self, order: _Ints, bounds: _Ints) -> list[bytes]:
-        """Return them in groups, each text with a line end behind it.
-
-        order: the texts of one group after the other. bounds: where each group begins in
-        that order, and where the last one ends.
-        """
-        texts = self.to_arrow().take(pa.array(order))
-        groups = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), texts)
-        joined = pc.binary_join(groups, b"\n").to_pylist()
-        some = np.diff(bounds).tolist()
-        return [text + b"\n" if any_ else b"" for text, any_ in zip(joined, some, strict=True)]
+# Texts are Arrow's binary arrays, without nulls.
 
 
-_NO_TEXTS = Texts.absent(0)
+def joined(parts: Iterable[pa.Array]) -> pa.Array:
+    """Put the texts of several parts together."""
+    return pa.concat_arrays([_NO_TEXTS, *parts])
+
+
+def take(texts: pa.Array, places: _Ints) -> pa.Array:
+    """Return the texts at some places, which rise."""
+    return texts if len(places) == len(texts) else texts.take(pa.array(places))
+
+
+def lines(texts: pa.Array, order: _Ints, bounds: _Ints) -> list[bytes]:
+    """Return texts in groups, each text with a line end behind it.
+
+    order: the texts of one group after the other. bounds: where each group begins in
+    that order, and where the last one ends.
+    """
+    groups = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), texts.take(pa.array(order)))
+    together = pc.binary_join(groups, b"\n").to_pylist()
+    some = np.diff(bounds).tolist()
+    return [text + b"\n" if any_ else b"" for text, any_ in zip(together, some, strict=True)]
+
+
+_NO_TEXTS = pa.nulls(0, pa.binary())
 
 
 class Shape(NamedTuple):
@@ -184,15 +166,16 @@ class Shape(NamedTuple):
     names: tuple[bytes, ...]
     at: _Ints
     """Their places among all entries."""
-    ids: Texts
-    values: dict[bytes, Texts]
+    ids: pa.Array
+    values: dict[bytes, pa.Array]
+    """The texts of each field."""
 
     def take(self, rows: _Ints) -> "Shape":
         """Return some of the entries."""
         if len(rows) == len(self.at):
             return self
-        values = {name: texts.take(rows) for name, texts in self.values.items()}
-        return Shape(self.names, self.at[rows], self.ids.take(rows), values)
+        values = {name: take(texts, rows) for name, texts in self.values.items()}
+        return Shape(self.names, self.at[rows], take(self.ids, rows), values)
 
 
 class Reply(Sequence[RawEntry]):
@@ -204,24 +187,18 @@ class Reply(Sequence[RawEntry]):
         """Where each entry begins, and the last one ends."""
         self.shapes: list[Shape] = []
         counts = np.diff(begins)
-        left = np.arange(len(counts))
-        while len(left) and len(self.shapes) < _MOST_SHAPES:
-            as_long = left[counts[left] == counts[left[0]]]
-            shape, like = _shape_of(
-                lines.of_entries(begins[as_long], int(counts[left[0]])), as_long
-            )
+        seen, odd = np.zeros(len(counts), np.bool_), np.ones(len(counts), np.bool_)
+        while not seen.all() and len(self.shapes) < _MOST_SHAPES:
+            lines_of_first = counts[seen.argmin()]
+            as_long = np.flatnonzero(~seen & (counts == lines_of_first))
+            entries = lines.of_entries(begins[as_long], int(lines_of_first))
+            shape, like = _shape_of(entries, as_long)
             if shape is not None:
                 self.shapes.append(shape)
+                odd[shape.at] = False
             like[0] = True  # whatever it is, it was looked at
-            left = (
-                left[:0]
-                if like.all() and len(as_long) == len(left)
-                else np.setdiff1d(left, as_long[like], assume_unique=True)
-            )
-        in_shapes = np.zeros(len(counts), np.bool_)
-        for shape in self.shapes:
-            in_shapes[shape.at] = True
-        self.odd = np.flatnonzero(~in_shapes)
+            seen[as_long[like]] = True
+        self.odd = np.flatnonzero(odd)
         """The places of entries that are in none of the shapes."""
 
     @classmethod
@@ -263,12 +240,12 @@ class Reply(Sequence[RawEntry]):
     def variety(self, field: bytes) -> int:
         """Count the different values of a field in each shape; return the most."""
         found = (shape.values[field] for shape in self.shapes if field in shape.values)
-        return max((pc.count_distinct(texts.to_arrow()).as_py() for texts in found), default=0)
+        return max((pc.count_distinct(texts).as_py() for texts in found), default=0)
 
     def is_rising(self, field: bytes) -> bool:
         """Tell whether nearly all values of a field, as texts, are not below the one before."""
         columns = [shape.values[field] for shape in self.shapes if field in shape.values]
-        values = max(columns, key=lambda texts: len(texts.lengths), default=_NO_TEXTS).to_arrow()
+        values = max(columns, key=len, default=_NO_TEXTS)
         rises = pc.greater_equal(values[1:], values[:-1])
         return bool((pc.mean(rises).as_py() or 0) > _NEARLY_ALL)
 
@@ -295,7 +272,7 @@ def _shape_of(entries: "_EntryLines", at: _Ints) -> tuple[Shape | None, _Bools]:
     if not plain.any() or len(set(names)) < len(names):
         return None, like
     if not plain.all():
-        entries, at = entries.some(plain), at[plain]
+        entries, at = entries._replace(starts=entries.starts[:, plain]), at[plain]
     values = {name: entries.texts(line) for line, name in zip(values_of, names, strict=True)}
     return Shape(names, at, entries.texts(_ID), values), like
 
@@ -379,10 +356,6 @@ class _EntryLines(NamedTuple):
         """How many an entry has."""
         return len(self.starts) - 1
 
-    def some(self, which: _Bools) -> "_EntryLines":
-        """Return those of some of the entries."""
-        return self._replace(starts=self.starts[:, which])
-
     def text(self, line: int) -> bytes:
         """Return a line of the first entry."""
         return self.reply[self.starts[line, 0] : self.starts[line + 1, 0] - 2].tobytes()
@@ -410,7 +383,7 @@ class _EntryLines(NamedTuple):
         same &= short
         return same
 
-    def texts(self, line: int) -> Texts:
+    def texts(self, line: int) -> pa.Array:
         """Return a line of each entry."""
         bounds = np.empty((self.starts.shape[1], 2), np.int32)
         bounds[:, 0] = self.starts[line]
@@ -418,8 +391,7 @@ class _EntryLines(NamedTuple):
         # What lies between them are texts to Arrow too, but not taken.
         buffers = [None, pa.py_buffer(bounds), pa.py_buffer(self.reply)]
         all_texts = pa.Array.from_buffers(pa.binary(), bounds.size - 1, buffers)
-        texts = all_texts.take(pa.array(np.arange(0, bounds.size, 2)))
-        return Texts(_letters(texts), bounds[:, 1] - bounds[:, 0])
+        return all_texts.take(pa.array(np.arange(0, bounds.size, 2)))
 
 
 class Replies(Sequence[RawEntry]):
@@ -451,8 +423,8 @@ class Replies(Sequence[RawEntry]):
             Shape(
                 names,
                 np.concatenate([shape.at for shape in shapes]),
-                Texts.joined(shape.ids for shape in shapes),
-                {name: Texts.joined(shape.values[name] for shape in shapes) for name in names},
+                joined(shape.ids for shape in shapes),
+                {name: joined(shape.values[name] for shape in shapes) for name in names},
             )
             for names, shapes in alike.items()
         ]
@@ -463,18 +435,12 @@ class Replies(Sequence[RawEntry]):
         return [begin + at for reply, begin in begins for at in reply.odd.tolist()]
 
 
-def _letters(texts: pa.Array) -> _Bytes:
-    """Return the bytes of texts that Arrow has just copied one behind the other."""
-    _, _, letters = texts.buffers()
-    return np.frombuffer(letters, np.uint8) if letters else np.empty(0, np.uint8)
-
-
 class SomeEntries(Sequence[RawEntry]):
     """Some entries of replies, parsed when they are asked for. Sent elsewhere, they are a list."""
 
-    def __init__(self, replies: Replies, places: _Ints, ids: bytes) -> None:
-        """Take the entries at these places; ids: theirs, packed."""
-        self._replies, self._places, self.ids = replies, places, ids
+    def __init__(self, replies: Replies, places: _Ints) -> None:
+        """Take the entries at these places."""
+        self._replies, self._places = replies, places
 
     def __len__(self) -> int:
         return len(self._places)
@@ -485,27 +451,6 @@ class SomeEntries(Sequence[RawEntry]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (list, (list(self),))
-
-
-def ids_of(entries: Sequence[RawEntry]) -> list[bytes]:
-    """Return the ids of entries; none is parsed for them."""
-    if isinstance(entries, SomeEntries):
-        return entries.ids.split(b"\n")[:-1]
-    return [entry_id for entry_id, _ in entries]
-
-
-def packed_ids(entries: Sequence[RawEntry]) -> bytes:
-    """Return the ids of entries, packed."""
-    if isinstance(entries, SomeEntries):
-        return entries.ids
-    return pack_ids(ids_of(entries))
-
-
-def first_id(entries: Sequence[RawEntry]) -> str:
-    """Return the id of the first of some entries; none is parsed for it."""
-    if isinstance(entries, SomeEntries):
-        return id_at(entries.ids, 0)
-    return str(entries[0][0].decode())
 
 
 def _word(text: bytes) -> np.uint64:

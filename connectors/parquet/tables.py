@@ -5,9 +5,7 @@ columns; both become the same tables, split by date.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from json import dumps
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +78,18 @@ def tables(changes: Iterable[Changes]) -> Iterator[Table]:
         yield from _tables_of_runs(runs)
 
 
+_DAY_BY = {"positions": ["timestamp", "message_timestamp"], "closed_lots": ["close_timestamp"]}
+"""The times that tell a row's date; a position without any execution has none of its own."""
+
+
+def _split_by_day(data_set: str, table: pa.Table) -> Iterator[Table]:
+    times = pc.coalesce(*(table.column(name) for name in _DAY_BY[data_set]))
+    days = times.combine_chunks().view(pa.int64()).to_numpy() // _DAY_MS
+    for day in np.unique(days).tolist():
+        of_day = days == day
+        yield Table(data_set, day, table if of_day.all() else table.filter(pa.array(of_day)))
+
+
 # --- from columns -------------------------------------------------------------------
 
 _LONGEST_LINE = 2**62
@@ -93,8 +103,8 @@ def _tables_of_runs(runs: list[RunUpdates]) -> Iterator[Table]:
             wanted = did.at >= np.array(did.skips)[did.of_run]
             positions = positions.filter(pa.array(wanted))
             closed_lots = closed_lots.filter(pa.array(wanted[did.events[did.closers]]))
-        yield from _split_by_day("positions", positions, "timestamp")
-        yield from _split_by_day("closed_lots", closed_lots, "close_timestamp")
+        yield from _split_by_day("positions", positions)
+        yield from _split_by_day("closed_lots", closed_lots)
 
 
 def _on_one_line(runs: list[RunUpdates]) -> Iterator[list[RunUpdates]]:
@@ -108,13 +118,6 @@ def _on_one_line(runs: list[RunUpdates]) -> Iterator[list[RunUpdates]]:
     half = len(runs) // 2
     yield from _on_one_line(runs[:half])
     yield from _on_one_line(runs[half:])
-
-
-def _split_by_day(data_set: str, table: pa.Table, time_column: str) -> Iterator[Table]:
-    days = table.column(time_column).combine_chunks().view(pa.int64()).to_numpy() // _DAY_MS
-    for day in np.unique(days).tolist():
-        yield Table(data_set, day, table if days[0] == days[-1] == day and (days == day).all()
-                    else table.filter(pa.array(days == day)))  # fmt: skip
 
 
 class _Booked:
@@ -247,19 +250,12 @@ class _Booked:
         traded = Wide.product(self.qtys * factors, self.prices)
         every, events = len(self.of_run), self.events
         self.gains = gains.scattered(events, every)
-        due = np.zeros(every, np.int64)
-        due[events] = self._dues()
-        targets = self.targets
         closed = np.append(0, self.closed)
         last = self.first_execution[self.report_run] + self.executions_before
         come_to = np.where(self.executions_before > 0, closed[last], 0)
-        due[self.report_events] = self._due(targets, come_to)
+        due = self.of_messages(self._dues(), self._due(self.targets, come_to))
         self.net_gains = self.gains - Wide.product(due, np.full(every, ONE))
-        fees = np.zeros(every, np.int64)
-        fees[events] = self.fees
-        fees[self.report_events] = self.report_fees
-        qtys = np.zeros(every, np.int64)
-        qtys[events] = self.qtys
+        qtys, fees = self.of_messages(self.qtys, 0), self.of_messages(self.fees, self.report_fees)
         self.held = self._running(Wide.of(qtys), before.qty)
         self.costs = self._running((traded + gains).scattered(events, every), before.cost_basis)
         self.realized = self._running(self.gains, before.realized_pnl)
@@ -290,6 +286,12 @@ class _Booked:
         due[matched] -= self._due(openers, self.match_begins[matched])
         return own + self._by_closer(Wide.of(due)).narrow()
 
+    def of_messages(self, of_executions: Ints, of_reports: Ints | int) -> Ints:
+        """Put what belongs to executions and what belongs to reports in the messages' order."""
+        found = np.empty(len(self.of_run), np.int64)
+        found[self.events], found[self.report_events] = of_executions, of_reports
+        return found
+
     def _by_closer(self, of_matches: Wide) -> Wide:
         """Add up for each execution what belongs to its matches."""
         counts = np.bincount(self.closers, minlength=len(self.qtys))
@@ -317,13 +319,12 @@ def _run_positions(did: _Booked) -> pa.Table:
         return pa.concat_arrays([of_executions, values]).take(last)
 
     prices, times = _quantities(did.prices), pa.array(did.times).view(TIME)
-    reported = _scattered(did.report_fees, did.report_events, len(none))
-    fees = np.where(none, reported, np.append(did.said_fees, 0)[did.last])
+    fees = did.of_messages(did.said_fees, did.report_fees)
     said = fees != NO_COMMISSION
     instruments = [run.instrument for run in did.runs]
     others = list(map(other_commissions_json, before.other_commissions))
     of_key = _of_keys(before, of_run)
-    message_times = _scattered(did.report_times, did.report_events, len(none))
+    message_times = did.of_messages(did.times, did.report_times)
     columns = {
         **of_key,
         "sec_type": _named(did, before.sec_type, [says.sec_type for says in instruments]),
@@ -343,9 +344,7 @@ def _run_positions(did: _Booked) -> pa.Table:
         "timestamp": booked(times, before.timestamp),
         "stream_id": _texts(did.ids),
         "type": pc.if_else(pa.array(none), "commission", "execution"),
-        "message_timestamp": pa.array(
-            np.where(none, message_times, np.append(did.times, 0)[did.last])
-        ).view(TIME),
+        "message_timestamp": pa.array(message_times).view(TIME),
         "side": pc.if_else(pa.array(did.qtys > 0), "BUY", "SELL").take(itself),
         "fill_qty": _quantities(np.abs(did.qtys)).take(itself),
         "fill_price": prices.take(itself),
@@ -381,8 +380,8 @@ def _named(did: _Booked, before: Sequence[Any], named: Sequence[Any]) -> pa.Arra
 def _exec_ids(did: _Booked, of_executions: pa.Array) -> pa.Array:
     """Return the execution that each message is or names."""
     of_reports = _texts([run.report_ids for run in did.runs])
-    at = did.last.copy()
-    at[did.report_events] = len(did.qtys) + np.arange(len(did.report_events))
+    executions, reports = len(did.qtys), len(did.report_events)
+    at = did.of_messages(np.arange(executions), executions + np.arange(reports))
     return pa.concat_arrays([of_executions, of_reports]).take(pa.array(at))
 
 
@@ -431,12 +430,6 @@ def _begins(lengths: Ints) -> Ints:
     return found
 
 
-def _scattered(values: Ints, places: Ints, length: int) -> Ints:
-    found = np.zeros(length, np.int64)
-    found[places] = values
-    return found
-
-
 def _texts(packed: Iterable[bytes]) -> pa.Array:
     """Return packed texts (see `state.run`)."""
     data = np.frombuffer(b"".join(packed), np.uint8)
@@ -455,26 +448,15 @@ def _quantities(numbers: Ints) -> pa.Array:
 
 
 def _tables_of_rows(updates: list[Update]) -> Iterator[Table]:
-    yield from _by_day("positions", [(_day_of(one), _position_row(one)) for one in updates])
+    positions = map(_position_row, updates)
+    yield from _split_by_day("positions", table_of(POSITIONS_SCHEMA, positions))
     closed_lots = [
-        (lot.close_timestamp // _DAY_MS, (*update.snapshot[:4], *lot, update.stream_id))
+        (*update.snapshot[:4], *lot, update.stream_id)
         for update in updates
         for lot in update.applied.closed
     ]
-    yield from _by_day("closed_lots", closed_lots)
-
-
-def _by_day(data_set: str, rows: list[tuple[int, tuple[Any, ...]]]) -> Iterator[Table]:
-    """Build a table for each day; rows: with their days."""
-    the_day = itemgetter(0)
-    for day, of_day in groupby(sorted(rows, key=the_day), the_day):
-        yield Table(data_set, day, table_of(DATA_SETS[data_set], [row for _, row in of_day]))
-
-
-def _day_of(update: Update) -> int:
-    # A position without any execution has no time of its own.
-    timestamp = update.snapshot.timestamp
-    return (update.message.timestamp if timestamp is None else timestamp) // _DAY_MS
+    if closed_lots:
+        yield from _split_by_day("closed_lots", table_of(CLOSED_LOTS_SCHEMA, closed_lots))
 
 
 def _position_row(update: Update) -> tuple[Any, ...]:

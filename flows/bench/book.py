@@ -5,6 +5,7 @@ files. The runs are as long as those that a read brings to each of 100 symbols.
 """
 
 from collections.abc import Callable
+from itertools import chain
 from random import Random
 from time import perf_counter
 
@@ -15,7 +16,7 @@ from flows.bench.sizes import Sizes
 from state.book import Book
 from state.exact import ONE
 from state.messages import Execution, Instrument
-from state.run import run_of
+from state.run import Run, pack, pack_texts
 
 TITLE = "The book alone, per execution"
 STEPS = 4
@@ -23,6 +24,7 @@ STEPS = 4
 _BOOKS = 10
 _RUN_LENGTH = 20
 _CENT = ONE // 100
+_FEE = 35 * _CENT
 
 
 def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
@@ -59,7 +61,7 @@ def _executions(seed: int, count: int) -> list[Execution]:
         made.append(
             Execution(
                 exec_id, exec_id, 1, FIRST_TIME + number, qty,
-                random.randint(1_000, 50_000) * _CENT, 35 * _CENT, number, side, Instrument("USD"),
+                random.randint(1_000, 50_000) * _CENT, _FEE, number, side, Instrument("USD"),
             )
         )  # fmt: skip
     return made
@@ -67,7 +69,7 @@ def _executions(seed: int, count: int) -> list[Execution]:
 
 def _in_runs_us(books: list[list[Execution]]) -> float:
     runs = [
-        [run_of(book[start : start + _RUN_LENGTH]) for start in range(0, len(book), _RUN_LENGTH)]
+        [_run_of(book[start : start + _RUN_LENGTH]) for start in range(0, len(book), _RUN_LENGTH)]
         for book in books
     ]
     start = perf_counter()
@@ -76,6 +78,12 @@ def _in_runs_us(books: list[list[Execution]]) -> float:
         for run in of_book:
             assert book.apply_run(run) is not None
     return (perf_counter() - start) / sum(map(len, books)) * 1e6
+
+
+def _run_of(fills: list[Execution]) -> Run:
+    rows = [(one.timestamp, one.qty, one.price, _FEE, one.order_id) for one in fills]
+    exec_ids = pack_texts(one.exec_id for one in fills)
+    return Run(pack(chain.from_iterable(rows)), exec_ids, b"", fills[0].instrument)
 
 
 def _one_by_one_us(books: list[list[Execution]]) -> float:

@@ -15,7 +15,7 @@ from time import perf_counter
 
 from connectors.book_store import BookStores
 from connectors.columns.messages import Piece, decode_replies
-from connectors.columns.replies import BulkConnection, Replies, Reply, packed_ids
+from connectors.columns.replies import BulkConnection, Replies, Reply
 from connectors.disk import sync
 from connectors.parquet.files import PartFile
 from connectors.parquet.tables import tables
@@ -143,9 +143,8 @@ class _Pass:
         assert isinstance(piece.messages, Run)  # plain, see above
         update = book.apply_run(piece.messages)
         assert update is not None
-        ids = packed_ids(piece.entries)
-        updates = RunUpdates(ids, update)
-        return Changes(STREAM, key, last_id(ids), book.snapshot(), updates, live=False)
+        updates = RunUpdates(piece.ids, update)
+        return Changes(STREAM, key, last_id(piece.ids), book.snapshot(), updates, live=False)
 
     def _note(self, changes: list[Changes]) -> None:
         for change in changes:

@@ -7,12 +7,12 @@ partition where its key does not live, since it would get a second book there.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from connectors.columns.messages import Refused, decode_entry, decode_replies
+from connectors.columns.messages import decode_entries, decode_replies
 from connectors.columns.replies import Replies
 from connectors.redis.source import Read
 from flows.common.logs import Progress
 from state.keys import partition_of, position_key
-from state.messages import Message, RejectedError
+from state.messages import Message
 from state.records import Entry, RawEntry, Rejected
 from state.run import Run
 
@@ -24,8 +24,10 @@ class Messages(NamedTuple):
     key: str
     symbol: str
     account: str | None
+    ids: bytes
+    """Of the entries, packed."""
     entries: Sequence[RawEntry]
-    messages: list[Message] | Run
+    messages: Run | list[Message]
     """As many as there are entries."""
     live: bool
 
@@ -34,34 +36,15 @@ def decode_read(read: Read, progress: Progress) -> Iterable[Messages | Rejected]
     """Sort a read's entries into messages by key, and entries that cannot be used."""
     if isinstance(read.entries, Replies):
         pieces, refused = decode_replies(read.entries)
-        found = [
-            Messages(read.stream, position_key(symbol, account), symbol, account, entries,
-                     messages, read.live)
-            for symbol, account, entries, messages in pieces
-        ]  # fmt: skip
     else:
-        found, refused = _decode_one_by_one(read)
+        pieces, refused = decode_entries(read.entries)
     progress.read(len(read.entries), len(refused), live=read.live)
     rejected = [Rejected(read.stream, Entry.of(raw), reason) for raw, reason in refused]
+    found = [
+        Messages(read.stream, position_key(piece.symbol, piece.account), *piece, read.live)
+        for piece in pieces
+    ]
     return [*rejected, *found]
-
-
-def _decode_one_by_one(read: Read) -> tuple[list[Messages], list[Refused]]:
-    by_key: dict[str, tuple[str, str | None, list[RawEntry], list[Message]]] = {}
-    refused = []
-    for raw in read.entries:
-        try:
-            symbol, account, message = decode_entry(raw)
-        except RejectedError as error:
-            refused.append(Refused(raw, str(error)))
-            continue
-        key = position_key(symbol, account)
-        _, _, entries, messages = by_key.setdefault(key, (symbol, account, [], []))
-        entries.append(raw)
-        messages.append(message)
-    return [
-        Messages(read.stream, key, *of_key, read.live) for key, of_key in by_key.items()
-    ], refused
 
 
 def at_home(

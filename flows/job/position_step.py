@@ -12,7 +12,6 @@ from bytewax.operators import StatefulBatchLogic
 
 from connectors import metrics
 from connectors.book_store import BookStores
-from connectors.columns.replies import first_id, ids_of, packed_ids
 from connectors.kept import seal_values
 from flows.common.logs import Progress, log_exceptions
 from flows.job.decode_step import Messages
@@ -26,11 +25,11 @@ from state.records import (
     Rejected,
     RunUpdates,
     Update,
+    id_at,
     id_order,
     last_id,
-    pack_ids,
 )
-from state.run import Run
+from state.run import Run, pack_texts, unpack_texts
 from state.snapshot import PositionSnapshot
 
 
@@ -99,11 +98,10 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         if isinstance(messages.messages, Run):
             update = book.apply_run(messages.messages)
             if update is not None:
-                ids = packed_ids(messages.entries)
-                self._remember(messages, book, ids, messages.messages)
+                self._remember(messages, book, messages.ids, messages.messages)
                 metrics.EXECUTIONS_BOOKED.inc(messages.messages.executions)
-                updates = RunUpdates(ids, update)
-                return [self._changes(messages, last_id(ids), book.snapshot(), updates)]
+                updates, last = RunUpdates(messages.ids, update), last_id(messages.ids)
+                return [self._changes(messages, last, book.snapshot(), updates)]
             messages = messages._replace(messages=messages.messages.messages())
         return self._take_one_by_one(book, messages)
 
@@ -111,9 +109,9 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
         assert not isinstance(messages.messages, Run)
         results: list[Changes | Rejected] = []
         updates: list[Update] = []
-        ids: list[bytes] = []
+        ids: list[str] = []
         taken: list[Message] = []
-        all_ids = ids_of(messages.entries)
+        all_ids = unpack_texts(messages.ids)
         for at, (entry_id, message) in enumerate(zip(all_ids, messages.messages, strict=True)):
             try:
                 applied = book.apply(message)
@@ -125,9 +123,9 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
             ids.append(entry_id)
             taken.append(message)
             if applied is not None:
-                updates.append(Update(entry_id.decode(), message, applied, book.snapshot()))
+                updates.append(Update(entry_id, message, applied, book.snapshot()))
         if taken:
-            self._remember(messages, book, pack_ids(ids), taken)
+            self._remember(messages, book, pack_texts(ids), taken)
             _count(taken, updates, None if self._shown is None else self._shown.timestamp)
         if updates:
             last = updates[-1]
@@ -162,7 +160,7 @@ class PositionLogic(StatefulBatchLogic[Messages, Changes | Rejected, tuple[Any, 
                 self._book = self._store.load(*self._name[1:], self._last_id, resumed_at)
             else:
                 self._book = Book(messages.symbol, messages.account)
-        first = first_id(messages.entries)
+        first = id_at(messages.ids, 0)
         if id_order(first) <= id_order(self._last_id):
             raise RuntimeError(
                 f"{messages.key!r}: expected entries after {self._last_id}, which the book has, "

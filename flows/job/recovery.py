@@ -103,27 +103,17 @@ def check_file(path: Path) -> None:
     try:
         with read_only(path) as db:
             check_pages(db)
-            _check_others(db)
-        for _ in _snapshots(path, _CHECKED):
-            pass
+            for step, key, data in db.execute("SELECT step_id, state_key, ser_change FROM snaps"):
+                if step in _CHECKED:
+                    _values(path, step, key, data)
+                    continue
+                # Bytewax unpickles these as well, and would run whatever one from elsewhere says.
+                for _ in loads(data or b""):
+                    pass
     except sqlite3.OperationalError:
         raise
     except (sqlite3.DatabaseError, DamagedError) as error:
         raise RecoveryError(f"{path} is damaged: {error}; {_RESTORE}") from error
-
-
-def _check_others(db: sqlite3.Connection) -> None:
-    """Look at the rows of steps that keep nothing, since Bytewax unpickles them as well.
-
-    It would run whatever a row from elsewhere says.
-    """
-    rows = db.execute(
-        "SELECT ser_change FROM snaps WHERE step_id NOT IN (?, ?, ?, ?) AND ser_change IS NOT NULL",
-        _CHECKED,
-    )
-    for [data] in rows:
-        for _ in loads(data):
-            pass
 
 
 def store_files(directory: Path) -> list[Path]:
@@ -132,7 +122,7 @@ def store_files(directory: Path) -> list[Path]:
 
 
 def _snapshots(
-    path: Path, steps: Sequence[str] = (SOURCE_ID, POSITION_ID, PARQUET_ID)
+    path: Path, steps: Sequence[str]
 ) -> Iterator[tuple[int, str, str, tuple[Any, ...] | None]]:
     """Read steps' snapshots in a file of Bytewax's store: epoch, step, key, values.
 

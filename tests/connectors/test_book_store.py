@@ -27,9 +27,8 @@ from connectors.kept import dumps, seal
 from state.book import Book
 from state.exact import ONE
 from state.messages import Execution, Message, message_to_state
-from state.run import run_of
 from tests.support.notation import messages
-from tests.support.runs import state_of
+from tests.support.runs import run_of, state_of
 from tests.support.stores import damage_index
 from tests.support.strategies import SETTINGS
 

@@ -18,12 +18,11 @@ from state.run import (
     NO_COMMISSION,
     Run,
     RunUpdate,
-    run_of,
     unpack_rows,
     unpack_texts,
 )
 from tests.support.notation import exec_id, message, messages
-from tests.support.runs import fit_together, plain_sessions, reads, state_of
+from tests.support.runs import fit_together, plain_sessions, reads, run_of, state_of
 from tests.support.strategies import SETTINGS, sessions
 
 

@@ -35,7 +35,7 @@ _PATHS = {
     "the book refuses a message":
         ("flows/job/position_step.py", "results.append(Rejected("),
     "an execution is corrected":
-        ("state/order.py", "changed[at[0]].put(at[1], cut=1)"),
+        ("state/book.py", "elif new.qty and (new.timestamp, place) < self._horizon"),
     "an execution is late beyond a split":
         ("state/order.py", "new.append(_begin(action, place, new[-1]"),
     "a backlog is read in bulk":

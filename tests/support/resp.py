@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from connectors.columns.messages import Refused, decode_entry, decode_replies
-from connectors.columns.replies import Replies, Reply, ids_of, packed_ids
+from connectors.columns.replies import Replies, Reply
 from state.messages import Message, RejectedError
 from state.records import RawEntry, pack_ids
 from state.run import Run
@@ -58,10 +58,9 @@ def by_columns(replies: Replies) -> tuple[Decoded, set[bytes]]:
     """Decode a read by columns; return also the ids of what is in runs."""
     pieces, refused = decode_replies(replies)
     decoded, in_runs = Decoded({}, refused), set()
-    for symbol, account, entries, messages in pieces:
+    for symbol, account, packed, entries, messages in pieces:
         ids = [raw[0] for raw in entries]
-        assert ids_of(entries) == ids
-        assert packed_ids(entries) == pack_ids(ids)
+        assert packed == pack_ids(ids)
         assert len(messages) == len(entries) > 0
         if isinstance(messages, Run):
             in_runs |= set(ids)

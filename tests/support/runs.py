@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from state.book import Book
 from state.exact import ONE
 from state.messages import CommissionReport, Execution, Instrument, Message
-from state.run import Kept, said_from_state
+from state.run import NO_COMMISSION, Kept, Run, pack, pack_texts, said_from_state
 from tests.support.notation import exec_id
 
 
@@ -89,3 +89,22 @@ def state_of(book: Book) -> list[Any]:
         ]
         state[3][at] = (*part, (columns, executions, *lots))
     return state
+
+
+def run_of(messages: Sequence[Message]) -> Run:
+    """Pack messages that all have first revisions. Raises OverflowError beyond 64 bits."""
+    executions = [m for m in messages if isinstance(m, Execution)]
+    reports = [(at, m) for at, m in enumerate(messages) if isinstance(m, CommissionReport)]
+    numbers: list[int] = []
+    for each in executions:
+        fee = NO_COMMISSION if each.commission is None else each.commission
+        numbers += (each.timestamp, each.qty, each.price, fee, each.order_id)
+    rows = [number for at, m in reports for number in (at, m.timestamp, m.commission)]
+    refs = [each.order_ref or "" for each in executions]
+    return Run(
+        pack(numbers), pack_texts(each.exec_id for each in executions),
+        pack_texts(refs) if any(refs) else b"",
+        executions[0].instrument if executions else Instrument(),
+        pack(rows), pack_texts(m.exec_id for _, m in reports) if reports else b"",
+        reports[0][1].currency if reports else None,
+    )  # fmt: skip

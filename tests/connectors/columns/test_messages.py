@@ -12,8 +12,9 @@ from connectors.columns.messages import decode_replies
 from state.exact import ONE
 from state.messages import CommissionReport, Execution, Instrument
 from state.records import RawEntry
-from state.run import Run, run_of
+from state.run import Run
 from tests.support.resp import by_columns, check_columns, flat, one_by_one, replies_of
+from tests.support.runs import run_of
 from tests.support.strategies import SETTINGS
 
 TIME = 1_700_000_000_000

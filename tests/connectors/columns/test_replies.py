@@ -19,15 +19,13 @@ from connectors.columns.replies import (
     Reply,
     Shape,
     SomeEntries,
-    Texts,
-    first_id,
-    ids_of,
     last_id_in,
-    packed_ids,
+    lines,
     parse,
+    take,
 )
 from connectors.redis.link import send
-from state.records import RawEntry, pack_ids
+from state.records import RawEntry
 from tests.support.resp import ANCHOR, encode, reply
 from tests.support.strategies import SETTINGS
 
@@ -99,11 +97,6 @@ def reply_of(entries: Sequence[RawEntry]) -> Reply:
     return found
 
 
-def listed(texts: Texts) -> list[bytes]:
-    found: list[bytes] = texts.to_arrow().to_pylist()
-    return found
-
-
 def check_shapes(shapes: Sequence[Shape], odd: Sequence[int], entries: list[RawEntry]) -> None:
     """Hold shapes, and what is in none of them, against the entries."""
     seen = [*odd]
@@ -111,9 +104,9 @@ def check_shapes(shapes: Sequence[Shape], odd: Sequence[int], entries: list[RawE
         places = shape.at.tolist()
         assert places
         seen += places
-        assert listed(shape.ids) == [entries[at][0] for at in places]
+        assert shape.ids.to_pylist() == [entries[at][0] for at in places]
         assert [*shape.values] == [*shape.names]
-        values = [listed(shape.values[name]) for name in shape.names]
+        values = [shape.values[name].to_pylist() for name in shape.names]
         for at, *row in zip(places, *values, strict=True):
             assert entries[at][1] == fields_of(shape.names, row)
     assert sorted(seen) == list(range(len(entries)))
@@ -417,19 +410,18 @@ def test_texts_are_put_in_lines_group_by_group(values: list[bytes], data: st.Dat
     order = data.draw(st.permutations(range(len(values))))
     cuts = data.draw(st.sets(st.integers(0, len(values)))) - {0, len(values)}
     bounds = [0, *sorted(cuts), len(values)]
-    assert shape.values[b"a"].lines(np.array(order), np.array(bounds)) == [
+    assert lines(shape.values[b"a"], np.array(order), np.array(bounds)) == [
         b"".join(values[at] + b"\n" for at in order[start:stop]) for start, stop in pairwise(bounds)
     ]
-    places = np.array(data.draw(st.lists(st.integers(0, len(values) - 1), max_size=5)), np.int64)
-    if len(places) != len(values):
-        assert listed(shape.values[b"a"].take(places)) == [values[at] for at in places]
+    places = np.array(sorted(data.draw(st.sets(st.integers(0, len(values) - 1)))), np.int64)
+    assert take(shape.values[b"a"], places).to_pylist() == [values[at] for at in places]
 
 
 def test_all_texts_may_be_empty() -> None:
     [shape] = reply_of([[b"1-1", [b"a", b""]], [b"1-2", [b"a", b""]]]).shapes
-    assert listed(shape.values[b"a"]) == listed(Texts.absent(2)) == [b"", b""]
-    assert shape.values[b"a"].lines(np.array([1, 0]), np.array([0, 2])) == [b"\n\n"]
-    assert Texts.absent(2).lines(np.array([1, 0]), np.array([0, 1, 2])) == [b"\n", b"\n"]
+    assert shape.values[b"a"].to_pylist() == [b"", b""]
+    assert lines(shape.values[b"a"], np.array([1, 0]), np.array([0, 2])) == [b"\n\n"]
+    assert lines(shape.values[b"a"], np.array([1, 0]), np.array([0, 1, 2])) == [b"\n", b"\n"]
 
 
 # --- some entries of replies -----------------------------------------------------------------
@@ -440,8 +432,7 @@ def some() -> tuple[SomeEntries, list[RawEntry]]:
     """Give entries of replies, and as a list."""
     replies = Replies([reply_of(plain(3)), reply_of(plain(4, 3))])
     entries, order = plain(7), [0, 3, 2, 5]
-    expected = [entries[at] for at in order]
-    return SomeEntries(replies, np.array(order), pack_ids(raw[0] for raw in expected)), expected
+    return SomeEntries(replies, np.array(order)), [entries[at] for at in order]
 
 
 def test_some_entries_are_read_like_a_list(some: tuple[SomeEntries, list[RawEntry]]) -> None:
@@ -452,13 +443,6 @@ def test_some_entries_are_read_like_a_list(some: tuple[SomeEntries, list[RawEntr
     for at in (4, -5):
         with pytest.raises(IndexError):
             entries[at]
-
-
-def test_some_entries_know_their_ids(some: tuple[SomeEntries, list[RawEntry]]) -> None:
-    entries, expected = some
-    assert packed_ids(entries) == entries.ids == packed_ids(expected)
-    assert ids_of(entries) == ids_of(expected) == [raw[0] for raw in expected]
-    assert first_id(entries) == first_id(expected) == "1-0"
 
 
 def test_some_entries_are_sent_as_a_list(some: tuple[SomeEntries, list[RawEntry]]) -> None:

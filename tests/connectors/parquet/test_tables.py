@@ -22,9 +22,8 @@ from state.messages import (
     RejectedError,
 )
 from state.records import Changes, RunUpdates, Update, id_order, last_id, pack_ids
-from state.run import run_of
 from tests.support.notation import message, messages
-from tests.support.runs import fit_together, plain_sessions, reads
+from tests.support.runs import fit_together, plain_sessions, reads, run_of
 from tests.support.strategies import SETTINGS, sessions
 
 DAY_MS = 86_400_000

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.columns.replies import packed_ids
 from connectors.redis.source import Read
 from flows.common.logs import Progress
 from flows.job.decode_step import Messages, at_home, decode_read
@@ -64,7 +63,7 @@ def decoded(read: Read) -> tuple[ByKey, list[Rejected], tuple[int, int]]:
         messages: Sequence[Message] = (
             item.messages.messages() if isinstance(item.messages, Run) else item.messages
         )
-        assert packed_ids(item.entries) == pack_ids(raw[0] for raw in item.entries)
+        assert item.ids == pack_ids(raw[0] for raw in item.entries)
         found = by_key.setdefault((item.key, item.symbol, item.account), [])
         found += zip(item.entries, messages, strict=True)
     return by_key, rejected, (progress._entries, progress._errors)
