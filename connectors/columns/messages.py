@@ -75,6 +75,13 @@ def decode_replies(replies: Replies) -> tuple[list[Piece], list[Refused]]:
 
     The pieces of one key are in order of arrival.
     """
+    columns, places = _all_columns(replies)
+    odd, refused = _decode_each((place, replies[place]) for place in places)
+    return list(_pieces(replies, columns, odd)), refused
+
+
+def _all_columns(replies: Replies) -> tuple[list["_Columns"], list[int]]:
+    """Read the columns of a read; return them, and the places of the entries that are in none."""
     earliest, newest = _time_of(replies[0][0]), _time_of(replies[len(replies) - 1][0])
     # What is later is judged by its own id.
     bound = latest(earliest if newest < FIRST_TIMESTAMP else max(earliest, FIRST_TIMESTAMP))
@@ -84,8 +91,7 @@ def decode_replies(replies: Replies) -> tuple[list[Piece], list[Refused]]:
         places += left.tolist()
         if found is not None:
             columns.append(found)
-    odd, refused = _decode_each((place, replies[place]) for place in sorted(places))
-    return list(_pieces(replies, columns, odd)), refused
+    return columns, sorted(places)
 
 
 def decode_entries(entries: Iterable[RawEntry]) -> tuple[list[Piece], list[Refused]]:
@@ -408,7 +414,7 @@ class _Arrivals:
         exec_ids = joined([one.exec_ids for one in columns])
         refs, ids = joined([one.refs for one in columns]), joined([one.ids for one in columns])
         self.ids = lines(ids, order[self.kind != _SINGLE], before + reports_before)
-        self._rows, self._report_rows = rows[executions].tobytes(), report_rows.tobytes()
+        self._rows, self._report_rows = rows[executions], report_rows
         self._exec_ids = lines(exec_ids, executions, before)
         self._report_ids = lines(exec_ids, reports, reports_before)
         self._refs = lines(refs, executions, before)
@@ -419,14 +425,12 @@ class _Arrivals:
         """Return the run of a piece."""
         start, stop = self._executions[piece : piece + 2]
         first, last = self._reports[piece : piece + 2]
-        width, report_width = 8 * EXECUTION_WIDTH, 8 * REPORT_WIDTH
         refs = self._refs[piece]
         return Run(
-            self._rows[width * start : width * stop], self._exec_ids[piece],
+            self._rows[start:stop].tobytes(), self._exec_ids[piece],
             refs if refs.strip(b"\n") else b"",
             self._said[self._by_execution[start]] if stop > start else _NO_HEADING.instrument,
-            self._report_rows[report_width * first : report_width * last],
-            self._report_ids[piece],
+            self._report_rows[first:last].tobytes(), self._report_ids[piece],
             self._said[self._by_report[first]].currency if last > first else None,
         )  # fmt: skip
 
