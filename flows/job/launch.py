@@ -15,7 +15,6 @@ from threading import Event
 from typing import NamedTuple
 
 import bytewax.run as bytewax_run
-import pyarrow as pa
 
 from connectors.book_store import BookStores
 from connectors.disk import make_dir
@@ -52,8 +51,6 @@ def launch(settings: Settings, *, retains: bool = True) -> Launched:
     # What is kept has no cycles. Looking for some, each time that some hundred objects
     # were made, would walk all that the books remember.
     gc.set_threshold(1_000_000, 20, 100)
-    # Arrow's own pools keep what was given back, up to 80 MB of it here.
-    pa.set_memory_pool(pa.system_memory_pool())
     run = _run_options()
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
