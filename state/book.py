@@ -55,8 +55,8 @@ from state.run import (
 from state.snapshot import ClosedLot, OpenLot, PositionSnapshot, new_snapshot
 
 REMEMBERED = 2100
-"""How many messages of a key can still be corrected or told from a duplicate, at least:
-2,000 executions, and room for actions among them."""
+"""How many executions of a key can still be corrected or told from a duplicate, at least:
+2,000, and some that were busted. Actions among them are remembered too, up to as many."""
 
 FORGET_AT_ONCE = 500
 
@@ -730,17 +730,23 @@ class Book:
     # --- forgetting, and what can be said of what was forgotten -----------------------------
 
     def _forget(self) -> None:
-        """Drop the oldest messages; what they did to lots and totals stays."""
+        """Drop the oldest messages, if there are too many; what they did stays."""
+        actions = len(self._parts) - 1
         # Always a multiple of so many, whether they came one by one or in runs: what is
         # forgotten must not depend on how the stream was read.
-        left = (len(self._known) - REMEMBERED) // FORGET_AT_ONCE * FORGET_AT_ONCE
-        while left:
+        left = (len(self._known) - actions - REMEMBERED) // FORGET_AT_ONCE * FORGET_AT_ONCE
+        most = 1 + actions if actions < REMEMBERED + FORGET_AT_ONCE else REMEMBERED
+        if left <= 0 and actions < most:
+            return
+        while left > 0 or len(self._parts) > most:
             stretch = self._parts[0].stretch
-            rows = min(left, len(stretch) - stretch.base)
+            rows = len(stretch) - stretch.base
+            if len(self._parts) <= most:
+                rows = min(rows, left)
             if rows:
                 self._forget_rows(stretch.forget(rows))
+                left -= rows
             else:
-                rows = 1
                 action, place = self._parts[1].action, self._parts[1].place
                 assert action is not None
                 self._advance_horizon((action.timestamp, place))
@@ -749,7 +755,6 @@ class Book:
                 self._forgotten[identity] = None
                 del self._parts[0]
                 self._parts[0] = self._parts[0]._replace(action=None, place=-1)
-            left -= rows
         self._reports = {
             identity: report
             for identity, report in self._reports.items()

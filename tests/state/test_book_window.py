@@ -134,6 +134,25 @@ def test_a_revision_of_what_is_not_known_is_refused_once_anything_is_forgotten(l
     refuse(filled(MANY), line, r"^exec_id: expected .* known, or revision 1, .*; found '00008000")
 
 
+def test_actions_take_no_room_from_executions_and_as_many_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(book_module, "REMEMBERED", 20)
+    monkeypatch.setattr(book_module, "FORGET_AT_ONCE", 5)
+    book = Book("XYZ")
+    for n in range(1, 200):
+        assert book.apply(message(f"#{n} BUY 1 @ 1 at {n}"))
+        if n % 2:
+            assert book.apply(message(f"COST 1 at {n}"))
+        for known in range(max(1, n - 19), n):
+            assert book.apply(message(f"#{known} BUY 1 @ 1 at {known}")) is None
+    refuse(book, "#170 BUY 1 @ 1 at 170")
+    for n in range(200, 300):  # and nothing but actions does not fill the memory
+        assert book.apply(message(f"COST 1 at {n}"))
+    assert book.apply(message("COST 1 at 281")) is None
+    refuse(book, "COST 1 at 270")
+
+
 def test_a_revision_of_what_is_known_is_taken_also_then() -> None:
     book = filled(MANY)
     assert book.apply(message(f"#{MANY}.3 BUY 2 @ 1 at {MANY}"))
