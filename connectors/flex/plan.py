@@ -348,8 +348,8 @@ class Planner:
     def _take_split(self, step: SplitStep) -> None:
         symbol, renamed = self._names.of(step.old), self._names.of(step.new)
         if symbol != renamed:
-            comes = next(Fraction(row.qty) for row in step.rows if row.contract == step.new)
-            self._move(step, step.old, [(step.new, Fraction(1), comes)], _goes(step, step.old))
+            comes = Fraction(_row_of(step, step.new).qty)
+            self._move(step, step.old, [(step.new, Fraction(1), comes)], _goes(step))
             return
         fields = self._common("split", step.account, symbol, step.time, step.id)
         holding = self._holdings[step.account, symbol]
@@ -403,7 +403,7 @@ class Planner:
         if symbol == renamed:
             self._say_number(step, symbol, step.old, step.new)
             return
-        self._move(step, step.old, [(step.new, Fraction(1), None)], _goes(step, step.old))
+        self._move(step, step.old, [(step.new, Fraction(1), None)], _goes(step))
 
     def _take_move(self, step: MoveStep) -> None:
         if step.is_rights and self._stands_alone(step):
@@ -451,7 +451,8 @@ class Planner:
             touched = (source, *(contract for contract, _, _ in targets))
             self._leave_out(LeftOutStep(*_step_facts(step), touched, reason))
             return
-        stays = 1 - sum((share for _, share, _ in targets), Fraction(0)) if leaves is None else 0
+        shares = sum((share for _, share, _ in targets), Fraction(0))
+        stays = 1 - shares if leaves is None else Fraction(0)
         lots = list(holding.lots)
         if stays != 1:
             lots = holding.leave(None if leaves is None else abs(leaves))
@@ -459,7 +460,7 @@ class Planner:
             fields = self._common("transfer", *key, step.time, step.id)
             self._put(step.id, {**fields, "direction": "OUT", "qty": exact_text(gone, 10)})
             if leaves is None:
-                self._join(step, key, "kept", moved(lots, None, Fraction(stays)))
+                self._join(step, key, "kept", moved(lots, None, stays))
         if sold is not None and leaves is not None:
             lots = self._sell_part(step, source, lots, leaves, sold)
         account = (isinstance(step, MoveStep) and step.into) or step.account
@@ -473,7 +474,7 @@ class Planner:
         """Sell lots for the source row's proceeds at a part of their cost; return the rest."""
         key = (step.account, self._names.of(source))
         self._join(step, key, "kept", [_costing(lot, sold) for lot in lots])
-        row = next(row for row in step.rows if row.contract == source)
+        row = _row_of(step, source)
         price = Fraction(row.proceeds) / -(leaves * Fraction(source.multiplier))
         facts = (step.account, step.time, paid_id(step), (row,))
         self._take_sale(SaleStep(*facts, source, leaves, price))
@@ -533,8 +534,12 @@ def _costing(lot: Held, cost: Fraction) -> Held:
     return replace(lot, cost=cost, charge=Fraction(0))
 
 
-def _goes(step: Step, source: Contract) -> Fraction:
-    return next(Fraction(row.qty) for row in step.rows if row.contract == source)
+def _goes(step: RenameStep | SplitStep) -> Fraction:
+    return Fraction(_row_of(step, step.old).qty)
+
+
+def _row_of(step: Step, contract: Contract) -> Action:
+    return next(row for row in step.rows if row.contract == contract)
 
 
 def _step_facts(step: Step) -> tuple[str, int, str, tuple[Action, ...]]:

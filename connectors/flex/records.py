@@ -364,10 +364,8 @@ def read_transfer(row: Row, zone: tzinfo) -> Action:
     kind, direction = _first(fields, "type").upper(), _first(fields, "direction").upper()
     if direction not in ("IN", "OUT"):
         raise RowError(f"direction: expected IN or OUT, found {direction!r}")
-    time, other = (
-        _parsed_time(_first(fields, "dateTime", "date", "reportDate"), zone, END_OF_DAY),
-        _first(fields, "account"),
-    )
+    time = _parsed_time(_first(fields, "dateTime", "date", "reportDate"), zone, END_OF_DAY)
+    other = _first(fields, "account")
     number = _first(fields, "transactionID")
     facts = f"{contract.con_id or contract.symbol}-{time}-{plain(abs(qty))}"
     own = () if kind == "INTERNAL" else (direction, number)

@@ -1723,11 +1723,7 @@ def test_what_goes_between_accounts_of_one_owner_keeps_its_lots(tmp_path: Path, 
 
 
 def test_openings_do_not_follow_from_a_last_day_behind_a_transfer(tmp_path: Path) -> None:
-    lot = element(
-        "OpenPosition", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="A",
-        conid=con_id("A"), position="8", costBasisMoney="40", openDateTime="20230105;100000",
-        reportDate="20241231", levelOfDetail="LOT",
-    )  # fmt: skip
+    lot = _open_lot("A", 8, "40", "20230105;100000", "20241231")
     made = plan(tmp_path, flex([], Transfers=[_transferred("OUT", -12)], OpenPositions=[lot]),
                 openings=True)  # fmt: skip
     assert (made.messages, len(made.problems)) == ([], 2)
@@ -1966,11 +1962,7 @@ def test_what_an_opening_stands_for_is_not_taken_again(tmp_path: Path) -> None:
 
 
 def test_an_action_from_before_the_openings_of_its_call_is_in_them(tmp_path: Path) -> None:
-    lot = element(
-        "OpenPosition", accountId=ACCOUNT, currency="USD", assetCategory="STK", symbol="A",
-        conid=con_id("A"), position="20", costBasisMoney="40", openDateTime="20230105;100000",
-        reportDate="20231231", levelOfDetail="LOT",
-    )  # fmt: skip
+    lot = _open_lot("A", 20, "40", "20230105;100000", "20231231")
     paid = element("CashTransaction", accountId=ACCOUNT, currency="USD", assetCategory="STK",
                    symbol="A", conid=con_id("A"), dateTime="20230301", amount="2", type="Dividends",
                    description="USD 0.1 PER SHARE (Return of Capital)")  # fmt: skip
