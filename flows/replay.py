@@ -8,12 +8,13 @@ Every command may be repeated: what is done already is said, not done again.
 import getpass
 import os
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby, islice
 from threading import Event
-from typing import Annotated, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
@@ -37,6 +38,15 @@ TRACE_FIELD = "replayed_from"
 app = group(help=__doc__, no_args_is_help=False)
 
 _ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
+
+
+def texts(given: Any) -> Any:
+    """Take one word or several that a person has typed, if they are text to Redis."""
+    for text in [given] if isinstance(given, str) else given or ():
+        if text != text.encode(errors="replace").decode():
+            raise typer.BadParameter(f"expected UTF-8 text, found {text!r}")
+    return given
+
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Dead letters' ids, or STREAM/ID.")]
 Reason = Annotated[str, typer.Option(help="All whose reason is about this field.")]
@@ -92,9 +102,12 @@ def put_back(
     *,
     reason: Reason = "",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field first.")
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", callback=texts, help="Set a field first."),
     ] = None,
-    unset: Annotated[list[str] | None, typer.Option(help="Remove a field first.")] = None,
+    unset: Annotated[
+        list[str] | None, typer.Option(callback=texts, help="Remove a field first.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Put dead letters back on their stream, after a repair of their fields.
@@ -130,7 +143,7 @@ def drop(
     letter_ids: Ids = None,
     *,
     reason: Reason = "",
-    why: Annotated[str, typer.Option(help="For the trace.")] = "",
+    why: Annotated[str, typer.Option(callback=texts, help="For the trace.")] = "",
     dry_run: DryRun = False,
 ) -> None:
     """Remove dead letters for good; the trace keeps them."""
@@ -255,7 +268,7 @@ class Desk:
 
     def dead_reports(self, letters: Sequence[Letter], repair: Repair) -> list[Letter]:
         """Return the letters that are reports of executions which get another key."""
-        about = set(map(_about, letters)) if repair.moves else set()
+        about = {_about(letter) for letter in letters if _names_itself(letter) and repair.moves}
         named = {(letter.stream, letter.id) for letter in letters}
         return [
             letter
@@ -271,7 +284,8 @@ class Desk:
         Before the execution itself: a second try publishes them again, and of equal
         reports the flow takes one.
         """
-        if not repair.moves or _value(letter, b"type") not in (b"", b"execution"):
+        is_execution = _value(letter, b"type") in (b"", b"execution")
+        if not (repair.moves and is_execution and _names_itself(letter)):
             return
         for fields in self._reports(letter).get(_about(letter), ()):
             moved = repaired(letter._replace(fields=fields), repair.of_report())
@@ -342,9 +356,9 @@ def repaired(letter: Letter, repair: Repair) -> list[bytes]:
 
 
 def why_unusable(fields: Sequence[bytes]) -> str | None:
-    """Return what is wrong with the form of an entry, None if nothing is."""
+    """Return what is wrong with the form of an entry that comes now, None if nothing is."""
     try:
-        decode(fields)
+        decode(fields, int(time.time() * 1000))
     except RejectedError as error:
         return str(error)
     return None
@@ -390,6 +404,11 @@ def _assignment(text: str) -> tuple[str, str]:
 
 def _value(letter: Letter, name: bytes) -> bytes:
     return dict(zip(letter.fields[::2], letter.fields[1::2], strict=True)).get(name, b"")
+
+
+def _names_itself(letter: Letter) -> bool:
+    """Tell whether a letter has an id, without which no report can be known for its own."""
+    return bool(_value(letter, b"exec_id"))
 
 
 def _about(letter: Letter) -> _About:

@@ -18,6 +18,7 @@ import redis
 from connectors.redis.letters import ORDER, WIDE
 from connectors.redis.link import RedisLink, send
 from connectors.redis.names import trace_stream
+from state.records import id_order
 
 _LETTER_FIELDS = (b"error", b"source_stream", b"source_id")
 """What the flow has put behind an entry's own fields, in this order."""
@@ -99,10 +100,12 @@ class LetterBox:
         self._script = link.client.register_script(_HANDLE)
 
     def letters(self) -> Iterator[Letter]:
-        """Return all that wait, the oldest of each stream first."""
-        for stream in self._streams:
-            for entry_id, fields in self._entries(stream):
-                yield _letter(stream, entry_id, fields)
+        """Return all that wait, the oldest first."""
+        return merge(*map(self._letters, self._streams), key=lambda letter: id_order(letter.id))
+
+    def _letters(self, stream: str) -> Iterator[Letter]:
+        for entry_id, fields in self._entries(stream):
+            yield _letter(stream, entry_id, fields)
 
     def reports(self, stream: str) -> Iterator[list[bytes]]:
         """Return the fields of all commission reports on a stream, the oldest first."""
