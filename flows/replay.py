@@ -28,6 +28,7 @@ from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings, partition_names
 from state.keys import parse_exec_id
 from state.messages import RejectedError
+from state.records import FIRST_ID
 
 SHOWN = 10
 """Letters listed of one reason, the latest ones."""
@@ -86,7 +87,7 @@ def show(context: typer.Context, letter_id: str) -> None:
     """Show one dead letter in full, and whether it could be used as it is."""
     for letter in desk(context).letters([letter_id]):
         print(f"dead letter {letter.id} of {letter.stream}")
-        print(f"came        {came_at(letter)} in {letter.source_stream}")
+        print(f"came        {came(letter)}")
         print(f"reason      {shown(letter.reason)}")
         for name, value in zip(letter.fields[::2], letter.fields[1::2], strict=True):
             mark = "   <- see the reason" if shown(name) == letter.field else ""
@@ -374,12 +375,16 @@ def shown(text: bytes | str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def came_at(letter: Letter) -> str:
-    """Return when a letter's entry came, by its id, which a producer may have chosen."""
+def came(letter: Letter) -> str:
+    """Return when a letter's entry came, by its id, which a producer may have chosen, and where."""
+    stream = shown(letter.source_stream)
+    if letter.source_id == FIRST_ID:
+        return f"as no entry of a stream, but meant for {stream or 'none that is known'}"
     milliseconds = int(letter.id.partition("-")[0])
     if milliseconds > LAST_TIMESTAMP:
-        return f"as {letter.id}, which is no time,"
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(" ", "milliseconds")
+        return f"as {letter.id}, which is no time, in {stream}"
+    at = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(" ", "milliseconds")
+    return f"{at} in {stream}"
 
 
 def now() -> str:

@@ -18,7 +18,7 @@ import redis
 from connectors.redis.letters import ORDER, WIDE
 from connectors.redis.link import RedisLink, send
 from connectors.redis.names import trace_stream
-from state.records import id_order
+from state.records import FIRST_ID, id_order
 
 _LETTER_FIELDS = (b"error", b"source_stream", b"source_id")
 """What the flow has put behind an entry's own fields, in this order."""
@@ -60,12 +60,13 @@ class Letter(NamedTuple):
     stream: str
     """The dead letter stream it is in."""
     id: str
-    """Also that of the entry itself."""
     fields: list[bytes]
     """The entry's own names and values in turn, byte for byte."""
     reason: str
     """What was expected and what was found."""
     source_stream: str
+    source_id: str
+    """The entry's own; `FIRST_ID` if it never was one."""
 
     @property
     def field(self) -> str:
@@ -229,9 +230,10 @@ def _handle_wide(
 def _letter(stream: str, entry_id: str, fields: list[bytes]) -> Letter:
     behind = 2 * len(_LETTER_FIELDS)
     if tuple(fields[-behind::2]) != _LETTER_FIELDS:
-        return Letter(stream, entry_id, fields, "none: the flow has not written this", "")
-    reason, source, _ = [_text(value) for value in fields[1 - behind :: 2]]
-    return Letter(stream, entry_id, fields[:-behind], reason, source)
+        reason = "none: the flow has not written this"
+        return Letter(stream, entry_id, fields, reason, "", FIRST_ID)
+    about = [_text(value) for value in fields[1 - behind :: 2]]
+    return Letter(stream, entry_id, fields[:-behind], *about)
 
 
 def _text(value: bytes) -> str:

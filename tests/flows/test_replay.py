@@ -16,6 +16,7 @@ import redis as redis_py
 from typer.testing import CliRunner, Result
 
 from connectors.redis.letter_box import LetterBox
+from connectors.redis.letters import OtherLetters
 from connectors.redis.link import RedisLink
 from connectors.redis.partitions import PartitionsError
 from flows import replay as module
@@ -116,6 +117,20 @@ def test_one_letter_is_shown_in_full_with_its_fault_marked(redis: redis_py.Redis
     assert "its form    is right" in replay("show", add_letter(redis, GOOD)).output
     nanoseconds = add_letter(redis, GOOD, letter_id="1700000000123456789-0")
     assert f"came        as {nanoseconds}, which is no time," in replay("show", nanoseconds).output
+
+
+def test_a_letter_that_never_was_an_entry_has_no_time_at_which_it_came(
+    redis: redis_py.Redis, redis_url: str
+) -> None:
+    """Its id is that behind the newest letter, of whatever day that is."""
+    link = RedisLink(redis_url, Event())
+    with link.client:
+        others = OtherLetters(link, {"executions": DEAD})
+        others.add_once("e1", "executions", {"tws": "{}"}, "timestamp: expected a zone")
+    [(letter, _)] = read_stream(redis, DEAD)
+    assert "came        as no entry of a stream, but meant for executions\n" in (
+        replay("show", letter).output
+    )
 
 
 def test_no_letter_can_draw_on_the_terminal(redis: redis_py.Redis) -> None:
