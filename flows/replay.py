@@ -28,7 +28,7 @@ from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings, partition_names
 from state.keys import parse_exec_id
 from state.messages import RejectedError
-from state.records import FIRST_ID
+from state.records import FIRST_ID, id_order
 
 SHOWN = 10
 """Letters listed of one reason, the latest ones."""
@@ -227,7 +227,7 @@ class Desk:
             yield from self._of_reason(reason)
         for text in letter_ids:
             stream, _, letter_id = text.rpartition("/")
-            if not _ID.fullmatch(letter_id):
+            if not _ID.fullmatch(letter_id) or max(id_order(letter_id)) >= 2**64:
                 raise wrong_words("LETTER_IDS", "an id such as 1700000000000-0", text)
             if stream and stream not in self.boxes:
                 raise wrong_words("LETTER_IDS", f"one of {', '.join(self.boxes)}", stream)

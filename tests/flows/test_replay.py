@@ -355,6 +355,8 @@ def test_all_letters_of_one_reason_can_be_repaired_at_once(redis: redis_py.Redis
         (["drop", "--reason", "sied"], "expected a field that dead letters are about (none)"),
         (["drop", "--reason", "side", "5-0"], "expected dead letters' ids or a --reason, not both"),
         (["drop", "5-0x"], "expected an id such as 1700000000000-0, found '5-0x'"),
+        (["drop", "18446744073709551616-0"], "expected an id such as 1700000000000-0, found '184"),
+        (["show", "18446744073709551615-0"], "expected a dead letter, found none"),
         (["drop", "elsewhere/5-0"], "expected one of executions:dead, found 'elsewhere'"),
         (["put-back", "5-0", "--set", "side"], "expected FIELD=VALUE, found 'side'"),
         (["put-back", "5-0", "--set", "=BUY"], "expected FIELD=VALUE, found '=BUY'"),
