@@ -9,11 +9,10 @@ Unknown fields are ignored, so that producers can carry their own.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from decimal import Context, Decimal
 from functools import lru_cache
 from typing import NamedTuple
 
-from state.exact import LIMIT, MONEY, MONEY_PLACES, PLACES, decimal_places, from_text
+from state.exact import PLACES, decimal_places, from_text, money_from_text
 from state.keys import parse_exec_id
 from state.messages import (
     CommissionReport,
@@ -46,8 +45,6 @@ NEVER_BELOW_ZERO = frozenset({"STK", "BOND", "BILL", "FUND", "CASH", "CRYPTO"})
 _INTEGER = re.compile(r"([+-]?)0*([0-9]{1,19})", re.ASCII)
 _RATIO = re.compile(r"([1-9][0-9]{0,8}):([1-9][0-9]{0,8})", re.ASCII)
 _SIDES = {b"BUY": "BUY", b"SELL": "SELL"}
-_MONEY = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,2})?", re.ASCII)
-_EXACT = Context(prec=200)  # more than `_MONEY` lets through
 _LONGEST_SHOWN = 80
 _DIGITS_OF_TIME = len(str(LAST_TIMESTAMP))
 _DIGITS_OF_64_BITS = 18
@@ -261,10 +258,10 @@ def _revision_of(exec_id: str) -> tuple[str, int]:
     return identity, 1 if revision is None else revision
 
 
-def _decimal(fields: _Fields, name: bytes) -> int:
+def _decimal(fields: _Fields, name: bytes, read: Callable[[str], int] = from_text) -> int:
     text = _required(fields, name)
     try:
-        return from_text(text)
+        return read(text)
     except ValueError as error:
         raise _expected(name.decode(), str(error), text) from None
 
@@ -292,7 +289,7 @@ def _price_or_cost(fields: _Fields, qty: int) -> tuple[int | None, int | None]:
     if fields.get(b"cost_basis"):
         if fields.get(b"avg_price"):
             raise RejectedError("cost_basis: expected it or avg_price, found both")
-        cost = _money(fields, b"cost_basis")
+        cost = _decimal(fields, b"cost_basis", money_from_text)
         if cost and (cost > 0) != (qty > 0):
             raise _expected("cost_basis", "the sign of qty", fields[b"cost_basis"])
         return None, cost
@@ -300,19 +297,6 @@ def _price_or_cost(fields: _Fields, qty: int) -> tuple[int | None, int | None]:
     if price < 0:
         raise _expected("avg_price", "a decimal not below 0", fields[b"avg_price"])
     return price, None
-
-
-def _money(fields: _Fields, name: bytes) -> int:
-    """Read an amount of money: at most 20 decimal places, magnitude below 1e17."""
-    text = _required(fields, name)
-    value = Decimal(text).scaleb(MONEY_PLACES, _EXACT) if _MONEY.fullmatch(text) else None
-    # A Decimal's own arithmetic would round to the thread's precision.
-    amount = None if value is None else int(value)
-    if amount is None or amount != value or abs(amount) >= LIMIT * MONEY:
-        raise _expected(
-            name.decode(), f"a decimal of at most {MONEY_PLACES} decimal places below 1e17", text
-        )
-    return amount
 
 
 def _integer(fields: _Fields, name: bytes) -> int:

@@ -8,12 +8,13 @@ Every command may be repeated: what is done already is said, not done again.
 import getpass
 import os
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby, islice
 from threading import Event
-from typing import Annotated, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
@@ -27,6 +28,7 @@ from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings, partition_names
 from state.keys import parse_exec_id
 from state.messages import RejectedError
+from state.records import FIRST_ID, id_order
 
 SHOWN = 10
 """Letters listed of one reason, the latest ones."""
@@ -37,6 +39,15 @@ TRACE_FIELD = "replayed_from"
 app = group(help=__doc__, no_args_is_help=False)
 
 _ID = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
+
+
+def texts(given: Any) -> Any:
+    """Take one word or several that a person has typed, if they are text to Redis."""
+    for text in [given] if isinstance(given, str) else given or ():
+        if text != text.encode(errors="replace").decode():
+            raise typer.BadParameter(f"expected UTF-8 text, found {text!r}")
+    return given
+
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Dead letters' ids, or STREAM/ID.")]
 Reason = Annotated[str, typer.Option(help="All whose reason is about this field.")]
@@ -76,7 +87,7 @@ def show(context: typer.Context, letter_id: str) -> None:
     """Show one dead letter in full, and whether it could be used as it is."""
     for letter in desk(context).letters([letter_id]):
         print(f"dead letter {letter.id} of {letter.stream}")
-        print(f"came        {came_at(letter)} in {letter.source_stream}")
+        print(f"came        {came(letter)}")
         print(f"reason      {shown(letter.reason)}")
         for name, value in zip(letter.fields[::2], letter.fields[1::2], strict=True):
             mark = "   <- see the reason" if shown(name) == letter.field else ""
@@ -92,9 +103,12 @@ def put_back(
     *,
     reason: Reason = "",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field first.")
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", callback=texts, help="Set a field first."),
     ] = None,
-    unset: Annotated[list[str] | None, typer.Option(help="Remove a field first.")] = None,
+    unset: Annotated[
+        list[str] | None, typer.Option(callback=texts, help="Remove a field first.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Put dead letters back on their stream, after a repair of their fields.
@@ -130,7 +144,7 @@ def drop(
     letter_ids: Ids = None,
     *,
     reason: Reason = "",
-    why: Annotated[str, typer.Option(help="For the trace.")] = "",
+    why: Annotated[str, typer.Option(callback=texts, help="For the trace.")] = "",
     dry_run: DryRun = False,
 ) -> None:
     """Remove dead letters for good; the trace keeps them."""
@@ -213,7 +227,7 @@ class Desk:
             yield from self._of_reason(reason)
         for text in letter_ids:
             stream, _, letter_id = text.rpartition("/")
-            if not _ID.fullmatch(letter_id):
+            if not _ID.fullmatch(letter_id) or max(id_order(letter_id)) >= 2**64:
                 raise wrong_words("LETTER_IDS", "an id such as 1700000000000-0", text)
             if stream and stream not in self.boxes:
                 raise wrong_words("LETTER_IDS", f"one of {', '.join(self.boxes)}", stream)
@@ -255,7 +269,7 @@ class Desk:
 
     def dead_reports(self, letters: Sequence[Letter], repair: Repair) -> list[Letter]:
         """Return the letters that are reports of executions which get another key."""
-        about = set(map(_about, letters)) if repair.moves else set()
+        about = {_about(letter) for letter in letters if _names_itself(letter) and repair.moves}
         named = {(letter.stream, letter.id) for letter in letters}
         return [
             letter
@@ -271,7 +285,8 @@ class Desk:
         Before the execution itself: a second try publishes them again, and of equal
         reports the flow takes one.
         """
-        if not repair.moves or _value(letter, b"type") not in (b"", b"execution"):
+        is_execution = _value(letter, b"type") in (b"", b"execution")
+        if not (repair.moves and is_execution and _names_itself(letter)):
             return
         for fields in self._reports(letter).get(_about(letter), ()):
             moved = repaired(letter._replace(fields=fields), repair.of_report())
@@ -342,9 +357,9 @@ def repaired(letter: Letter, repair: Repair) -> list[bytes]:
 
 
 def why_unusable(fields: Sequence[bytes]) -> str | None:
-    """Return what is wrong with the form of an entry, None if nothing is."""
+    """Return what is wrong with the form of an entry that comes now, None if nothing is."""
     try:
-        decode(fields)
+        decode(fields, int(time.time() * 1000))
     except RejectedError as error:
         return str(error)
     return None
@@ -360,12 +375,16 @@ def shown(text: bytes | str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def came_at(letter: Letter) -> str:
-    """Return when a letter's entry came, by its id, which a producer may have chosen."""
+def came(letter: Letter) -> str:
+    """Return when a letter's entry came, by its id, which a producer may have chosen, and where."""
+    stream = shown(letter.source_stream)
+    if letter.source_id == FIRST_ID:
+        return f"as no entry of a stream, but meant for {stream or 'none that is known'}"
     milliseconds = int(letter.id.partition("-")[0])
     if milliseconds > LAST_TIMESTAMP:
-        return f"as {letter.id}, which is no time,"
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(" ", "milliseconds")
+        return f"as {letter.id}, which is no time, in {stream}"
+    at = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(" ", "milliseconds")
+    return f"{at} in {stream}"
 
 
 def now() -> str:
@@ -390,6 +409,11 @@ def _assignment(text: str) -> tuple[str, str]:
 
 def _value(letter: Letter, name: bytes) -> bytes:
     return dict(zip(letter.fields[::2], letter.fields[1::2], strict=True)).get(name, b"")
+
+
+def _names_itself(letter: Letter) -> bool:
+    """Tell whether a letter has an id, without which no report can be known for its own."""
+    return bool(_value(letter, b"exec_id"))
 
 
 def _about(letter: Letter) -> _About:

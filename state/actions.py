@@ -9,7 +9,7 @@ leaves the lots that stay as they are.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from state.exact import LIMIT, MONEY, ONE, PLACES, divide_half_even
+from state.exact import LIMIT, MONEY, ONE, PLACES, divide_half_even, to_text
 from state.fifo import Lot, Row, behind
 from state.messages import (
     Action,
@@ -60,7 +60,9 @@ def shown_price(cost: int, qty: int, multiplier: int) -> int:
     """Return the price at which a quantity costs so much, to 10 places, to be shown only."""
     price = divide_half_even(cost * ONE, qty * multiplier)
     if abs(price) >= LIMIT * ONE:
-        raise RejectedError(f"expected prices below 1e17 after it, found {price // ONE}")
+        raise RejectedError(
+            f"avg_price: expected to stay below 1e17, found {to_text(price)} after this"
+        )
     return price
 
 
@@ -78,9 +80,10 @@ def money(qty: int, price: int, multiplier: int) -> int:
         return qty * price
     amount, rest = divmod(qty * price * multiplier, ONE)
     if rest:
+        found = " x ".join(map(to_text, (qty, price, multiplier)))
         raise RejectedError(
-            "fill_price: expected quantity x price x multiplier of at most 20 decimal places, "
-            f"found {qty} x {price} x {multiplier}, each in units of 1e-10"
+            f"fill_price: expected quantity x price x multiplier of at most 20 decimal places, "
+            f"found {found}"
         )
     return amount
 

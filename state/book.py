@@ -30,6 +30,7 @@ from state.messages import (
     RejectedError,
     execution_from_state,
     execution_to_state,
+    terms,
 )
 from state.order import (
     Laid,
@@ -353,10 +354,7 @@ class Book:
             # It is not booked, but what it says of the instrument counts.
             return self._open(self._openings) if anew else None
         if old is not None and new.qty:
-            raise RejectedError(
-                f"exec_id: expected the time, quantity and cost that the opening {new.exec_id!r} "
-                f"had before, found {new.timestamp}, {to_text(new.qty)} and others"
-            )
+            raise _contradicts(old, new)
         if self._horizon[0] >= 0:
             raise RejectedError(
                 f"exec_id: expected no opening to be added or removed, as the key has forgotten "
@@ -378,12 +376,9 @@ class Book:
         identity = (TYPE_NAMES[type(new)], new.exec_id)
         place = self._known.get(identity)
         if place is not None:
-            old = next(part.action for part in self._parts if part.place == place)
+            old = next(part.action for part in self._parts if part.action and part.place == place)
             if old != new:
-                raise RejectedError(
-                    f"exec_id: expected the figures that the {identity[0]} {new.exec_id!r} had "
-                    f"before, {old}, found {new}"
-                )
+                raise _contradicts(old, new)
             return None
         self._refuse_forgotten(identity, new.timestamp)
         closed = self._lay(order.put_action(self._parts, new, self._places, self.multiplier))
@@ -880,6 +875,14 @@ def _last_named(named: _Named, said: Iterable[Instrument]) -> _Named:
             sec_type = says.sec_type or sec_type
             con_id = con_id if says.con_id is None else says.con_id
     return sec_type, con_id
+
+
+def _contradicts(old: Opening | Action, new: Opening | Action) -> RejectedError:
+    was, now = (f"{terms(one)} at {one.timestamp}" for one in (old, new))
+    return RejectedError(
+        f"exec_id: expected {was}, as the {TYPE_NAMES[type(new)]} {new.exec_id!r} had before, "
+        f"found {now}"
+    )
 
 
 def _in_order(openings: dict[str, tuple[Opening, int]]) -> list[tuple[Opening, int]]:

@@ -16,9 +16,9 @@ MONEY_PLACES = 20
 MONEY: int = 10**MONEY_PLACES
 """1 as an amount of money."""
 
-_WHOLE_DIGITS = 9
+_WHOLE_DIGITS, _MONEY_DIGITS = 9, 17
 
-LIMIT: int = 10**17
+LIMIT: int = 10**_MONEY_DIGITS
 """No figure of a position may reach this."""
 
 
@@ -40,19 +40,20 @@ def divide_half_even(numerator: int, denominator: int) -> int:
 
 _DECIMAL = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d+))?", re.ASCII)
 
-_UNITS: list[int] = [10 ** (PLACES - places) for places in range(PLACES + 1)]
-"""What the last digit counts, after so many decimal places."""
+_UNITS: list[int] = [10**places for places in range(MONEY_PLACES + 1)]
+"""What the last digit counts, with so many decimal places to come."""
 
 _EXPONENT_DIGITS = 12
 """As many tell that an exponent is beyond what any text's own digits can make up for."""
 
 
-def from_text(text: str) -> int:
-    """Read a decimal, plain or with an exponent, as a number of units of 10^-10.
+def from_text(text: str, places: int = PLACES, whole_digits: int = _WHOLE_DIGITS) -> int:
+    """Read a decimal, plain or with an exponent, as a number of units of 10^-places.
 
+    whole_digits: as many may stand before the point.
     It costs no more than the text is long, whatever the number.
-    Raises ValueError, saying what was expected, for anything that is not a decimal
-    of at most 10 decimal places (zeros at the end do not count) and below 1e9.
+    Raises ValueError, saying what was expected, for anything that is not a decimal of
+    so many digits and places at most (zeros before and behind them do not count).
 
     >>> from_text("150.25"), from_text("-1e-10"), from_text("15.0E1")
     (1502500000000, -1, 1500000000000)
@@ -61,23 +62,32 @@ def from_text(text: str) -> int:
     whole, _, fraction = text.partition(".")
     digits = whole + fraction
     plain = digits.isdecimal() and digits.isascii()
-    if plain and len(whole) <= _WHOLE_DIGITS and len(fraction) <= PLACES:
-        return int(digits) * _UNITS[len(fraction)]
+    if plain and len(whole) <= whole_digits and len(fraction) <= places:
+        return int(digits) * _UNITS[places - len(fraction)]
     match = _DECIMAL.fullmatch(text)
     if match is None or not (match[2] or match[3]):
         raise ValueError("a decimal")
     sign, whole, fraction = match[1], match[2], match[3] or ""
     exponent = _exponent(match[4]) if match[4] else 0
     digits = (whole + fraction).lstrip("0")
-    if len(digits) - len(fraction) + exponent > _WHOLE_DIGITS and digits:
-        raise ValueError("a decimal below 1e9 in magnitude")
-    shift = PLACES - len(fraction) + exponent
+    if len(digits) - len(fraction) + exponent > whole_digits and digits:
+        raise ValueError(f"a decimal below 1e{whole_digits} in magnitude")
+    shift = places - len(fraction) + exponent
     if shift < 0:
         digits, lost = digits[:shift], digits[shift:]
         if lost.strip("0"):
-            raise ValueError(f"a decimal of at most {PLACES} decimal places")
+            raise ValueError(f"a decimal of at most {places} decimal places")
     value = int(digits) * 10 ** max(shift, 0) if digits else 0
     return -value if sign == "-" else value
+
+
+def money_from_text(text: str) -> int:
+    """Read an amount of money below `LIMIT`; raises ValueError as `from_text` does.
+
+    >>> money_from_text("12.5") == MONEY * 25 // 2
+    True
+    """
+    return from_text(text, MONEY_PLACES, _MONEY_DIGITS)
 
 
 def _exponent(text: str) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
+from state.exact import MONEY_PLACES, to_text
+
 
 class Instrument(NamedTuple):
     """What a message says of the instrument that its key stands for."""
@@ -146,6 +148,39 @@ TYPE_NAMES: dict[type[Message], str] = {
     ContractNumber: "instrument",
 }
 """What the stream calls each type."""
+
+
+def terms(message: Message) -> str | None:
+    """Write what a message says beside its type, id and time as JSON; None if nothing.
+
+    >>> terms(Split("s", 0, 4, 1)), terms(TransferOut("t", 0, None))
+    ('{"ratio": "4:1", "places": 10}', '{"direction": "OUT", "qty": null}')
+    """
+    match message:
+        case Opening():
+            return _json(qty=to_text(message.qty), **_worth(message))
+        case Split():
+            return _json(ratio=f'"{message.new}:{message.old}"', places=str(message.places))
+        case Cost():
+            return _json(per_unit=to_text(message.per_unit))
+        case TransferOut():
+            qty = "null" if message.qty is None else to_text(message.qty)
+            return _json(direction='"OUT"', qty=qty)
+        case TransferIn():
+            figures = {"qty": to_text(message.qty), **_worth(message)}
+            return _json(direction='"IN"', **figures, opened=str(message.opened))
+        case _:
+            return None
+
+
+def _json(**members: str) -> str:
+    return "{" + ", ".join(f'"{name}": {text}' for name, text in members.items()) + "}"
+
+
+def _worth(message: Opening | TransferIn) -> dict[str, str]:
+    if message.cost is not None:
+        return {"cost_basis": to_text(message.cost, MONEY_PLACES)}
+    return {} if message.price is None else {"avg_price": to_text(message.price)}
 
 
 _KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in TYPE_NAMES}

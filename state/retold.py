@@ -48,29 +48,6 @@ class Told(NamedTuple):
     open_lots: int
 
 
-def terms(message: Message) -> str | None:
-    """Write what a message says beside its type, id and time as JSON; None if nothing.
-
-    >>> terms(Split("s", 0, 4, 1)), terms(TransferOut("t", 0, None))
-    ('{"ratio": "4:1", "places": 10}', '{"direction": "OUT", "qty": null}')
-    """
-    match message:
-        case Opening():
-            return _json(qty=to_text(message.qty), **_worth(message))
-        case Split():
-            return _json(ratio=f'"{message.new}:{message.old}"', places=str(message.places))
-        case Cost():
-            return _json(per_unit=to_text(message.per_unit))
-        case TransferOut():
-            qty = "null" if message.qty is None else to_text(message.qty)
-            return _json(direction='"OUT"', qty=qty)
-        case TransferIn():
-            figures = {"qty": to_text(message.qty), **_worth(message)}
-            return _json(direction='"IN"', **figures, opened=str(message.opened))
-        case _:
-            return None
-
-
 def retell(rows: Iterable[Told], key: str, until: int | None = None) -> list[OpenLot]:
     """Return a key's open lots after its rows, in order of their stream ids; the oldest first.
 
@@ -209,16 +186,6 @@ def _check(lots: Sequence[OpenLot], last: Told, key: str) -> None:
             f"{key}: expected lots of {held[0].normalize():f} in all that cost "
             f"{held[1].normalize():f}, found {texts[0]} that cost {texts[1]}: rows are missing"
         )
-
-
-def _json(**members: str) -> str:
-    return "{" + ", ".join(f'"{name}": {text}' for name, text in members.items()) + "}"
-
-
-def _worth(message: Opening | TransferIn) -> dict[str, str]:
-    if message.cost is not None:
-        return {"cost_basis": to_text(message.cost, MONEY_PLACES)}
-    return {} if message.price is None else {"avg_price": to_text(message.price)}
 
 
 def _priced(said: dict[str, Any]) -> tuple[int | None, int | None]:

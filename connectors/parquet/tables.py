@@ -14,9 +14,8 @@ import pyarrow.compute as pc
 
 from connectors.parquet.wide import Ints, Wide, quotients
 from state.exact import MONEY_PLACES, ONE, PLACES, to_text
-from state.messages import TYPE_NAMES, CommissionReport, ContractNumber, Execution, Message
+from state.messages import TYPE_NAMES, CommissionReport, ContractNumber, Execution, Message, terms
 from state.records import Changes, RunUpdates, Update
-from state.retold import terms
 from state.run import EXECUTION_WIDTH, LOT_WIDTH, NO_COMMISSION, REPORT_WIDTH
 from state.snapshot import PositionSnapshot
 

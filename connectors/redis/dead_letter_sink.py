@@ -12,7 +12,7 @@ recovery snapshot has those of the last seconds.
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import redis
@@ -28,8 +28,9 @@ log = logging.getLogger("lotstream.dead_letters")
 
 _AT_ONCE = 500
 
-_LOST_S = 10.0
-"""Longer than what a server may lose that syncs its file each second."""
+_LOST_S, _MOST_LOST = 10.0, 50_000
+"""Longer than what a server may lose that syncs its file each second, and more letters than it
+takes in that time."""
 
 ResumeState = tuple[Any, ...]
 """Of the last letters id, fields and reason, under a checksum (`kept.seal_values`)."""
@@ -68,11 +69,13 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
     def __init__(self, link: RedisLink, source: str, stream: str, last: list[Rejected]) -> None:
         self._link, self._source, self._stream = link, source, stream
         self._held: list[Rejected] = []
-        self._recent: deque[tuple[float, Rejected]] = deque(maxlen=_AT_ONCE)
+        self._recent: deque[tuple[float, Rejected]] = deque(maxlen=_MOST_LOST)
         """With the time when each was written."""
+        self._again_at = 0.0
+        """When they were written again."""
         self._note(last)
-        self._retries: int | None = None
-        """How many there had been when the last letters were written; None until then."""
+        self._losses: int | None = None
+        """The link's, when the last letters were written; None until then."""
         link.after_outage.append(lambda: self._write([]))
         link.while_alive.append(self._write_lost)
 
@@ -84,8 +87,11 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
         for start in range(0, len(self._held), _AT_ONCE):
             self._write(self._held[start : start + _AT_ONCE])
         self._held = []
-        now = time.monotonic()
-        last = [(*one.entry, one.reason) for at, one in list(self._recent) if now - at < _LOST_S]
+        since = time.monotonic() - _LOST_S
+        if not self._maybe_lost() and self._again_at <= since:
+            while self._recent and self._recent[0][0] <= since:
+                self._recent.popleft()
+        last = [(*one.entry, one.reason) for _, one in self._recent]
         return seal_values(self._source, last)
 
     def _write_lost(self) -> None:
@@ -94,15 +100,20 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
             self._write([])
 
     def _write(self, letters: list[Rejected]) -> None:
-        retries = 0
+        losses = 0
 
         def add(client: redis.Redis) -> list[Rejected]:
-            nonlocal retries
-            retries = self._link.retries  # not later: another thread may note an outage
-            return self._add(client, [*self._maybe_lost(), *letters])
+            nonlocal losses
+            client.exists(self._stream)  # so that a connection lost since is noticed now
+            losses = self._link.losses  # not later: another thread may note an outage
+            if lost := self._maybe_lost():
+                self._again_at = time.monotonic()
+            offered = [*lost, *letters]
+            parts = (offered[at : at + _AT_ONCE] for at in range(0, len(offered), _AT_ONCE))
+            return [new for some in parts for new in self._add(client, some)]
 
         added = self._link.call(add)
-        self._retries = retries
+        self._losses = losses
         self._note(letters)
         for rejected in added:
             metrics.DEAD_LETTERS.labels(metrics.field_of(rejected.reason)).inc()
@@ -113,11 +124,11 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
     def _note(self, letters: list[Rejected]) -> None:
         self._recent.extend((time.monotonic(), letter) for letter in letters)
 
-    def _maybe_lost(self) -> Iterable[Rejected]:
+    def _maybe_lost(self) -> list[Rejected]:
         """Return what a server may have come back without that was away since, or before."""
-        if self._retries is None or self._link.retries > self._retries:
+        if self._losses is None or self._link.losses > self._losses:
             return [letter for _, letter in list(self._recent)]  # another thread may add
-        return ()
+        return []
 
     def _add(self, client: redis.Redis, letters: list[Rejected]) -> list[Rejected]:
         """Add what is not there yet and return it."""

@@ -18,6 +18,7 @@ import redis
 from connectors.redis.letters import ORDER, WIDE
 from connectors.redis.link import RedisLink, send
 from connectors.redis.names import trace_stream
+from state.records import FIRST_ID, id_order
 
 _LETTER_FIELDS = (b"error", b"source_stream", b"source_id")
 """What the flow has put behind an entry's own fields, in this order."""
@@ -59,12 +60,13 @@ class Letter(NamedTuple):
     stream: str
     """The dead letter stream it is in."""
     id: str
-    """Also that of the entry itself."""
     fields: list[bytes]
     """The entry's own names and values in turn, byte for byte."""
     reason: str
     """What was expected and what was found."""
     source_stream: str
+    source_id: str
+    """The entry's own; `FIRST_ID` if it never was one."""
 
     @property
     def field(self) -> str:
@@ -99,10 +101,12 @@ class LetterBox:
         self._script = link.client.register_script(_HANDLE)
 
     def letters(self) -> Iterator[Letter]:
-        """Return all that wait, the oldest of each stream first."""
-        for stream in self._streams:
-            for entry_id, fields in self._entries(stream):
-                yield _letter(stream, entry_id, fields)
+        """Return all that wait, the oldest first."""
+        return merge(*map(self._letters, self._streams), key=lambda letter: id_order(letter.id))
+
+    def _letters(self, stream: str) -> Iterator[Letter]:
+        for entry_id, fields in self._entries(stream):
+            yield _letter(stream, entry_id, fields)
 
     def reports(self, stream: str) -> Iterator[list[bytes]]:
         """Return the fields of all commission reports on a stream, the oldest first."""
@@ -226,9 +230,10 @@ def _handle_wide(
 def _letter(stream: str, entry_id: str, fields: list[bytes]) -> Letter:
     behind = 2 * len(_LETTER_FIELDS)
     if tuple(fields[-behind::2]) != _LETTER_FIELDS:
-        return Letter(stream, entry_id, fields, "none: the flow has not written this", "")
-    reason, source, _ = [_text(value) for value in fields[1 - behind :: 2]]
-    return Letter(stream, entry_id, fields[:-behind], reason, source)
+        reason = "none: the flow has not written this"
+        return Letter(stream, entry_id, fields, reason, "", FIRST_ID)
+    about = [_text(value) for value in fields[1 - behind :: 2]]
+    return Letter(stream, entry_id, fields[:-behind], *about)
 
 
 def _text(value: bytes) -> str:

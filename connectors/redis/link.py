@@ -69,8 +69,10 @@ class RedisLink:
             redis_connect_func=self._on_connect,
         )
         self._connected: WeakSet[Any] = WeakSet()
-        self._was_lost = False
-        """Whether a connection was, since `after_outage` was called last."""
+        self.losses = self._told = 0
+        """How often a connection, or an attempt, has failed since the process began: each time
+        the server may have come back without its last writes. And of how many of them all
+        parts were told."""
         self._stop = stop
         self._lock = Lock()
         self._retries_before_outage: int | None = None
@@ -91,8 +93,8 @@ class RedisLink:
         StoppedError if the program is told to stop first.
         """
         result = self._call(command)
-        if self._was_lost:
-            self._was_lost = False
+        if self.losses > self._told:
+            self._told = self.losses
             for act in self.after_outage:
                 act()
         return result
@@ -109,7 +111,7 @@ class RedisLink:
         # Of a connection that was closed while idle, redis-py makes a new one in silence.
         connection.on_connect()
         if connection in self._connected:
-            self._was_lost = True
+            self._note_loss()
         self._connected.add(connection)
 
     def _outlast(self, command: Callable[[redis.Redis], T]) -> T:
@@ -128,8 +130,12 @@ class RedisLink:
                 raise StoppedError(f"told to stop while Redis is away: {error}") from error
             raise RedisRefusedError(explain(error)) from error
         self._note_end()
-        self._was_lost = True
+        self._note_loss()
         return result
+
+    def _note_loss(self) -> None:
+        with self._lock:
+            self.losses += 1
 
     def _note_outage(self, attempt: RetryCallState) -> None:
         # A failover may have moved the address, and a kept connection not notice.
@@ -141,6 +147,7 @@ class RedisLink:
                 log.warning("Redis is away, retrying until it is back: %s", error)
                 self._retries_before_outage = self.retries
             self.retries += 1
+            self.losses += 1
         metrics.REDIS_RETRIES.inc()
 
     def _note_end(self) -> None:

@@ -4,6 +4,7 @@ import getpass
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ import redis as redis_py
 from typer.testing import CliRunner, Result
 
 from connectors.redis.letter_box import LetterBox
+from connectors.redis.letters import OtherLetters
 from connectors.redis.link import RedisLink
 from connectors.redis.partitions import PartitionsError
 from flows import replay as module
@@ -89,6 +91,18 @@ def test_a_long_list_shows_the_latest_and_counts_the_rest(redis: redis_py.Redis)
     assert "2499-1" not in output
 
 
+def test_a_long_list_of_several_partitions_shows_the_latest_of_all(
+    redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAM_PARTITIONS", "2")
+    for number, part in ((9, 0), (10, 0), (8, 1), (11, 1)):
+        add_letter(redis, GOOD, letter_id=f"{number}-0", dead=f"executions:dead:{part}")
+    lines = replay("list", "--limit", "2").output.splitlines()
+    assert [line.split()[0] for line in lines[3:5]] == [
+        "executions:dead:0/10-0", "executions:dead:1/11-0",
+    ]  # fmt: skip
+
+
 def test_one_letter_is_shown_in_full_with_its_fault_marked(redis: redis_py.Redis) -> None:
     letter = add_letter(
         redis, {**GOOD, "side": "HOLD", "note": "a\x1b[31mb"}, letter_id="1700000000123-0"
@@ -103,6 +117,20 @@ def test_one_letter_is_shown_in_full_with_its_fault_marked(redis: redis_py.Redis
     assert "its form    is right" in replay("show", add_letter(redis, GOOD)).output
     nanoseconds = add_letter(redis, GOOD, letter_id="1700000000123456789-0")
     assert f"came        as {nanoseconds}, which is no time," in replay("show", nanoseconds).output
+
+
+def test_a_letter_that_never_was_an_entry_has_no_time_at_which_it_came(
+    redis: redis_py.Redis, redis_url: str
+) -> None:
+    """Its id is that behind the newest letter, of whatever day that is."""
+    link = RedisLink(redis_url, Event())
+    with link.client:
+        others = OtherLetters(link, {"executions": DEAD})
+        others.add_once("e1", "executions", {"tws": "{}"}, "timestamp: expected a zone")
+    [(letter, _)] = read_stream(redis, DEAD)
+    assert "came        as no entry of a stream, but meant for executions\n" in (
+        replay("show", letter).output
+    )
 
 
 def test_no_letter_can_draw_on_the_terminal(redis: redis_py.Redis) -> None:
@@ -278,6 +306,16 @@ def test_a_letter_that_is_still_wrong_stays(redis: redis_py.Redis) -> None:
     assert not redis.exists("executions", HANDLED)
 
 
+@pytest.mark.parametrize(("days", "code", "form"), [(0.5, 0, "right"), (1.5, 1, "wrong")])
+def test_a_time_that_was_ahead_goes_back_once_it_is_near(
+    redis: redis_py.Redis, days: float, code: int, form: str
+) -> None:
+    ahead = str(int((time.time() + days * 86_400) * 1000))
+    letter = add_letter(redis, {**GOOD, "timestamp": ahead}, "timestamp: expected a time")
+    assert f"its form    is {form}" in replay("show", letter).output
+    assert replay("put-back", letter).exit_code == code
+
+
 def test_a_repeated_field_is_repaired_by_setting_it(redis: redis_py.Redis) -> None:
     pairs = [*chain.from_iterable(GOOD.items()), "side", "SELL"]
     letter = add_letter(redis, pairs, "side: expected once, found 2 times")
@@ -317,9 +355,14 @@ def test_all_letters_of_one_reason_can_be_repaired_at_once(redis: redis_py.Redis
         (["drop", "--reason", "sied"], "expected a field that dead letters are about (none)"),
         (["drop", "--reason", "side", "5-0"], "expected dead letters' ids or a --reason, not both"),
         (["drop", "5-0x"], "expected an id such as 1700000000000-0, found '5-0x'"),
+        (["drop", "18446744073709551616-0"], "expected an id such as 1700000000000-0, found '184"),
+        (["show", "18446744073709551615-0"], "expected a dead letter, found none"),
         (["drop", "elsewhere/5-0"], "expected one of executions:dead, found 'elsewhere'"),
         (["put-back", "5-0", "--set", "side"], "expected FIELD=VALUE, found 'side'"),
         (["put-back", "5-0", "--set", "=BUY"], "expected FIELD=VALUE, found '=BUY'"),
+        (["put-back", "5-0", "--set", "side=\udcfc"], r"expected UTF-8 text, found 'side=\udcfc'"),
+        (["put-back", "5-0", "--unset", "\udcfc"], r"expected UTF-8 text, found '\udcfc'"),
+        (["drop", "5-0", "--why", "\udcfc"], r"expected UTF-8 text, found '\udcfc'"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -568,6 +611,18 @@ def test_bytes_in_an_executions_id_are_no_reason_to_fail(redis: redis_py.Redis) 
     redis.xadd("executions", {**REPORT, b"exec_id": b"\xff"})
     letter = add_letter(redis, SHOP)
     assert replay("put-back", letter, "--set", "symbol=SHOP@TSE").exit_code == 0
+
+
+def test_an_execution_without_an_id_brings_no_report_along(redis: redis_py.Redis) -> None:
+    """It could be any other's that has none either."""
+    report = {**REPORT, "exec_id": ""}
+    redis.xadd("executions", report)
+    waiting = add_letter(redis, report, "exec_id: expected a value, found none")
+    letter = add_letter(redis, {**SHOP, "exec_id": ""}, "exec_id: expected a value, found none")
+    changes = ("--set", "exec_id=e9", "--set", "account=U2")
+    assert replay("put-back", letter, *changes).exit_code == 0
+    assert [each["exec_id"] for each in entries(redis, "executions")] == ["", "e9"]
+    assert [entry_id for entry_id, _ in read_stream(redis, DEAD)] == [waiting]
 
 
 def test_with_partitions_reports_go_where_the_execution_goes(

@@ -140,9 +140,17 @@ def test_a_split_again_changes_nothing_and_other_figures_under_its_id_are_refuse
     book, did = played("BUY 10 @ 8 at 1", "SPLIT 2:1 at 5", "SPLIT 2:1 at 5")
     assert did[2] is None
     state = book.to_state()
-    for other in ("SPLIT 3:1 at 5", "SPLIT 2:1 to 4 at 5", "#5000 SPLIT 2:1 at 6"):
-        with pytest.raises(RejectedError, match=r"^exec_id: expected .* split '5000' had before"):
+    was = '{"ratio": "2:1", "places": 10} at 5000'
+    for other, found in {
+        "SPLIT 3:1 at 5": '{"ratio": "3:1", "places": 10} at 5000',
+        "SPLIT 2:1 to 4 at 5": '{"ratio": "2:1", "places": 4} at 5000',
+        "#5000 SPLIT 2:1 at 6": '{"ratio": "2:1", "places": 10} at 6000',
+    }.items():
+        with pytest.raises(RejectedError) as refused:
             book.apply(message(other))
+        assert str(refused.value) == (
+            f"exec_id: expected {was}, as the split '5000' had before, found {found}"
+        )
         assert book.to_state() == state
 
 
@@ -226,7 +234,7 @@ def test_a_split_that_would_take_a_price_to_the_limit_is_refused(price: str) -> 
     book = book_of(f"BUY 1 @ {price}")
     state = book.to_state()
     with pytest.raises(
-        RejectedError, match=rf"expected prices below 1e17 after it, found {price}0"
+        RejectedError, match=rf"^avg_price: expected to stay below 1e17, found {price}0"
     ):
         book.apply(message("SPLIT 1:1000000000"))
     assert book.to_state() == state

@@ -18,8 +18,9 @@ from state.messages import (
     Opening,
     RejectedError,
     TransferOut,
+    terms,
 )
-from state.retold import Told, laid_on_matches, retell, terms
+from state.retold import Told, laid_on_matches, retell
 from state.snapshot import OpenLot
 from tests.support.notation import message, messages
 from tests.support.strategies import SETTINGS, Arrivals, arrivals, sessions, unruly

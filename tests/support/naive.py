@@ -24,8 +24,8 @@ from state.messages import (
     Execution,
     Message,
     RejectedError,
+    terms,
 )
-from state.retold import terms
 from state.snapshot import ClosedLot, PositionSnapshot
 from tests.support.flow_process import Outcome, Row, order, time_of
 
