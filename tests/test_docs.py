@@ -178,6 +178,12 @@ def test_every_field_and_type_of_a_message_stands_there() -> None:
     assert set(codec._READERS) - {"execution"} <= told
 
 
-def test_every_metric_stands_there() -> None:
-    exposed = {f.name for f in REGISTRY.collect() if f.name.startswith("lotstream_")}
-    assert {name for name, *_ in rows("Metrics")} == exposed
+def test_every_metric_stands_there_among_those_of_its_kind() -> None:
+    exposed = {f.name: f.type for f in REGISTRY.collect() if f.name.startswith("lotstream_")}
+    _, *parts = re.split(r"(?m)^(Counter|Histogram|Gauge)s\b", section("Metrics"))
+    told = {
+        name: kind.lower()
+        for kind, table in zip(parts[::2], parts[1::2], strict=True)
+        for name in re.findall(r"(?m)^\| `(\w+)`", table)
+    }
+    assert told == exposed

@@ -185,6 +185,28 @@ def test_systemd_takes_the_units_as_the_page_installs_them(tmp_path: Path) -> No
         assert said_of(machine.here(path.read_text()), tmp_path / name) == ""
 
 
+def test_uninstalling_disables_what_the_page_enables(tmp_path: Path) -> None:
+    need("systemd-analyze")
+    units = tmp_path / "etc" / "systemd" / "system"
+    units.mkdir(parents=True)
+    for unit in UNITS:
+        shutil.copy(unit, units)
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    for told in (SERVICE, runbook):
+        [words] = re.findall(r"(?m)^ *systemctl ((?:en|dis)able .*)$", told)
+        done = run("systemctl", f"--root={tmp_path}", *words.replace("--now ", "").split())
+        assert done.returncode == 0, done.stderr
+        assert any(path.is_symlink() for path in units.rglob("*")) == (told is SERVICE)
+
+
+def test_the_shell_reads_the_clusters_addresses_as_systemd_does() -> None:
+    [told] = re.findall(
+        r"CLUSTER_ADDRESSES=\S+", (DEPLOY / "lotstream-cluster@.service").read_text()
+    )
+    done = run("sh", "-c", f'{told}; echo "$CLUSTER_ADDRESSES"')
+    assert (done.stdout, done.stderr) == ("host-a:7400;host-b:7400\n", "")
+
+
 def test_other_commands_run_with_the_services_settings(tmp_path: Path, redis_url: str) -> None:
     machine = Installed(tmp_path)
     script = machine.here(COMMANDS).replace(f"runuser -u {_user(COMMANDS)} -- ", "")
