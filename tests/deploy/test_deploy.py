@@ -18,7 +18,7 @@ from redis import Redis
 from connectors.parquet.files import StreamFiles
 from flows.common.process import Program
 from tests.support.flow_process import DEADLINE_S, ROOT, FlowProcess
-from tests.support.needs import need
+from tests.support.needs import need, need_right
 from tests.support.scaling import Ledger
 from tests.support.servers import tied
 from tests.support.tws_double import TwsDouble
@@ -102,7 +102,7 @@ _STAND_INS = {
     "useradd": "",
     "systemctl": "",
     "journalctl": "",
-    "git": 'mkdir -p "$3" && ln -s "$2"/[!.]* "$3"',
+    "git": '[ "$1" = config ] || { mkdir -p "$3" && ln -s "$2"/[!.]* "$3"; }',
     "make": 'mkdir -p "$2/.venv/bin" && cd "$2/.venv/bin" && '
     f"printf '#!/bin/sh\\nexec {sys.executable} \"$@\"\\n' > python && chmod 755 python",
 }
@@ -121,7 +121,7 @@ class Installed:
             path.write_text(f'#!/bin/sh\necho "$(basename "$0") $*" >> {root}/asked\n{does}\n')
             path.chmod(0o755)
         done = subprocess.run(
-            ["sh", "-e", "-c", self.here(SERVICE.replace("clone .", f"clone {ROOT}"))],
+            ["sh", "-e", "-c", self.here(SERVICE)],
             cwd=ROOT, env={"PATH": f"{stand_ins}:{os.environ['PATH']}"},
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
@@ -183,6 +183,25 @@ def test_systemd_takes_the_units_as_the_page_installs_them(tmp_path: Path) -> No
     for path in list(units.glob("*.service")):
         name = path.name.replace("@", "@0")
         assert said_of(machine.here(path.read_text()), tmp_path / name) == ""
+
+
+def test_the_page_clones_another_users_checkout(tmp_path: Path) -> None:
+    need("git")
+    checkout = tmp_path / "checkout"
+    run("git", "init", "--quiet", str(checkout))
+    try:
+        for path in (checkout, *checkout.rglob("*")):
+            os.chown(path, 12345, 12345)
+    except PermissionError as error:
+        need_right("give a checkout to another user", error)
+    lines = [line.partition("&&")[0] for line in SERVICE.splitlines() if line.startswith("git ")]
+    done = subprocess.run(
+        ["sh", "-e", "-c", "\n".join(lines).replace("/opt/", f"{tmp_path}/")], cwd=checkout,
+        env={"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": str(tmp_path / "gitconfig")},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "lotstream" / ".git").is_dir()
 
 
 def test_uninstalling_disables_what_the_page_enables(tmp_path: Path) -> None:
