@@ -85,6 +85,15 @@ def test_the_check_finds_what_does_not_exist(text: str, problem: str) -> None:
     assert list(problems(ROOT / "README.md", text)) == [problem]
 
 
+def test_no_recovery_directory_that_is_to_be_deleted_holds_one_that_is_made() -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    for command in re.findall(r"flows\.rescale --(?:.*\\\n)*.*", page):
+        old, new = (re.findall(rf"--{name} '?([^ =`'\n]+)", command) for name in ("from", "into"))
+        assert old
+        assert new
+        assert not any(Path(made).is_relative_to(each) for made in new for each in old)
+
+
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
 

@@ -61,6 +61,13 @@ def test_systemd_takes_the_unit_and_restarts_it_for_ever(unit: Path, tmp_path: P
     assert re.search(r"^StartLimitIntervalSec=0$", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if "@" in unit.name], ids=lambda u: u.name)
+def test_processes_on_one_host_may_have_metrics_ports_of_their_own(unit: Path) -> None:
+    assert re.findall(r"(?m)^EnvironmentFile=(.*)$", unit.read_text()) == [
+        "/etc/lotstream.env", "-/etc/lotstream-%i.env",
+    ]  # fmt: skip
+
+
 def test_what_a_unit_starts_is_a_flow_of_its_partition(
     tmp_path: Path, redis: Redis, redis_url: str
 ) -> None:
