@@ -50,6 +50,7 @@ def test_help_of_every_command_comes_back_and_starts_nothing() -> None:
     # A Redis that is away: a command that asked it would fail.
     environment = {"PATH": os.environ["PATH"], "REDIS_URL": "redis://127.0.0.1:1/0"}
     doors = [["flows", name] for name in NAMES] + [[module] for module in NO_COMMANDS]
+    doors += [["flows", *words] for words in (("replay", "put-back"), ("flex", "import"))]
     running = [
         subprocess.Popen(
             [sys.executable, "-m", *door, "--help"], cwd=ROOT, env=environment, text=True,
