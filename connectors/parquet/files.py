@@ -203,11 +203,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def manifests(data_dir: Path) -> list[Path]:
     """Return the manifests of all streams."""
     # One by one: what may not be read is not as good as absent, which `glob` takes it for.
+    own = own_dir(data_dir)
     try:
-        streams = sorted(own_dir(data_dir).iterdir())
+        # That of a stream without any plain letter is in the directory itself.
+        places = [own, *sorted(own.iterdir())]
     except FileNotFoundError:
         return []
-    return [path for stream in streams if (path := stream / "manifest.json").exists()]
+    return [path for place in places if (path := place / "manifest.json").exists()]
 
 
 _CHECKSUM = re.compile(r".+\.([0-9a-f]{8})\.parquet")
