@@ -107,7 +107,11 @@ RATES_MISSING = Gauge(
     "lotstream_rates_missing", "Currencies that have no rate to BASE_CURRENCY among the marks."
 )
 
-for _gauge in (BASE_TOTAL_PNL, BASE_UNREALIZED_PNL, RATES_MISSING):
+# Flow and valuation serve all metrics, and each looks up its own.
+for _gauge in (
+    DEAD_LETTERS_WAITING, POSITIONS_OPEN, BROKER_KNOWN, BREAKS,
+    BASE_TOTAL_PNL, BASE_UNREALIZED_PNL, RATES_MISSING,
+):  # fmt: skip
     _gauge.set(float("nan"))  # a process that does not know says nothing
 
 

@@ -41,6 +41,7 @@ from connectors.parquet.files import is_whole, own_dir, publishing
 from flows.common.doors import a_day, app_of, enter, flows_directory
 from flows.common.logs import set_up_logging
 from flows.common.progress import Work
+from flows.common.rows import days, files_of
 from flows.common.settings import load_settings
 
 DATA_SETS = ("positions", "closed_lots", "valuations")
@@ -115,7 +116,7 @@ def compact(
     shutil.rmtree(workshop, ignore_errors=True)
     try:
         for data_set, of, directory in _days(data_dir, day):
-            parts = _in_order(directory.glob("*.parquet"))
+            parts = _in_order(files_of(directory))
             if len(parts) > 1:
                 making = workshop / f"{data_set}.{of}"
                 making.mkdir(parents=True)
@@ -134,7 +135,7 @@ def compact(
 def _days(data_dir: Path, day: date | None) -> Iterator[tuple[str, date, Path]]:
     today = datetime.now(UTC).date()
     for data_set in DATA_SETS:
-        for directory in sorted((data_dir / data_set).glob("date=*")):
+        for directory in days(data_dir / data_set):
             if match := _DAY.fullmatch(directory.name):
                 of = date.fromisoformat(match[1])
                 if of == day or (day is None and of < today):
@@ -143,7 +144,7 @@ def _days(data_dir: Path, day: date | None) -> Iterator[tuple[str, date, Path]]:
 
 def _to_merge(data_dir: Path, day: date | None) -> Iterator[Path]:
     for _, _, directory in _days(data_dir, day):
-        parts = list(directory.glob("*.parquet"))
+        parts = files_of(directory)
         yield from parts if len(parts) > 1 else ()
 
 

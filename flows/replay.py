@@ -56,10 +56,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 
 @app.callback(invoke_without_command=True)
 def main(context: typer.Context) -> None:
-    """Connect; without a command, list the dead letters."""
-    settings = load_settings()
-    set_up_logging(settings)
-    context.obj = Desk(settings)
+    """Without a command, list the dead letters."""
     if context.invoked_subcommand is None:
         list_letters(context)
 
@@ -334,7 +331,11 @@ class Desk:
 
 
 def desk(context: typer.Context) -> Desk:
-    """Return what `main` has made."""
+    """Return the desk; connects at the first call, as a command's help needs no Redis."""
+    if context.obj is None:
+        settings = load_settings()
+        set_up_logging(settings)
+        context.obj = Desk(settings)
     assert isinstance(context.obj, Desk)
     return context.obj
 

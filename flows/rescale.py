@@ -135,6 +135,8 @@ def read_state(directories: Sequence[Path], streams: Sequence[str]) -> _State:
     Raises LockedError if a flow uses one, RecoveryError if one is of another version, and
     RescaleError unless each stream is in one.
     """
+    if len({directory.resolve() for directory in directories}) < len(directories):
+        raise RescaleError("--from: expected each recovery directory once, found one twice")
     state = _State({}, {}, {}, directories)
     for directory in directories:
         if not recovery.is_initialised(directory):

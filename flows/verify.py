@@ -33,6 +33,7 @@ from connectors.redis.hash_sink import to_json
 from flows.common.doors import app_of, enter, flows_directory
 from flows.common.logs import set_up_logging
 from flows.common.progress import Work
+from flows.common.rows import all_files
 from flows.common.settings import Settings, load_settings
 from flows.job import recovery
 from flows.job.names import POSITION_ID
@@ -132,8 +133,7 @@ def _files(data_dir: Path, directory: Path | None) -> Iterator[Damage]:
         checks += [(path, book_store.check_file) for path in book_store.store_files(directory)]
     checks += [(path, read_manifest) for path in manifests(data_dir)]
     for data_set in (*DATA_SETS, minutes.DATA_SET):
-        parts = sorted((data_dir / data_set).glob("date=*/*.parquet"))
-        checks += [(path, _check_part) for path in parts]
+        checks += [(path, _check_part) for path in all_files(data_dir / data_set)]
     sizes = [_size(path) for path, _ in checks]
     with Work("reading", "bytes", sum(sizes)) as work:
         for (path, check), size in zip(checks, sizes, strict=True):
@@ -264,7 +264,7 @@ def _read(
 
 def _upto(data_dir: Path, data_set: str, upto: pl.LazyFrame) -> pl.LazyFrame | None:
     """Return the rows of each key up to the entry that its position is of."""
-    files = sorted((data_dir / data_set).glob("date=*/*.parquet"))
+    files = all_files(data_dir / data_set)
     if not files:
         return None
     halves = pl.col("stream_id").str.split_exact("-", 1)

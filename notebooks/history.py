@@ -115,12 +115,20 @@ def known_at(history: History, until: datetime | str) -> History:
 
 
 def _scan(data_set: Path, schema: _Types) -> pl.LazyFrame:
-    files = sorted(data_set.glob("date=*/*.parquet"))
+    # Not by `glob`, which finds nothing where it may not read.
+    days = data_set.iterdir() if data_set.exists() else ()
+    files = [
+        path
+        for day in days
+        if day.name.startswith("date=")
+        for path in day.iterdir()
+        if path.suffix == ".parquet"
+    ]
     # The names are listed here, so that a directory's name may hold a glob's signs. Files
     # of version 0.1.0 lack some columns.
     rows = (
         pl.scan_parquet(
-            files,
+            sorted(files),
             glob=False,
             hive_schema={"date": pl.Date},
             hive_partitioning=True,

@@ -85,6 +85,15 @@ def test_the_check_finds_what_does_not_exist(text: str, problem: str) -> None:
     assert list(problems(ROOT / "README.md", text)) == [problem]
 
 
+def test_no_recovery_directory_that_is_to_be_deleted_holds_one_that_is_made() -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    for command in re.findall(r"flows\.rescale --(?:.*\\\n)*.*", page):
+        old, new = (re.findall(rf"--{name} '?([^ =`'\n]+)", command) for name in ("from", "into"))
+        assert old
+        assert new
+        assert not any(Path(made).is_relative_to(each) for made in new for each in old)
+
+
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
 
@@ -178,6 +187,12 @@ def test_every_field_and_type_of_a_message_stands_there() -> None:
     assert set(codec._READERS) - {"execution"} <= told
 
 
-def test_every_metric_stands_there() -> None:
-    exposed = {f.name for f in REGISTRY.collect() if f.name.startswith("lotstream_")}
-    assert {name for name, *_ in rows("Metrics")} == exposed
+def test_every_metric_stands_there_among_those_of_its_kind() -> None:
+    exposed = {f.name: f.type for f in REGISTRY.collect() if f.name.startswith("lotstream_")}
+    _, *parts = re.split(r"(?m)^(Counter|Histogram|Gauge)s\b", section("Metrics"))
+    told = {
+        name: kind.lower()
+        for kind, table in zip(parts[::2], parts[1::2], strict=True)
+        for name in re.findall(r"(?m)^\| `(\w+)`", table)
+    }
+    assert told == exposed

@@ -202,7 +202,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def manifests(data_dir: Path) -> list[Path]:
     """Return the manifests of all streams."""
-    return sorted(own_dir(data_dir).rglob("manifest.json"))
+    # One by one: what may not be read is not as good as absent, which `glob` takes it for.
+    own = own_dir(data_dir)
+    try:
+        # That of a stream without any plain letter is in the directory itself.
+        places = [own, *sorted(own.iterdir())]
+    except FileNotFoundError:
+        return []
+    return [path for place in places if (path := place / "manifest.json").exists()]
 
 
 _CHECKSUM = re.compile(r".+\.([0-9a-f]{8})\.parquet")

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from connectors.redis.overview import Overview, Position
+from flows.common.rows import days, files_of
 
 SPARK_POINTS, CURVE_POINTS = 40, 600
 PAST_DAYS, PAST_FILES = 2, 2000
@@ -84,8 +85,7 @@ def thinned(curve: list[Point]) -> list[Point]:
 
 def read_past(data_dir: Path) -> pl.DataFrame:
     """Return the latest rows of the `positions` data set, in order of their entries."""
-    days = sorted((data_dir / "positions").glob("date=*"))[-PAST_DAYS:]
-    files = [path for day in days for path in day.glob("*.parquet")]
+    files = [path for day in days(data_dir / "positions")[-PAST_DAYS:] for path in files_of(day)]
     latest = sorted(files, key=lambda path: path.stat().st_mtime)[-PAST_FILES:]
     rows = _NO_ROWS
     if latest:

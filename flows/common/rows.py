@@ -173,10 +173,30 @@ _ARRIVAL = ("arrival", "number")
 """The two parts of an entry's id."""
 
 
+def days(data_set: Path) -> list[Path]:
+    """Return the directories of a data set's days, in order; none if it is not there.
+
+    Raises OSError, as the next two do, if one cannot be read; `glob` would find nothing there.
+    """
+    try:
+        return sorted(path for path in data_set.iterdir() if path.name.startswith("date="))
+    except FileNotFoundError:
+        return []
+
+
+def files_of(day: Path) -> list[Path]:
+    """Return the files of a day, in order."""
+    return sorted(path for path in day.iterdir() if path.suffix == ".parquet")
+
+
+def all_files(data_set: Path) -> list[Path]:
+    """Return the files of all days, in order."""
+    return [path for day in days(data_set) for path in files_of(day)]
+
+
 def _rows(data_dir: Path) -> pl.LazyFrame:
-    files = sorted((data_dir / "positions").glob("date=*/*.parquet"))
     rows = pl.LazyFrame(schema=_SCHEMA)
-    if files:
+    if files := all_files(data_dir / "positions"):
         rows = pl.scan_parquet(files, glob=False, missing_columns="insert", schema=_SCHEMA,
                                extra_columns="ignore", hive_partitioning=False)  # fmt: skip
     entry = pl.col("stream_id").str.split_exact("-", 1).struct

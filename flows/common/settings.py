@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis import ConnectionPool
+from redis import ConnectionPool, RedisError
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 _EntryId = Annotated[str, Field(pattern=r"^\d+-\d+$")]
@@ -98,14 +98,16 @@ class Settings(BaseSettings):
         # back, as they may quote a part of the password.
         address = url.get_secret_value()
         try:
-            ConnectionPool.from_url(address).make_connection()
+            made: Any = ConnectionPool.from_url(address).make_connection()
             if not address.startswith("unix:"):
                 int(urlsplit(address).path.strip("/") or 0)  # it would take 0 instead
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RedisError):
             raise ValueError(
                 "expected an address such as redis://user:password@host:6379/0, "
                 "rediss:// or unix://, special characters of a password in %XX form"
             ) from None
+        if made.encoder.decode_responses:
+            raise ValueError("expected an address without decode_responses, as bytes are read")
         return url
 
     @field_validator("data_dir")

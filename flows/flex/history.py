@@ -24,7 +24,7 @@ from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink
 from connectors.redis.names import GROUP, cancelled_key
 from connectors.redis.partitions import agree
-from flows.common.rows import laid
+from flows.common.rows import all_files, laid
 from flows.common.settings import Settings
 from state.keys import parse_exec_id, partition_of, position_key
 
@@ -97,7 +97,7 @@ class History:
     ) -> None:
         agree(link, streams, record=False)
         self._link, self._streams, self._data_dir = link, streams, data_dir
-        self._has_files = any((data_dir / "positions").glob("date=*/*.parquet"))
+        self._has_files = bool(all_files(data_dir / "positions"))
         # Asked before the files are listed: what is booked meanwhile is then known twice.
         self._after = {stream: self._committed(stream) for stream in streams}
         self._booked_only = booked
@@ -151,7 +151,7 @@ class History:
 
     def matches(self, identities: set[tuple[str, str]]) -> list[Match]:
         """Return the matches that stand of what executions closed; booked ones only."""
-        files = sorted((self._data_dir / "closed_lots").glob("date=*/*.parquet"))
+        files = all_files(self._data_dir / "closed_lots")
         if not files:
             return []
         wanted = list({identity for _, identity in identities})
@@ -276,9 +276,8 @@ class History:
 
 
 def _scan(data_dir: Path) -> pl.LazyFrame:
-    files = sorted((data_dir / "positions").glob("date=*/*.parquet"))
     rows = pl.LazyFrame(schema=_COLUMNS)
-    if files:
+    if files := all_files(data_dir / "positions"):
         rows = pl.scan_parquet(files, glob=False, missing_columns="insert", schema=_COLUMNS,
                                extra_columns="ignore", hive_partitioning=False)  # fmt: skip
     entry = pl.col("stream_id").str.split_exact("-", 1).struct

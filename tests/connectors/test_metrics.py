@@ -164,7 +164,10 @@ def test_a_process_that_has_not_counted_says_0_and_one_that_does_not_know_nothin
     for data_set in ("positions", "closed_lots", "valuations"):
         for what in ("rows", "files"):
             assert f'lotstream_parquet_{what}_total{{data_set="{data_set}"}} 0.0\n' in told
-    for name in ("base_total_pnl", "base_unrealized_pnl", "rates_missing"):
+    for name in (
+        "base_total_pnl", "base_unrealized_pnl", "rates_missing",
+        "dead_letters_waiting", "positions_open", "broker_known", "breaks",
+    ):  # fmt: skip
         assert f"lotstream_{name} NaN\n" in told
 
 
@@ -309,6 +312,12 @@ def test_the_alerts_name_only_what_is_exposed() -> None:
         assert not unknown_names(rule["expr"]), rule["alert"]
     alerts = " ".join(rule["alert"] for rule in rules())
     assert all(word in alerts for word in ("Lag", "DeadLetters", "StalledEpoch"))
+
+
+def test_one_of_several_processes_that_ends_raises_an_alert() -> None:
+    # `absent` is silent while any is there, and what lags is shown by its own process alone.
+    [gone] = [rule for rule in rules() if re.match(r"up == 0\b", rule["expr"])]
+    assert gone["labels"]["severity"] == "critical"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from redis import Redis
 from connectors.parquet.files import StreamFiles
 from flows.common.process import Program
 from tests.support.flow_process import DEADLINE_S, ROOT, FlowProcess
-from tests.support.needs import need
+from tests.support.needs import need, need_right
 from tests.support.scaling import Ledger
 from tests.support.servers import tied
 from tests.support.tws_double import TwsDouble
@@ -59,6 +59,13 @@ def test_systemd_takes_the_unit_and_restarts_it_for_ever(unit: Path, tmp_path: P
     assert "Unknown key 'Restrat'" in verify(text.replace("Restart=", "Restrat="), instance)
     assert re.search(r"^Restart=on-failure$", text, re.MULTILINE)
     assert re.search(r"^StartLimitIntervalSec=0$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if "@" in unit.name], ids=lambda u: u.name)
+def test_processes_on_one_host_may_have_metrics_ports_of_their_own(unit: Path) -> None:
+    assert re.findall(r"(?m)^EnvironmentFile=(.*)$", unit.read_text()) == [
+        "/etc/lotstream.env", "-/etc/lotstream-%i.env",
+    ]  # fmt: skip
 
 
 def test_what_a_unit_starts_is_a_flow_of_its_partition(
@@ -102,7 +109,7 @@ _STAND_INS = {
     "useradd": "",
     "systemctl": "",
     "journalctl": "",
-    "git": 'mkdir -p "$3" && ln -s "$2"/[!.]* "$3"',
+    "git": '[ "$1" = config ] || { mkdir -p "$3" && ln -s "$2"/[!.]* "$3"; }',
     "make": 'mkdir -p "$2/.venv/bin" && cd "$2/.venv/bin" && '
     f"printf '#!/bin/sh\\nexec {sys.executable} \"$@\"\\n' > python && chmod 755 python",
 }
@@ -121,7 +128,7 @@ class Installed:
             path.write_text(f'#!/bin/sh\necho "$(basename "$0") $*" >> {root}/asked\n{does}\n')
             path.chmod(0o755)
         done = subprocess.run(
-            ["sh", "-e", "-c", self.here(SERVICE.replace("clone .", f"clone {ROOT}"))],
+            ["sh", "-e", "-c", self.here(SERVICE)],
             cwd=ROOT, env={"PATH": f"{stand_ins}:{os.environ['PATH']}"},
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
@@ -183,6 +190,47 @@ def test_systemd_takes_the_units_as_the_page_installs_them(tmp_path: Path) -> No
     for path in list(units.glob("*.service")):
         name = path.name.replace("@", "@0")
         assert said_of(machine.here(path.read_text()), tmp_path / name) == ""
+
+
+def test_the_page_clones_another_users_checkout(tmp_path: Path) -> None:
+    need("git")
+    checkout = tmp_path / "checkout"
+    run("git", "init", "--quiet", str(checkout))
+    try:
+        for path in (checkout, *checkout.rglob("*")):
+            os.chown(path, 12345, 12345)
+    except PermissionError as error:
+        need_right("give a checkout to another user", error)
+    lines = [line.partition("&&")[0] for line in SERVICE.splitlines() if line.startswith("git ")]
+    done = subprocess.run(
+        ["sh", "-e", "-c", "\n".join(lines).replace("/opt/", f"{tmp_path}/")], cwd=checkout,
+        env={"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": str(tmp_path / "gitconfig")},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "lotstream" / ".git").is_dir()
+
+
+def test_uninstalling_disables_what_the_page_enables(tmp_path: Path) -> None:
+    need("systemd-analyze")
+    units = tmp_path / "etc" / "systemd" / "system"
+    units.mkdir(parents=True)
+    for unit in UNITS:
+        shutil.copy(unit, units)
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    for told in (SERVICE, runbook):
+        [words] = re.findall(r"(?m)^ *systemctl ((?:en|dis)able .*)$", told)
+        done = run("systemctl", f"--root={tmp_path}", *words.replace("--now ", "").split())
+        assert done.returncode == 0, done.stderr
+        assert any(path.is_symlink() for path in units.rglob("*")) == (told is SERVICE)
+
+
+def test_the_shell_reads_the_clusters_addresses_as_systemd_does() -> None:
+    [told] = re.findall(
+        r"CLUSTER_ADDRESSES=\S+", (DEPLOY / "lotstream-cluster@.service").read_text()
+    )
+    done = run("sh", "-c", f'{told}; echo "$CLUSTER_ADDRESSES"')
+    assert (done.stdout, done.stderr) == ("host-a:7400;host-b:7400\n", "")
 
 
 def test_other_commands_run_with_the_services_settings(tmp_path: Path, redis_url: str) -> None:

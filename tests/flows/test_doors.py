@@ -50,6 +50,7 @@ def test_help_of_every_command_comes_back_and_starts_nothing() -> None:
     # A Redis that is away: a command that asked it would fail.
     environment = {"PATH": os.environ["PATH"], "REDIS_URL": "redis://127.0.0.1:1/0"}
     doors = [["flows", name] for name in NAMES] + [[module] for module in NO_COMMANDS]
+    doors += [["flows", *words] for words in (("replay", "put-back"), ("flex", "import"))]
     running = [
         subprocess.Popen(
             [sys.executable, "-m", *door, "--help"], cwd=ROOT, env=environment, text=True,
@@ -218,6 +219,8 @@ CANNOT = [
     ("compact --date 2020-01-01", {"DATA_DIR": "DATA"}, 1, "--date: expected a day that has rows"),
     ("verify -r /nope", {"DATA_DIR": "DATA"}, 1, "-r: expected a recovery directory, found none"),
     ("lots", {"DATA_DIR": "DAMAGED"}, 1, "found one that cannot be read: "),
+    *((name, {"DATA_DIR": "UNREADABLE"}, 1, "Too many levels of symbolic links")
+      for name in ("lots", "verify", "compact")),
     ("rescale --to 2 --into new", {}, 1, "Redis is away: Error 111 connecting to 127.0.0.1:1"),
     ("replay", {}, 1, "Redis is away: Error 111 connecting to 127.0.0.1:1"),
     (f"flex import {FLEX}", {}, 2, "Redis is away: Error 111 connecting to 127.0.0.1:1"),
@@ -244,7 +247,11 @@ def test_what_cannot_be_done_is_one_line_and_no_success(
     (tmp_path / "DATA" / "positions").mkdir(parents=True)
     (tmp_path / "DAMAGED" / "positions" / "date=2026-07-06").mkdir(parents=True)
     (tmp_path / "DAMAGED" / "positions" / "date=2026-07-06" / "part.parquet").write_text("damage")
-    places = {name: str(tmp_path / name) for name in ("ABSENT", "OTHER", "DATA", "DAMAGED")}
+    (tmp_path / "UNREADABLE" / ".lotstream").mkdir(parents=True)
+    # By everyone: what a mode forbids, root may read.
+    (tmp_path / "UNREADABLE" / "positions").symlink_to("positions")
+    names = ("ABSENT", "OTHER", "DATA", "DAMAGED", "UNREADABLE")
+    places = {name: str(tmp_path / name) for name in names}
     given = {"DATA_DIR": "ABSENT"} | settings
     ended, errors = run(
         command, **{name: places.get(value, value) for name, value in given.items()}

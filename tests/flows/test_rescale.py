@@ -337,6 +337,9 @@ def test_what_it_cannot_do_it_refuses_in_one_line_that_says_why(
     assert "--from: expected a recovery directory, found" in refused(
         "--to", "4", "--from", new, "--into", new
     )
+    assert "--from: expected each recovery directory once, found one twice" in refused(
+        "--to", "4", "--from", old, *moved
+    )
     shutil.copytree(old, tmp_path / "copy")
     assert "is in two of the directories" in refused(
         "--to", "4", "--from", str(tmp_path / "copy"), *moved

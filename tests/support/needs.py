@@ -16,6 +16,7 @@ PACKAGES = {
     "chromium": "chromium",
     "docker-compose": "docker-compose",
     "gcc": "gcc",
+    "git": "git",
     "ip": "iproute2",
     "kubectl": "kubernetes-client",
     "mount": "mount",

@@ -213,6 +213,9 @@ def test_a_wrong_value_gives_one_line_with_its_variable_what_was_expected_and_wh
         "redis://:hush@h?db=one",
         "redis://:hush@h/one",
         "redis://:hush@h?nonsense=1",
+        "redis://:hush@h?protocol=9",
+        "rediss://:hush@h?ssl_cert_reqs=CERT_NONE",
+        "redis://:hush@h?decode_responses=true",
     ],
 )
 def test_a_wrong_redis_url_is_named_but_never_shown(
