@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from state.exact import MONEY_PLACES, to_text
+from state.exact import MONEY_PLACES, milliseconds, to_text
 from state.retold import Told, retell
 from state.retold import laid as retold_laid
 from state.snapshot import OpenLot
@@ -63,7 +63,7 @@ def open_lots(
     for name, rows in _by_key(data_dir, key, known_at):
         told = [Told(*row) for row in rows.select(Told._fields).iter_rows()]
         try:
-            lots = retell(told, name, None if at is None else _ms(at))
+            lots = retell(told, name, None if at is None else milliseconds(at))
         except ValueError as error:
             yield Problem(name, str(error))
             continue
@@ -72,7 +72,7 @@ def open_lots(
         about = rows.select("account", "symbol", "currency", "multiplier").row(-1)
         for lot in lots:
             known = lot.exec_id not in dateless
-            yield _shown(about, lot, (_ms(now) - lot.opened) // 1000 if known else None)
+            yield _shown(about, lot, (milliseconds(now) - lot.opened) // 1000 if known else None)
 
 
 def _shown(about: tuple[Any, ...], lot: OpenLot, age_s: int | None) -> Shown:
@@ -89,10 +89,6 @@ def _plain(text: str) -> Decimal:
     return Decimal(text.rstrip("0").rstrip("."))
 
 
-def _ms(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
-
-
 def _by_key(
     data_dir: Path, key: str | None, known_at: datetime | None
 ) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -102,7 +98,7 @@ def _by_key(
     if key is not None:
         rows = rows.filter(pl.col("key") == key)
     if known_at is not None:
-        rows = rows.filter(pl.col("arrival") <= _ms(known_at))
+        rows = rows.filter(pl.col("arrival") <= milliseconds(known_at))
     wanted = rows.select("key", *_ARRIVAL, "account", "symbol", "currency", *Told._fields)
     in_order = wanted.sort("key", *_ARRIVAL).with_columns(pl.selectors.decimal().cast(pl.String))
     for (name,), of_key in in_order.collect().group_by("key", maintain_order=True):

@@ -16,7 +16,7 @@ import polars as pl
 from connectors.parquet.minutes import MINUTE_MS, MinuteFiles
 from connectors.redis.exact_json import to_json
 from connectors.redis.valuations import read_holding
-from state.exact import from_text
+from state.exact import from_text, milliseconds
 from state.valuation import Day, Holding, Mark, value
 
 _CLOSES = time(21, tzinfo=UTC)
@@ -63,7 +63,7 @@ def _days(data_dir: Path) -> Iterator[tuple[int, dict[str, int], dict[str, Holdi
         prices = filled.filter(pl.col("by") <= close).unique("symbol", keep="last")
         held = rows.filter(pl.col("by") <= close).unique("key", keep="last", maintain_order=True)
         yield (
-            round(close.timestamp() * 1000),
+            milliseconds(close),
             {s: from_text(f"{p:f}") for s, p in prices.select("symbol", "fill_price").iter_rows()},
             {row["key"]: _holding(row) for row in held.iter_rows(named=True)},
         )

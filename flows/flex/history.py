@@ -9,7 +9,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +25,7 @@ from connectors.redis.names import GROUP, cancelled_key
 from connectors.redis.partitions import agree
 from flows.common.rows import laid
 from flows.common.settings import Settings
+from state.exact import milliseconds
 from state.keys import parse_exec_id, partition_of, position_key
 
 PAGE = 5_000
@@ -170,8 +170,8 @@ class History:
         return [
             Match(
                 row["account"] or "", row["symbol"],
-                parse_exec_id(row["close_exec_id"]).identity, _ms(row["close_timestamp"]),
-                parse_exec_id(row["open_exec_id"]).identity, _ms(row["open_timestamp"]),
+                parse_exec_id(row["close_exec_id"]).identity, milliseconds(row["close_timestamp"]),
+                parse_exec_id(row["open_exec_id"]).identity, milliseconds(row["open_timestamp"]),
                 row["qty"] if row["direction"] == "LONG" else -row["qty"], row["realized_pnl"],
                 row["close_price"] * row["multiplier"],
             )
@@ -220,7 +220,7 @@ class History:
             if commission is None and charged:  # of a report that came first, and has no row
                 commission = charged
             yield Said(
-                account or "", symbol, kind, exec_id or "", _ms(time),
+                account or "", symbol, kind, exec_id or "", milliseconds(time),
                 -qty if side == "SELL" else qty, price or Decimal(0), multiplier,
                 currency if kind in _SETTLING else "",
                 commission, commission_currency or "", adjusted or None,
@@ -292,10 +292,6 @@ def _change(column: str) -> pl.Expr:
 
 def _identity(exec_id: pl.Expr) -> pl.Expr:
     return exec_id.str.replace(r"^([0-9A-Za-z]{8}\.[0-9A-Za-z]{8}\.\d{2})\.\d{2}$", "${1}.01")
-
-
-def _ms(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
 
 
 def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:

@@ -6,7 +6,7 @@ new in order of time. What cannot be said in messages is listed with its row.
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from fractions import Fraction
 from pathlib import Path
 from threading import Event
@@ -28,6 +28,7 @@ from flows.common.logs import set_up_logging
 from flows.common.progress import Work
 from flows.common.settings import Settings, load_settings
 from flows.flex.history import Cancels, History, remember, remembered
+from state.exact import milliseconds
 
 MOST_SHOWN = 200
 """Rows listed in full; --json lists all."""
@@ -190,8 +191,7 @@ def _ratios(texts: Iterable[str]) -> dict[str, Fraction]:
 def _begin(day: date | None, zone: ZoneInfo, after: int = 0) -> int | None:
     if day is None:
         return None
-    begin = datetime.combine(day + timedelta(days=after), datetime.min.time(), zone)
-    return int(begin.timestamp() * 1000)
+    return milliseconds(datetime.combine(day + timedelta(days=after), time(), zone))
 
 
 # --- showing ---------------------------------------------------------------------------------
