@@ -22,7 +22,6 @@ from threading import Event
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from connectors.ibkr.account import Account, Accounts, ask_account
@@ -40,13 +39,12 @@ from flows.broker.tws import tws_of
 from flows.common.doors import app_of, enter, wrong_words
 from flows.common.logs import set_up_logging
 from flows.common.settings import Settings, load_settings
-from flows.common.texts import shown
+from flows.common.texts import print_table, shown
 from state.breaks import Difference, Side, differences
 from state.keys import position_key
 
 SPARE_CLIENT_IDS = 8
 """Tried after IBKR_CLIENT_ID + 1; that one itself is the router's."""
-PIPE_WIDTH = 160
 BOOKED_WITHIN_S = 10.0
 
 
@@ -225,8 +223,7 @@ def show_table(pairs: Sequence[Comparison], adopted: set[str]) -> None:
         style = "bold red" if verdict == "BREAK" else None
         names = shown(pair.account or ""), shown(pair.symbol)
         table.add_row(*names, *texts, verdict, style=style)
-    console = Console()
-    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)
+    print_table(table)
 
 
 def show_json(pairs: Sequence[Comparison], adopted: set[str]) -> None:

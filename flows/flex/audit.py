@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from connectors.flex.contents import Problem
 from connectors.flex.draft import Asked, Draft
 from connectors.flex.lots import exact_text
 from flows.common.doors import flows_directory
-from flows.common.texts import shown
+from flows.common.texts import print_table, shown
 from flows.flex.comparing import Books, Comparer, Comparison, Finding, shown_time
 from flows.flex.history import Cancels, History, remembered
 from flows.flex.importing import (
@@ -26,7 +25,6 @@ from flows.flex.importing import (
     show_problems,
 )
 
-PIPE_WIDTH = 200
 _KINDS = {"close": "closes", "closed lot": "closed lots", "open lot": "open lots"}
 
 
@@ -86,8 +84,7 @@ def _table(title: str, findings: Sequence[Finding]) -> None:
             finding.what, shown(finding.account), shown(finding.symbol), shown_time(finding.time),
             shown(finding.id), *(_figures(finding)), shown(finding.why),
         )  # fmt: skip
-    console = Console()
-    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)
+    print_table(table)
     if len(findings) > MOST_SHOWN:
         print(f"… and {len(findings) - MOST_SHOWN} more (--json prints all)")
 
