@@ -18,7 +18,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from threading import Event
 from typing import Annotated, Any
 
 import typer
@@ -290,9 +289,7 @@ def _compare_both(
     settings: Settings, prices: Mapping[str, str] | None
 ) -> tuple[list[Comparison], set[str], list[str]]:
     """Compare; adopt as well if there are `prices`, none of which needs to be given."""
-    impatient = Event()
-    impatient.set()  # an outage is not waited for
-    link = RedisLink(settings.redis_url.get_secret_value(), impatient)
+    link = RedisLink(settings.redis_url.get_secret_value(), stop=None)
     agree(link, settings.streams, record=False)
     account = ask_tws(settings, link)
     waiting = 0 if prices is None else _wait_for_flow(link, settings.streams)

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby, islice
-from threading import Event
 from typing import Annotated, NamedTuple, NoReturn
 
 import typer
@@ -190,9 +189,7 @@ class Desk:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.boxes = partition_names(settings.dead_letter_stream, settings.stream_partitions)
-        impatient = Event()
-        impatient.set()  # an outage is not waited for
-        link = RedisLink(settings.redis_url.get_secret_value(), impatient)
+        link = RedisLink(settings.redis_url.get_secret_value(), stop=None)
         agree(link, settings.streams, record=False)
         self.box = LetterBox(link, self.boxes)
         self._publisher = Publisher(link, settings.streams)

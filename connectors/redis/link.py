@@ -57,10 +57,11 @@ class RedisLink:
     """A Redis client whose calls outlast an outage.
 
     url: `redis://`, `rediss://` or `unix://`; never logged, as it may hold a password.
-    stop: set by the program's signal handlers; ends the waiting.
+    stop: set by the program's signal handlers; ends the waiting. None: an outage is not
+    waited for.
     """
 
-    def __init__(self, url: str, stop: Event) -> None:
+    def __init__(self, url: str, stop: Event | None) -> None:
         self.client = redis.Redis.from_url(
             url,
             retry=Retry(NoBackoff(), 0),
@@ -71,7 +72,9 @@ class RedisLink:
         self._connected: WeakSet[Any] = WeakSet()
         self._was_lost = False
         """Whether a connection was, since `after_outage` was called last."""
-        self._stop = stop
+        self._stop = stop or Event()
+        if stop is None:
+            self._stop.set()
         self._lock = Lock()
         self._retries_before_outage: int | None = None
         self.retries = 0

@@ -10,6 +10,7 @@ from rich.table import Table
 from connectors.flex.contents import Problem
 from connectors.flex.draft import Asked, Draft
 from connectors.flex.lots import exact_text
+from connectors.redis.link import RedisLink
 from flows.common.doors import flows_directory
 from flows.common.texts import print_table, shown
 from flows.flex.comparing import Books, Comparer, Comparison, Finding, shown_time
@@ -18,7 +19,6 @@ from flows.flex.importing import (
     MOST_SHOWN,
     Files,
     Zone,
-    impatient_link,
     instruments_of,
     prepare,
     read_files,
@@ -38,7 +38,7 @@ def audit(
     settings, tz = prepare(zone)
     flows_directory(settings.data_dir)
     contents = read_files(files, tz)
-    link = impatient_link(settings)
+    link = RedisLink(settings.redis_url.get_secret_value(), stop=None)
     history = History(link, settings.streams, settings.data_dir, booked=True)
     names = remembered(instruments_of(settings, link), history)
     draft = Draft(contents, Asked(), cancelled=Cancels(settings, link).known())

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from datetime import date, datetime, time, timedelta
 from fractions import Fraction
 from pathlib import Path
-from threading import Event
 from typing import Annotated, NoReturn, Self
 from zoneinfo import ZoneInfo
 
@@ -72,7 +71,7 @@ def import_files(
     for name in sorted(asked.ratios.keys() - named):
         give_up(f"--ratio: expected the transaction id, con_id or symbol of a corporate action in "
                 f"the files, found {name!r}; nothing was published")  # fmt: skip
-    link = impatient_link(settings)
+    link = RedisLink(settings.redis_url.get_secret_value(), stop=None)
     with Outbox(settings, link) as outbox:
         cancels = Cancels(settings, link)
         draft = Draft(contents, asked, openings=openings, cancelled=cancels.known())
@@ -96,13 +95,6 @@ def prepare(zone: str) -> tuple[Settings, ZoneInfo]:
         return settings, ZoneInfo(zone or settings.ibkr_timezone)
     except (KeyError, ValueError, OSError):
         give_up(f"--timezone: expected a time zone's name such as America/New_York, found {zone!r}")
-
-
-def impatient_link(settings: Settings) -> RedisLink:
-    """Return a link that does not wait for an outage to end."""
-    impatient = Event()
-    impatient.set()
-    return RedisLink(settings.redis_url.get_secret_value(), impatient)
 
 
 def instruments_of(settings: Settings, link: RedisLink) -> InstrumentHash:

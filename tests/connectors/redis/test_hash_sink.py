@@ -265,9 +265,7 @@ def test_where_no_changes_are_kept_there_is_no_stream_of_them(
 def test_a_stop_while_redis_is_away_fails_nowhere_and_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    impatient = Event()
-    impatient.set()
-    link = RedisLink(f"redis://127.0.0.1:{free_port()}/0", impatient)
+    link = RedisLink(f"redis://127.0.0.1:{free_port()}/0", stop=None)
     part = part_of(link)
     part.write_batch([change("A", "1-0")])
     part._untold = {"A": ("A", "1-0", "{}")}

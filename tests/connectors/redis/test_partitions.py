@@ -75,9 +75,8 @@ def test_of_two_who_come_first_at_once_one_is_refused(
 
 def test_a_redis_that_is_full_is_only_asked(own_server: OwnServer) -> None:
     """It waits for the flow to trim, which must get as far as that."""
-    server, impatient = own_server(maxmemory_policy="noeviction"), Event()
-    impatient.set()
-    link = RedisLink(server.url, impatient)
+    server = own_server(maxmemory_policy="noeviction")
+    link = RedisLink(server.url, stop=None)
     with closing(link.client), server.client() as client:
         agree(link, FOUR)
         client.config_set("maxmemory", 1)
