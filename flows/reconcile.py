@@ -33,7 +33,7 @@ from connectors.redis.link import NotOursError, RedisLink
 from connectors.redis.overview import lags
 from connectors.redis.partitions import agree
 from connectors.redis.publisher import Publisher
-from flows.broker.healing import Adopter, Booked, likely
+from flows.broker.healing import Adopter, Booked, likely, price_of
 from flows.broker.tws import tws_of
 from flows.common.doors import app_of, enter, wrong_words
 from flows.common.logs import set_up_logging
@@ -91,8 +91,7 @@ class Comparison:
 
     @property
     def their_avg_price(self) -> Decimal | None:
-        known = len(self.held) == 1 and self.held[0].avg_price
-        return Decimal(known) if known else None
+        return price_of(self.held)
 
     @property
     def is_break(self) -> bool:

@@ -46,7 +46,7 @@ def likely(
         )
     if renumbered := _renumbered(key, difference, other_breaks):
         return _move_lots(*renumbered)
-    return _by_kind(key, difference, our_price, _price_of(held))
+    return _by_kind(key, difference, our_price, price_of(held))
 
 
 def _by_kind(
@@ -129,7 +129,8 @@ def split_ratio(
     return f"{ratio.numerator}:{ratio.denominator}" if near and same_cost else None
 
 
-def _price_of(held: Sequence[Held]) -> Decimal | None:
+def price_of(held: Sequence[Held]) -> Decimal | None:
+    """Return the broker's average price of a key; None if several positions have its name."""
     known = len(held) == 1 and held[0].avg_price
     return Decimal(known) if known else None
 
@@ -256,7 +257,7 @@ def _unfit(difference: Difference, booked: Booked | None, held: Sequence[Held]) 
         return "as what a point is worth is not known"
     if len(held) > 1:
         return "as several contracts or accounts have this name"
-    if split_ratio(difference, booked.avg_price if booked else None, _price_of(held)):
+    if split_ratio(difference, booked.avg_price if booked else None, price_of(held)):
         return "as it looks like a split that was not told"
     return ""
 
@@ -273,7 +274,7 @@ def _derived(
     of it, there is left what is more than that, and all that was executed with it is
     open too.
     """
-    broker_price = _price_of(held)
+    broker_price = price_of(held)
     if broker_price is None or broker_price < 0:
         return None
     if booked is None:
