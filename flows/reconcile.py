@@ -37,6 +37,7 @@ from flows.broker.healing import Adopter, Booked, likely, price_of
 from flows.broker.tws import tws_of
 from flows.common.doors import app_of, enter, wrong_words
 from flows.common.logs import set_up_logging
+from flows.common.overview import counted
 from flows.common.settings import Settings, load_settings
 from flows.common.texts import print_table, shown
 from state.breaks import Difference, Side, differences
@@ -315,8 +316,8 @@ def _known(books: Sequence[Book], accounts: Sequence[str]) -> tuple[list[Book], 
         if book.account is not None and book.account not in accounts and book.qty
     )
     return known, [
-        f"account {account}: {count} positions are not compared, as this TWS does not have the "
-        f"account, or IBKR_ACCOUNTS leaves it out"
+        f"account {account}: {counted(count, 'position')} not compared, as this TWS does not have "
+        f"the account, or IBKR_ACCOUNTS leaves it out"
         for account, count in sorted(others.items())
     ]
 

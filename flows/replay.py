@@ -23,6 +23,7 @@ from connectors.redis.partitions import agree
 from connectors.redis.publisher import Publisher
 from flows.common.doors import enter, group, wrong_words
 from flows.common.logs import set_up_logging
+from flows.common.overview import counted
 from flows.common.settings import Settings, load_settings, partition_names
 from state.keys import parse_exec_id
 from state.messages import RejectedError
@@ -59,7 +60,7 @@ def list_letters(
 ) -> None:
     """List the dead letters by the field that their reason is about."""
     letters = sorted(desk(context).box.letters(), key=lambda letter: letter.field)
-    print(f"{_count(len(letters))} in {', '.join(desk(context).boxes)}")
+    print(f"{counted(len(letters), 'dead letter')} in {', '.join(desk(context).boxes)}")
     for field, found in groupby(letters, key=lambda letter: letter.field):
         of_field = list(found)
         print(f"\n{shown(field)}: {len(of_field)}")
@@ -401,10 +402,6 @@ def _about_fields(fields: Sequence[bytes]) -> _About:
 
 def _full_id(letter: Letter) -> str:
     return f"{letter.stream}/{letter.id}"
-
-
-def _count(letters: int) -> str:
-    return "1 dead letter" if letters == 1 else f"{letters:,} dead letters"
 
 
 def _stop(text: str) -> NoReturn:

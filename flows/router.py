@@ -28,6 +28,7 @@ from flows.broker.side import AccountView, BrokerSide, Comparison, WaitingRegist
 from flows.broker.tws import tws_of
 from flows.common.doors import app_of, enter
 from flows.common.logs import set_up_logging
+from flows.common.overview import counted
 from flows.common.settings import Settings, load_settings, partition_names
 from flows.common.threads import in_daemon_thread
 from state.keys import position_key
@@ -124,7 +125,8 @@ def note_published(new: Sequence[Message]) -> None:
     executions = [fields for fields in new if "type" not in fields]
     if len(executions) > MOST_LINES:
         commissions = len(new) - len(executions)
-        log.info("published %d executions and %d commissions", len(executions), commissions)
+        both = counted(len(executions), "execution"), counted(commissions, "commission")
+        log.info("published %s and %s", *both)
         return
     for fields in executions:
         key = position_key(fields["symbol"], fields.get("account"))
@@ -228,7 +230,8 @@ async def route(settings: Settings) -> None:
         router.stop_redis.set()
         publishing.cancel()
     if router.outbox.size:
-        log.warning("%d messages are not published; the next start finds them", router.outbox.size)
+        waiting = counted(router.outbox.size, "message")
+        log.warning("not published: %s; the next start finds what is left", waiting)
     log.info("stopped, as told to")
 
 

@@ -45,6 +45,7 @@ from flows.common.overview import (
     base_words,
     break_words,
     broker_words,
+    counted,
     flow_words,
     lacking_words,
     overview_reader,
@@ -230,7 +231,7 @@ def _breaks(overview: Overview) -> Iterator[RenderableType]:
         text.stylize("bold red")
         yield text
     if len(found) > MOST_BREAKS:
-        yield Text(f"and {len(found) - MOST_BREAKS} breaks more", style="bold red")
+        yield Text(f"and {counted(len(found) - MOST_BREAKS, 'break')} more", style="bold red")
 
 
 def _accounts(overview: Overview) -> Iterator[RenderableType]:
@@ -274,7 +275,7 @@ def _streams(overview: Overview) -> Iterator[RenderableType]:
             **_ONE_LINE,
         )
     if len(worst_first) > MOST_STREAMS:
-        yield Text(f"and {len(worst_first) - MOST_STREAMS} streams more")
+        yield Text(f"and {counted(len(worst_first) - MOST_STREAMS, 'stream')} more")
 
 
 _BROKER_STYLES = {"good": "green", "bad": "bold red", "warn": "yellow"}
@@ -412,7 +413,7 @@ def _footer(view: View, rows: int, width: int, *, keys: bool) -> Text:
     if view.typing:
         return Text(f"filter: {view.search}_   (Enter keeps it, Esc drops it)", **_ONE_LINE)
     kind = "" if view.show is Show.ALL else f"{view.show} "
-    text = f"{rows:,} {kind}positions by {view.sort}"
+    text = f"{counted(rows, f'{kind}position')} by {view.sort}"
     if view.search:
         text += f", with {view.search!r}"
     if keys:

@@ -18,6 +18,7 @@ import redis
 from connectors.ibkr.messages import Held, Message, decimal_text
 from connectors.redis.link import RedisLink, send
 from connectors.redis.publisher import Once, Publisher
+from flows.common.overview import counted
 from state.breaks import Difference, Kind
 from state.keys import parse_exec_id, position_key, split_key
 
@@ -214,7 +215,7 @@ class Adopter:
         if missing:
             return f"as a fill is missing: TWS lists execution {missing[0]}, the stream has none"
         if self._waiting:
-            return f"as {self._waiting} entries are not booked yet"
+            return f"as the flow has {counted(self._waiting, 'entry')} to book yet"
         return ""
 
     def _executed(self, key: str) -> dict[str, _Executed]:

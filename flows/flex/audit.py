@@ -12,6 +12,7 @@ from connectors.flex.draft import Asked, Draft
 from connectors.flex.lots import exact_text
 from connectors.redis.link import RedisLink
 from flows.common.doors import flows_directory
+from flows.common.overview import counted
 from flows.common.texts import print_table, shown
 from flows.flex.comparing import Books, Comparer, Comparison, Finding, shown_time
 from flows.flex.history import Cancels, History, remembered
@@ -65,13 +66,12 @@ def _show(found: Comparison, problems: Sequence[Problem], behind: int) -> None:
         _table("Not compared, or explained", found.explained)
     show_problems(problems)
     if behind:
-        print(f"note: the flow has {behind:,} entries to book yet; what is in them is not compared")
-    explained = len(found.explained)
+        waiting = counted(behind, "entry")
+        print(f"note: the flow has {waiting} to book yet; what is there is not compared")
     for line in summary(found):
         print(line)
-    count = len(found.differences)
-    differences = "1 difference" if count == 1 else f"{count:,} differences"
-    print(f"{differences}, {explained:,} explained or without a figure")
+    differences = counted(len(found.differences), "difference")
+    print(f"{differences}, {len(found.explained):,} explained or without a figure")
 
 
 def _table(title: str, findings: Sequence[Finding]) -> None:

@@ -24,6 +24,7 @@ from connectors.redis.link import RedisLink
 from connectors.redis.publisher import BATCH, Once, Publisher
 from flows.common.doors import a_day, wrong_words
 from flows.common.logs import set_up_logging
+from flows.common.overview import counted
 from flows.common.progress import Work
 from flows.common.settings import Settings, load_settings
 from flows.flex.history import Cancels, History, remember, remembered
@@ -201,10 +202,11 @@ def _show(plan: Plan, contents: Contents, published: int | None) -> None:
     skipped = ", ".join(f"{name} {rows}" for name, rows in sorted(contents.passed_over.items()))
     if skipped:
         print(f"rows of sections that change no position: {skipped}")
-    counted = ", ".join(f"{count:,} {kind}{'s' if count > 1 else ''}"
-                        for kind, count in plan.counts.items()) or "nothing new"  # fmt: skip
+    kinds = [counted(count, kind) for kind, count in plan.counts.items()]
     done = "would publish" if published is None else f"published {published:,} of"
-    print(f"{done} {counted}; {plan.known:,} rows known before; {len(plan.problems):,} left out")
+    known = counted(plan.known, "row")
+    print(f"{done} {', '.join(kinds) or 'nothing new'}; {known} known before; "
+          f"{len(plan.problems):,} left out")  # fmt: skip
 
 
 def show_problems(problems: Sequence[Problem]) -> None:

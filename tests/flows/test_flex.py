@@ -137,7 +137,7 @@ def test_a_live_execution_is_not_taken_again_but_gets_its_commission(
     file = desk.file("a.xml", flex(_two()))
     done = desk.take(file)
     assert done.returncode == 0, done.stdout
-    assert "1 commission, 1 execution; 1 rows known before" in done.stdout
+    assert "1 commission, 1 execution; 1 row known before" in done.stdout
     assert not desk.redis.exists("executions:dead")
     value = read_hash(desk.redis)[f"{ACCOUNT}:A"]
     assert (value["executions"], value["net_realized_pnl"]) == (2, 8)

@@ -354,7 +354,7 @@ def test_the_books_of_another_logins_accounts_are_not_compared_and_that_is_said(
     book(redis, "MSFT", "9", account="U9")
     done = run("--adopt")
     assert (done.returncode, "U9" in done.stdout) == (0, False)
-    assert "account U9: 2 positions are not compared, as this TWS does not have" in done.stderr
+    assert "account U9: 2 positions not compared, as this TWS does not have" in done.stderr
     none = run(IBKR_ACCOUNTS="U9")
     assert (none.returncode, none.stdout) == (2, "")
     assert "expected an account that is followed (see IBKR_ACCOUNTS), found U1, U2" in none.stderr
@@ -475,7 +475,7 @@ def test_what_is_not_booked_yet_is_waited_for_and_never_made_up_for(
     book(redis, "AAPL", "4")
     done = run("--adopt")
     assert (done.returncode, adopted(redis)) == (1, [])
-    assert "1 entries are not booked yet" in done.stderr
+    assert "the flow has 1 entry to book yet" in done.stderr
 
 
 HELD = their("AAPL", 5, "U1")

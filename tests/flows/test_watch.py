@@ -228,7 +228,7 @@ def test_words_of_account_symbol_and_currency_filter(view: View) -> None:
     view.press("\x7f")
     view.press("\r")
     assert keys(view) == ["U1:MSFT"]
-    assert "1 open positions by key, with 'u1 M', 1/1" in text_of(view, height=24)[-1]
+    assert "1 open position by key, with 'u1 M', 1/1" in text_of(view, height=24)[-1]
     assert not view.press("q")
     view.press("\x1b")
     assert len(keys(view)) == 3
@@ -515,11 +515,11 @@ def test_the_terminal_follows_keys_changes_and_outages_without_flicker(
     with server.client() as client:
         put(client, position("AAPL"), position("FLAT", qty=0))
         with Terminal(server.url, "--every", "0.2") as terminal:
-            terminal.until("1 open positions by key")
+            terminal.until("1 open position by key")
             terminal.type("s")
-            terminal.until("open positions by pnl")
+            terminal.until("open position by pnl")
             terminal.type("f")
-            terminal.until("1 flat positions")
+            terminal.until("1 flat position")
             put(client, position("FLAT2", qty=0, realized_pnl="55"))
             terminal.until("FLAT2 .*55.00")
             server.kill()

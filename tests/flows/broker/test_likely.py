@@ -168,7 +168,7 @@ def test_an_opening_of_which_nothing_would_be_left_has_no_price(desk: Desk) -> N
          "as what a point is worth"),
         (difference(QUANTITY, "10", "30"), [holding("10"), holding("20")], "10", 0,
          "as several contracts"),
-        (difference(QUANTITY, "10", "30"), [holding("30")], "10", 1, "as 1 entries are not booked"),
+        (difference(QUANTITY, "10", "30"), [holding("30")], "10", 1, "as the flow has 1 entry to"),
         # Not from executions alone: the stream has 10.
         (difference(QUANTITY, "11", "30"), [holding("30")], "11", 0, "as the price"),
         # The opening's average would be below 0.
