@@ -27,6 +27,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from connectors.codec import LAST_TIMESTAMP
 from connectors.redis.base_totals import BaseTotals
 from connectors.redis.exact_json import to_json
 from connectors.redis.overview import (
@@ -460,6 +461,8 @@ def figure(value: Decimal | None, width: int, places: int | None = None) -> str:
 
 def moment(at_ms: int, now_ms: int) -> str:
     """Write a time of the last hours as a time of day (UTC), an older one as a date."""
+    if at_ms > LAST_TIMESTAMP:  # an entry's id may be any number
+        return "no time"
     form = "%H:%M:%S" if now_ms - at_ms < _A_WHILE_MS else "%Y%m%d"
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime(form)
 

@@ -377,6 +377,7 @@ def test_figures_keep_their_width() -> None:
     assert figure(Decimal("1234567890.5"), 10) == "1.23e+9"
     assert moment(1700000000000, 1700000005000) == "22:13:20"
     assert moment(1700000000000, 1800000000000) == "20231114"
+    assert moment(1700000000000000, 1800000000000) == "no time"  # an entry's id in microseconds
     hour = 3_600_000
     assert moment(1700000000000, 1700000000000 + 20 * hour - 1) == "22:13:20"
     assert moment(1700000000000, 1700000000000 + 20 * hour) == "20231114"
