@@ -23,7 +23,7 @@ from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink
 from connectors.redis.names import GROUP, cancelled_key
 from connectors.redis.partitions import agree
-from flows.common.rows import laid
+from flows.common.rows import laid, parts, scan
 from flows.common.settings import Settings
 from state.exact import milliseconds
 from state.keys import parse_exec_id, partition_of, position_key
@@ -33,15 +33,6 @@ _OPENING = re.compile(r"flex-open-(\d+)-\d+")
 _ACTIONS = ("opening", "split", "cost", "transfer")
 _SETTLING = ("execution", "opening")
 """What says what a key's currency is, and what a point of its price is worth."""
-_COLUMNS: dict[str, Any] = {
-    "account": pl.String, "symbol": pl.String, "currency": pl.String, "con_id": pl.Int64,
-    "multiplier": pl.Decimal(38, 10), "basis_adjustment": pl.Decimal(38, 10),
-    "commission": pl.Decimal(38, 10), "type": pl.String,
-    "message_timestamp": pl.Datetime("ms", "UTC"), "side": pl.String,
-    "fill_qty": pl.Decimal(38, 10), "fill_price": pl.Decimal(38, 10), "exec_id": pl.String,
-    "message_commission": pl.Decimal(38, 10), "message_commission_currency": pl.String,
-    "message_terms": pl.String, "stream_id": pl.String,
-}  # fmt: skip
 
 
 class Said(NamedTuple):
@@ -97,11 +88,11 @@ class History:
     ) -> None:
         agree(link, streams, record=False)
         self._link, self._streams, self._data_dir = link, streams, data_dir
-        self._has_files = any((data_dir / "positions").glob("date=*/*.parquet"))
+        self._has_files = bool(parts(data_dir, "positions"))
         # Asked before the files are listed: what is booked meanwhile is then known twice.
         self._after = {stream: self._committed(stream) for stream in streams}
         self._booked_only = booked
-        self._rows = _scan(data_dir)
+        self._rows = scan(data_dir).sort("arrival", "number")
 
     def names(self, remembered: Mapping[str, str]) -> dict[str, str]:
         """Return the names of instruments by con_id: what is remembered, else the last used."""
@@ -151,16 +142,13 @@ class History:
 
     def matches(self, identities: set[tuple[str, str]]) -> list[Match]:
         """Return the matches that stand of what executions closed; booked ones only."""
-        files = sorted((self._data_dir / "closed_lots").glob("date=*/*.parquet"))
-        if not files:
-            return []
         wanted = list({identity for _, identity in identities})
         names = (
             "account", "symbol", "close_exec_id", "close_timestamp", "open_exec_id",
             "open_timestamp", "direction", "open_price", "close_price", "multiplier",
         )  # fmt: skip
         rows = (
-            pl.scan_parquet(files, glob=False, hive_partitioning=False)
+            scan(self._data_dir, "closed_lots")
             .filter(_identity(pl.col("close_exec_id")).is_in(wanted))
             .group_by(names)
             .agg(pl.col("qty", "realized_pnl").sum())
@@ -273,16 +261,6 @@ class History:
         return sum(
             sum(1 for _ in self._entries(stream, after)) for stream, after in self._after.items()
         )
-
-
-def _scan(data_dir: Path) -> pl.LazyFrame:
-    files = sorted((data_dir / "positions").glob("date=*/*.parquet"))
-    rows = pl.LazyFrame(schema=_COLUMNS)
-    if files:
-        rows = pl.scan_parquet(files, glob=False, missing_columns="insert", schema=_COLUMNS,
-                               extra_columns="ignore", hive_partitioning=False)  # fmt: skip
-    entry = pl.col("stream_id").str.split_exact("-", 1).struct
-    return rows.sort(entry.field("field_0").cast(pl.Int64), entry.field("field_1").cast(pl.UInt64))
 
 
 def _change(column: str) -> pl.Expr:
