@@ -28,8 +28,7 @@ _NEAR = 0.87
 _SECRET = ("REDIS_URL", "FLEX_TOKEN")
 """Variables whose value is never shown."""
 
-
-_KEYS = (
+KEYS = (
     "executions_stream", "positions_hash", "changes_stream", "dead_letter_stream",
     "instruments_hash", "broker_hash", "marks_stream", "valuations_hash",
 )  # fmt: skip
@@ -177,7 +176,7 @@ class Settings(BaseSettings):
     def _no_name_twice(self) -> "Settings":
         # In one stream Redis would take entries for letters or changes that are there already.
         has: dict[str, str] = {}
-        for field in _KEYS:
+        for field in KEYS:
             name = str(getattr(self, field))
             if name in has:
                 raise ValueError(

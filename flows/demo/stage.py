@@ -24,7 +24,7 @@ from connectors.redis.names import GROUP
 from connectors.redis.publisher import Publisher
 from flows.common.hints import extra
 from flows.common.process import ENDING, MAIN_JOB, SECOND_JOB, ProcessError, Program
-from flows.common.settings import Settings, load_settings, partition_names
+from flows.common.settings import KEYS, Settings, load_settings, partition_names
 
 PREFIX = "lotstream-demo:"
 """Before the name of every key that the demo uses."""
@@ -189,15 +189,9 @@ def _own_names(given: Settings, data_dir: Path) -> Settings:
     """Return settings that share nothing with a flow of the user's but the server."""
     defaults = Settings.model_construct()
     own = {
+        **{name: PREFIX + getattr(defaults, name) for name in KEYS},
         "redis_url": given.redis_url,
-        "executions_stream": PREFIX + defaults.executions_stream,
         "stream_partitions": given.stream_partitions,
-        "positions_hash": PREFIX + defaults.positions_hash,
-        "changes_stream": PREFIX + defaults.changes_stream,
-        "marks_stream": PREFIX + defaults.marks_stream,
-        "valuations_hash": PREFIX + defaults.valuations_hash,
-        "instruments_hash": PREFIX + defaults.instruments_hash,
-        "dead_letter_stream": PREFIX + defaults.dead_letter_stream,
         "data_dir": data_dir.absolute(),
     }
     return defaults.model_copy(update=own)
@@ -212,15 +206,9 @@ def _environment(settings: Settings) -> dict[str, str]:
         if name.upper() not in own and not name.startswith("BYTEWAX_")
     }
     return kept | {
+        **{name.upper(): getattr(settings, name) for name in KEYS},
         "REDIS_URL": settings.redis_url.get_secret_value(),
-        "EXECUTIONS_STREAM": settings.executions_stream,
         "STREAM_PARTITIONS": str(settings.stream_partitions),
-        "POSITIONS_HASH": settings.positions_hash,
-        "CHANGES_STREAM": settings.changes_stream,
-        "MARKS_STREAM": settings.marks_stream,
-        "VALUATIONS_HASH": settings.valuations_hash,
-        "INSTRUMENTS_HASH": settings.instruments_hash,
-        "DEAD_LETTER_STREAM": settings.dead_letter_stream,
         "DATA_DIR": str(settings.data_dir),
         "RUST_BACKTRACE": "0",
     }
