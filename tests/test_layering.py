@@ -31,8 +31,8 @@ MAY_IMPORT = {
         "connectors.kept", "connectors.metrics",
     },
     "connectors.redis": {
-        "state", "connectors.redis", "connectors.backoff", "connectors.clock", "connectors.kept",
-        "connectors.metrics", "connectors.columns.replies",
+        "state", "connectors.redis", "connectors.backoff", "connectors.clock", "connectors.codec",
+        "connectors.kept", "connectors.metrics", "connectors.columns.replies",
     },
     "flows.common": {"state", "connectors.redis", "flows.common"},
     "flows.common.rows": {"state", "connectors.parquet"},

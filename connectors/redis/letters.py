@@ -15,6 +15,7 @@ import redis
 from redis.exceptions import NoScriptError
 
 from connectors.redis.link import RedisLink, send
+from state.records import FIRST_ID
 
 WIDE = 4_000
 """A letter of more words is written without Lua, which hands on 8,000 at most."""
@@ -159,7 +160,7 @@ class OtherLetters:
         source: the stream where the entry would have gone.
         """
         stream = self._streams[source]
-        about = {"error": reason, "source_stream": source, "source_id": "0-0"}
+        about = {"error": reason, "source_stream": source, "source_id": FIRST_ID}
         words = [*chain.from_iterable(fields.items()), *chain.from_iterable(about.items())]
         keys = (stream, *keys_beside(stream))
 

@@ -27,6 +27,7 @@ from flows.common.rows import laid, parts, scan
 from flows.common.settings import Settings
 from state.exact import milliseconds
 from state.keys import parse_exec_id, partition_of, position_key
+from state.records import FIRST_ID
 
 PAGE = 5_000
 _OPENING = re.compile(r"flex-open-(\d+)-\d+")
@@ -230,12 +231,12 @@ class History:
     def _committed(self, stream: str) -> str:
         """Return the last entry whose row is in the history; without files there is none."""
         if not self._has_files:
-            return "0-0"
+            return FIRST_ID
         groups: Any = self._link.call(
             lambda client: client.xinfo_groups(stream) if client.exists(stream) else []
         )
         ids = [group["last-delivered-id"] for group in groups if group["name"] == GROUP.encode()]
-        return ids[0].decode() if ids else "0-0"
+        return ids[0].decode() if ids else FIRST_ID
 
     def _tail(self) -> Iterator[dict[str, str]]:
         """Yield the entries that the flow has not booked yet."""
