@@ -9,7 +9,8 @@ that this project sends is.
 import logging
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from threading import Event, Lock
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -27,8 +28,12 @@ from tenacity.nap import sleep_using_event
 
 from connectors import metrics
 from connectors.backoff import BACKOFF
+from state.records import FIRST_ID
 
 T = TypeVar("T")
+PAGE = 5_000
+"""Entries that `RedisLink.entries` asks for at once."""
+
 log = logging.getLogger("lotstream.redis")
 
 # Error codes of a server that will take the command later. redis-py keeps some of
@@ -100,6 +105,12 @@ class RedisLink:
                 act()
         return result
 
+    def entries(self, stream: str, after: str = FIRST_ID) -> Iterator[dict[str, str]]:
+        """Yield the fields, as text, of a stream's entries behind one; raises as `call` does."""
+        while page := self.call(partial(_page, stream=stream, after=after)):
+            yield from map(texts, (fields for _, fields in page))
+            after = page[-1][0].decode()
+
     def _call(self, command: Callable[[redis.Redis], T]) -> T:
         try:
             return command(self.client)
@@ -152,6 +163,18 @@ class RedisLink:
                 retries = self.retries - self._retries_before_outage
                 log.info("Redis is back after %d retries", retries)
                 self._retries_before_outage = None
+
+
+def _page(client: redis.Redis, stream: str, after: str) -> Any:
+    return client.xrange(stream, f"({after}", "+", PAGE)
+
+
+def texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Return an entry's fields as text."""
+    return {
+        name.decode(errors="replace"): value.decode(errors="replace")
+        for name, value in fields.items()
+    }
 
 
 def warn_of_eviction(link: RedisLink) -> None:

@@ -6,23 +6,19 @@ only on request: no fill is invented. All else is said in words, with the messag
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from functools import partial
-from typing import Any, NamedTuple
-
-import redis
+from typing import NamedTuple
 
 from connectors.ibkr.messages import Held, Message, decimal_text
-from connectors.redis.link import RedisLink, send
+from connectors.redis.link import RedisLink
 from connectors.redis.publisher import Once, Publisher
 from flows.common.overview import counted
 from state.breaks import Difference, Kind
 from state.keys import parse_exec_id, position_key, split_key
 
-_PAGE = 10_000
 _MOST_OF_A_SPLIT = 50
 _ABOUT = Decimal("0.02")
 
@@ -223,7 +219,7 @@ class Adopter:
         account, symbol = split_key(key)
         stream = self._publisher.stream_of({"symbol": symbol, "account": account})
         found: dict[str, _Executed] = {}
-        for fields in self._entries(stream):
+        for fields in self._link.entries(stream):
             if position_key(fields.get("symbol", ""), fields.get("account") or None) != key:
                 continue
             identity, revision = parse_exec_id(fields.get("exec_id", ""))
@@ -233,19 +229,6 @@ class Adopter:
                 with suppress(ArithmeticError, KeyError):  # a dead letter
                     found[identity] = _Executed(revision or 1, *_signed(fields))
         return found
-
-    def _entries(self, stream: str) -> Iterator[Message]:
-        start = "-"
-        while True:
-            page = self._link.call(partial(_page, stream=stream, start=start))
-            for _, fields in page:
-                yield {
-                    name.decode(errors="replace"): value.decode(errors="replace")
-                    for name, value in fields.items()
-                }
-            if len(page) < _PAGE:
-                return
-            start = f"({page[-1][0].decode()}"
 
 
 def _unfit(difference: Difference, booked: Booked | None, held: Sequence[Held]) -> str:
@@ -291,10 +274,6 @@ def _derived(
         cost = sum((each.qty * each.price for each in along), Decimal(0))
         price = (broker_price * difference.broker - cost) / left
     return decimal_text(price) if price >= 0 else None
-
-
-def _page(client: redis.Redis, stream: str, start: str) -> Any:
-    return send(client, "XRANGE", stream, start, "+", "COUNT", _PAGE)
 
 
 def _signed(fields: Message) -> tuple[Decimal, Decimal]:

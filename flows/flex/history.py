@@ -20,7 +20,7 @@ from connectors.flex.draft import Key
 from connectors.flex.known import Known, KnownEvent, KnownExecution, Names
 from connectors.flex.records import Cancel
 from connectors.redis.instruments import InstrumentHash
-from connectors.redis.link import RedisLink
+from connectors.redis.link import RedisLink, texts
 from connectors.redis.names import GROUP, cancelled_key
 from connectors.redis.partitions import agree
 from flows.common.rows import laid, parts, scan
@@ -29,7 +29,6 @@ from state.exact import milliseconds
 from state.keys import parse_exec_id, partition_of, position_key
 from state.records import FIRST_ID
 
-PAGE = 5_000
 _OPENING = re.compile(r"flex-open-(\d+)-\d+")
 _ACTIONS = ("opening", "split", "cost", "transfer")
 _SETTLING = ("execution", "opening")
@@ -226,7 +225,7 @@ class History:
             return {name: text for name, text in said.items() if text is not None}
         stream = self._streams[partition_of(key, len(self._streams))]
         entries: Any = self._link.call(lambda client: client.xrange(stream, entry_id, entry_id))
-        return _texts(entries[0][1]) if entries else {"gone": entry_id}
+        return texts(entries[0][1]) if entries else {"gone": entry_id}
 
     def _committed(self, stream: str) -> str:
         """Return the last entry whose row is in the history; without files there is none."""
@@ -242,25 +241,14 @@ class History:
         """Yield the entries that the flow has not booked yet."""
         if not self._booked_only:
             for stream, after in self._after.items():
-                yield from self._entries(stream, after)
-
-    def _entries(self, stream: str, after: str) -> Iterator[dict[str, str]]:
-        start = f"({after}"
-        while True:
-            page: Any = self._link.call(
-                lambda client, start=start: client.xrange(stream, start, "+", PAGE)  # type: ignore[misc]
-            )
-            for _, fields in page:
-                yield _texts(fields)
-            if len(page) < PAGE:
-                return
-            start = f"({page[-1][0].decode()}"
+                yield from self._link.entries(stream, after)
 
     @property
     def behind(self) -> int:
         """How many entries the flow has not booked yet."""
         return sum(
-            sum(1 for _ in self._entries(stream, after)) for stream, after in self._after.items()
+            sum(1 for _ in self._link.entries(stream, after))
+            for stream, after in self._after.items()
         )
 
 
@@ -271,13 +259,6 @@ def _change(column: str) -> pl.Expr:
 
 def _identity(exec_id: pl.Expr) -> pl.Expr:
     return exec_id.str.replace(r"^([0-9A-Za-z]{8}\.[0-9A-Za-z]{8}\.\d{2})\.\d{2}$", "${1}.01")
-
-
-def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {
-        name.decode(errors="replace"): value.decode(errors="replace")
-        for name, value in fields.items()
-    }
 
 
 def _said_by(fields: Mapping[str, str]) -> Said:
