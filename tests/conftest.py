@@ -18,10 +18,11 @@ from hypothesis import settings
 
 from flows.common.process import Program
 from tests.support import needs
+from tests.support.commands import run_apart
 from tests.support.flow_process import FlowProcess
 from tests.support.servers import RedisServer
 
-_STARTERS = (subprocess, Program, FlowProcess, RedisServer)
+_STARTERS = (subprocess, run_apart, Program, FlowProcess, RedisServer)
 """Tests and fixtures of a file that knows one of them start programs."""
 
 # For `make quick`: what holds for few examples is tried with more by `make test`.

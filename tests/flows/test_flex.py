@@ -15,6 +15,7 @@ import pytest
 import redis as redis_py
 
 from tests.support.cases import statements
+from tests.support.commands import run_apart
 from tests.support.flex_files import (
     ACCOUNT,
     action,
@@ -43,14 +44,9 @@ class Desk:
         return path
 
     def run(self, *words: str | Path, **settings: str) -> "subprocess.CompletedProcess[str]":
-        environment = {
-            "PATH": os.environ["PATH"], "REDIS_URL": self._url, "IBKR_TIMEZONE": "UTC",
-            "DATA_DIR": str(self.flow.data_dir), **settings,
-        }  # fmt: skip
-        return subprocess.run(
-            [sys.executable, "-m", "flows.flex", *map(str, words)],
-            capture_output=True, text=True, cwd=ROOT, env=environment, check=False, timeout=120,
-        )  # fmt: skip
+        own = {"REDIS_URL": self._url, "IBKR_TIMEZONE": "UTC",
+               "DATA_DIR": str(self.flow.data_dir)}  # fmt: skip
+        return run_apart("flex", *words, **(own | settings))
 
     def start(self, *words: str | Path) -> "subprocess.Popen[bytes]":
         environment = {"PATH": os.environ["PATH"], "REDIS_URL": self._url,
