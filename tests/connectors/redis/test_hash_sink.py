@@ -2,10 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -134,13 +132,6 @@ def test_a_server_that_may_evict_is_warned_of_at_the_start(
 
 
 # --- the sink by itself ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def link(redis_url: str) -> Iterator[RedisLink]:
-    link = RedisLink(redis_url, Event())
-    with closing(link.client):
-        yield link
 
 
 def part_of(link: RedisLink, kept: int = 1000) -> Any:

@@ -1,8 +1,7 @@
 """How many partitions there are: who comes first says it, all others agree or are refused."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from threading import Event
 
 import pytest
 import redis as redis_py
@@ -15,13 +14,6 @@ from tests.conftest import OwnServer
 ONE = ["executions"]
 TWO = ["executions:0", "executions:1"]
 FOUR = [f"executions:{number}" for number in range(4)]
-
-
-@pytest.fixture
-def link(redis_url: str) -> Iterator[RedisLink]:
-    link = RedisLink(redis_url, Event())
-    with closing(link.client):
-        yield link
 
 
 @pytest.mark.parametrize(("first", "then"), [(FOUR, TWO), (TWO, FOUR), (ONE, FOUR), (FOUR, ONE)])
