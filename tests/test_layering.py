@@ -25,7 +25,9 @@ MAY_IMPORT = {
     "connectors": {"state", "connectors"},
     "connectors.columns": {"state", "connectors.columns", "connectors.codec"},
     "connectors.flex": {"state", "connectors.flex"},
-    "connectors.ibkr": {"state", "connectors.ibkr", "connectors.backoff", "connectors.metrics"},
+    "connectors.ibkr": {
+        "state", "connectors.ibkr", "connectors.backoff", "connectors.clock", "connectors.metrics",
+    },
     "connectors.parquet": {
         "state", "connectors.parquet", "connectors.disk", "connectors.file_lock",
         "connectors.kept", "connectors.metrics",
@@ -40,11 +42,13 @@ MAY_IMPORT = {
     "flows.bench": {"state", *_SYSTEMS, "flows.common", "flows.bench", "flows.demo.stage"},
     "flows.board": {"connectors.redis", "flows.common", "flows.board"},
     "flows.demo": {
-        "state", "connectors.parquet", "connectors.redis", "flows.common", "flows.demo",
+        "state", "connectors.clock", "connectors.parquet", "connectors.redis", "flows.common",
+        "flows.demo",
     },
     "flows.demo.pictures": {"connectors.redis", "flows.common", "flows.demo", "flows.watch"},
     "flows.broker": {
-        "state", "connectors.ibkr", "connectors.redis", "flows.common", "flows.broker",
+        "state", "connectors.clock", "connectors.ibkr", "connectors.redis", "flows.common",
+        "flows.broker",
     },
     "flows.flex": {
         "state", "connectors.flex", "connectors.redis", "flows.common", "flows.flex",

@@ -5,13 +5,13 @@ only on request: no fill is invented. All else is said in words, with the messag
 """
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import NamedTuple
 
+from connectors.clock import now_ms
 from connectors.ibkr.messages import Held, Message, decimal_text
 from connectors.redis.link import RedisLink
 from connectors.redis.publisher import Once, Publisher
@@ -290,7 +290,7 @@ def _opening(
         "type": "opening",
         "symbol": symbol,
         "account": account,
-        "timestamp": str(time.time_ns() // 1_000_000),
+        "timestamp": str(now_ms()),
         "qty": decimal_text(missing),
         "avg_price": price,
         # One for each state of the book, so that a second try is the same opening.

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 import redis
 from pydantic import SecretStr
 
+from connectors.clock import now_ms
 from connectors.redis.exact_json import from_json
 from connectors.redis.link import RedisLink
 from connectors.redis.names import GROUP
@@ -109,7 +110,7 @@ class Flows:
 
     def value(self, prices: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         """Publish the prices of symbols as marks; return all valuations once they are by them."""
-        at = time.time_ns() // 1_000_000
+        at = now_ms()
         for symbol, price in prices.items():
             mark: dict[Any, Any] = {"symbol": symbol, "price": price, "timestamp": at}
             self._stage.client.xadd(self._stage.settings.marks_stream, mark)
