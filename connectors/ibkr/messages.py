@@ -153,7 +153,6 @@ def _contract(fields: Sequence[str]) -> Contract:
 
 
 _CONTRACT_FIELDS = 11
-_TIME_FIELD = 15
 _EXECUTION_NAMES = (
     "kind", "request", "order_id", "con_id", "symbol", "sec_type", "expiry", "strike", "right",
     "multiplier", "order_exchange", "currency", "local_symbol", "trading_class", "exec_id", "time",
