@@ -24,7 +24,7 @@ from connectors.redis.publisher import Publisher
 from flows.common.doors import enter, group, wrong_words
 from flows.common.logs import set_up_logging
 from flows.common.overview import counted
-from flows.common.settings import Settings, load_settings, partition_names
+from flows.common.settings import Settings, load_settings
 from state.keys import parse_exec_id
 from state.messages import RejectedError
 
@@ -189,7 +189,7 @@ class Desk:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.boxes = partition_names(settings.dead_letter_stream, settings.stream_partitions)
+        self.boxes = list(settings.letters_of.values())
         link = RedisLink(settings.redis_url.get_secret_value(), stop=None)
         agree(link, settings.streams, record=False)
         self.box = LetterBox(link, self.boxes)

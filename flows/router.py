@@ -29,7 +29,7 @@ from flows.broker.tws import tws_of
 from flows.common.doors import app_of, enter
 from flows.common.logs import set_up_logging
 from flows.common.overview import counted
-from flows.common.settings import Settings, load_settings, partition_names
+from flows.common.settings import Settings, load_settings
 from flows.common.threads import in_daemon_thread
 from state.keys import position_key
 
@@ -140,8 +140,7 @@ class Router:
     def __init__(self, settings: Settings) -> None:
         self.stop_redis = Event()
         link = RedisLink(settings.redis_url.get_secret_value(), self.stop_redis)
-        letters = partition_names(settings.dead_letter_stream, settings.stream_partitions)
-        self.outbox = Outbox(link, dict(zip(settings.streams, letters, strict=True)))
+        self.outbox = Outbox(link, settings.letters_of)
         self._accounts = Accounts(settings.ibkr_accounts)
         broker = BrokerHash(link, settings.broker_hash)
         self._broker_side = BrokerSide(broker)

@@ -12,7 +12,7 @@ from connectors.redis.base_totals import BaseTotals
 from connectors.redis.broker_state import BrokerView
 from connectors.redis.overview import OverviewReader, StreamState
 from connectors.redis.worth import Valuations
-from flows.common.settings import Settings, partition_names
+from flows.common.settings import Settings
 from state.valuation import STALE
 
 RATE_OVER_S = 10.0
@@ -50,7 +50,7 @@ def overview_reader(settings: Settings, *, valued: bool = False) -> OverviewRead
     return OverviewReader(
         settings.redis_url.get_secret_value(),
         streams=settings.own_streams,
-        letters=partition_names(settings.dead_letter_stream, settings.stream_partitions),
+        letters=list(settings.letters_of.values()),
         positions_hash=settings.positions_hash,
         broker_hash=settings.broker_hash,
         partitions=(settings.executions_stream, settings.stream_partitions),

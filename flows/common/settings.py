@@ -202,6 +202,19 @@ class Settings(BaseSettings):
         own = self.own_partitions or range(self.stream_partitions)
         return [self.streams[part] for part in own]
 
+    @property
+    def letters_of(self) -> dict[str, str]:
+        """The stream of dead letters of each stream, in order of partition."""
+        return self._beside(self.dead_letter_stream)
+
+    @property
+    def changes_of(self) -> dict[str, str]:
+        """The stream of changes of each stream, in order of partition."""
+        return self._beside(self.changes_stream)
+
+    def _beside(self, name: str) -> dict[str, str]:
+        return dict(zip(self.streams, partition_names(name, self.stream_partitions), strict=True))
+
 
 def partition_names(name: str, partitions: int) -> list[str]:
     """Name each partition of what `name` stands for: itself if it is the only one."""

@@ -25,7 +25,7 @@ from connectors.redis.names import GROUP
 from connectors.redis.publisher import Publisher
 from flows.common.hints import extra
 from flows.common.process import ENDING, MAIN_JOB, SECOND_JOB, ProcessError, Program
-from flows.common.settings import KEYS, Settings, load_settings, partition_names
+from flows.common.settings import KEYS, Settings, load_settings
 
 PREFIX = "lotstream-demo:"
 """Before the name of every key that the demo uses."""
@@ -89,7 +89,7 @@ class Stage(NamedTuple):
     def dead_letters(self) -> list[dict[str, str]]:
         """Return the entries that could not be used."""
         letters: list[dict[str, str]] = []
-        for name in _letters(self.settings):
+        for name in self.settings.letters_of.values():
             entries: Any = self.client.xrange(name)
             letters += [fields for _, fields in entries]
         return letters
@@ -251,7 +251,3 @@ def _keys(client: redis.Redis) -> list[str]:
     return sorted(
         key for pattern in patterns for key in client.scan_iter(match=pattern, count=10_000)
     )
-
-
-def _letters(settings: Settings) -> list[str]:
-    return partition_names(settings.dead_letter_stream, settings.stream_partitions)
