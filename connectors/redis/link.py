@@ -190,6 +190,14 @@ def warn_of_eviction(link: RedisLink) -> None:
         )  # fmt: skip
 
 
+def newest_id(client: redis.Redis, stream: str) -> str:
+    """Return the newest id that a stream has had; 0-0 if there is no such stream."""
+    if not client.exists(stream):
+        return FIRST_ID
+    newest: bytes = client.xinfo_stream(stream)["last-generated-id"]
+    return newest.decode()
+
+
 def send(client: redis.Redis, *command: str | int | bytes) -> Any:
     """Send a command word for word and return the server's answer."""
     return client.execute_command(*command)  # type: ignore[no-untyped-call]

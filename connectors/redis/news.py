@@ -24,7 +24,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from connectors import metrics
 from connectors.clock import AT_ONCE, Clock, ClockError, now_ms
 from connectors.codec import FIRST_TIMESTAMP, LONGEST_NAME
-from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError, send_all
+from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError, newest_id, send_all
 from connectors.redis.valuations import read_holding, read_valuation
 from state.exact import from_text
 from state.records import FIRST_ID, RawEntry
@@ -207,7 +207,7 @@ class _Reader:
         """Take the streams' last ids first, then the hash: nothing falls between the two."""
         for stream, last in self._last.items():
             if last is None:
-                self._last[stream] = self._link.call(lambda client: _newest(client, stream))  # noqa: B023
+                self._last[stream] = self._link.call(lambda client: newest_id(client, stream))  # noqa: B023
         news: dict[str, News] = {}
         found: Any = self._link.call(lambda client: client.hgetall(self._positions))
         for key, text in found.items():
@@ -295,13 +295,6 @@ def _of(news: dict[str, News], symbol: str, *, begins: bool) -> News:
     if symbol not in news:
         news[symbol] = News(None, {}, {}, begins)
     return news[symbol]
-
-
-def _newest(client: redis.Redis, stream: str) -> str:
-    if not client.exists(stream):
-        return FIRST_ID
-    newest: bytes = client.xinfo_stream(stream)["last-generated-id"]
-    return newest.decode()
 
 
 def _checked(answer: Any) -> Any:
