@@ -89,6 +89,13 @@ def redis_url(redis_server: RedisServer, redis: redis_py.Redis) -> str:
 
 
 @pytest.fixture
+def running() -> Iterator[ExitStack]:
+    """What ends, with the test, all that has entered it."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[OwnServer]:
     """Start servers that the test may stop, kill, fill up and configure."""
     with ExitStack() as running:
