@@ -64,6 +64,8 @@ _Batch = tuple[int, bytes, _Taken]
 
 _BATCH_VERSION = 1
 
+_BYTES_FROM = 2**63
+
 _REBUILD = "start with an empty recovery directory: it is rebuilt from the stream"
 
 
@@ -198,13 +200,14 @@ class BookStore:
             if since:
                 before = self._committed.get(key, id_order(FIRST_ID))
                 data = b"".join([dumps(before), *changed.batches])
-                rows.append((key, *last, seal(data, (key, *last, 0))))
+                rows.append((key, *_to_sql(last), seal(data, (key, *last, 0))))
             self._committed[key], self._since_whole[key] = last, since
         self._db.executemany("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 0, ?)", rows)
 
     def _write_whole(self, key: str, book: Book, last: tuple[int, int]) -> None:
         data = seal(dumps(book.to_state()), (key, *last, 1))
-        self._db.execute("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 1, ?)", (key, *last, data))
+        row = (key, *_to_sql(last), data)
+        self._db.execute("INSERT OR REPLACE INTO books VALUES (?, ?, ?, 1, ?)", row)
         self._forget_before(key)
 
     def _forget_before(self, key: str) -> None:
@@ -212,12 +215,22 @@ class BookStore:
         durable = self._committed.get(key, (-1, -1))
         whole = self._db.execute(
             "SELECT ms, seq FROM books WHERE key = ? AND whole = 1 AND (ms, seq) <= (?, ?) "
-            "ORDER BY ms DESC, seq DESC LIMIT 1", (key, *durable),
+            "ORDER BY ms DESC, seq DESC LIMIT 1", (key, *_to_sql(durable)),
         ).fetchone()  # fmt: skip
         if whole:
             self._db.execute(
                 "DELETE FROM books WHERE key = ? AND (ms, seq) < (?, ?)", (key, *whole)
             )
+
+
+def _to_sql(entry: tuple[int, int]) -> tuple[int | bytes, ...]:
+    """Return an entry id as SQLite takes and sorts it: its numbers have 63 bits, bytes follow."""
+    return tuple(half if half < _BYTES_FROM else half.to_bytes(8) for half in entry)
+
+
+def _of_sql(*entry: int | bytes) -> tuple[int, int]:
+    ms, seq = (int.from_bytes(half) if isinstance(half, bytes) else half for half in entry)
+    return ms, seq
 
 
 def _make(directory: Path, name: str) -> None:
@@ -271,8 +284,9 @@ def first_entries(directory: Path) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     for path in store_files(directory):
         with read_only(path) as db:
-            for key, *entry in db.execute("SELECT key, ms, seq FROM books"):
-                found[key] = min((entry[0], entry[1]), found.get(key, (entry[0], entry[1])))
+            for key, ms, seq in db.execute("SELECT key, ms, seq FROM books"):
+                entry = _of_sql(ms, seq)
+                found[key] = min(entry, found.get(key, entry))
     return found
 
 
@@ -284,9 +298,11 @@ def _rows(directory: Path, key: str, upto: tuple[int, int]) -> list[_Row]:
             with read_only(path) as db:
                 found = db.execute(
                     "SELECT ms, seq, whole, data FROM books "
-                    "WHERE key = ? AND (ms, seq) <= (?, ?)", (key, *upto)
+                    "WHERE key = ? AND (ms, seq) <= (?, ?)", (key, *_to_sql(upto))
                 ).fetchall()  # fmt: skip
-            rows += [(*row[:3], unseal(row[3], (key, *row[:3]))) for row in found]
+            for ms, seq, whole, data in found:
+                of = (*_of_sql(ms, seq), whole)
+                rows.append((*of, unseal(data, (key, *of))))
         except (sqlite3.DatabaseError, DamagedError) as error:
             raise BookStoreError(f"{path} is damaged: {error}; {_REBUILD}") from error
     return rows
@@ -342,8 +358,9 @@ def check_file(path: Path) -> None:
     try:
         with read_only(path) as db:
             check_pages(db)
-            for *of, data in db.execute("SELECT key, ms, seq, whole, data FROM books"):
-                for _ in loads(unseal(data, of)):
+            rows = db.execute("SELECT key, ms, seq, whole, data FROM books")
+            for key, ms, seq, whole, data in rows:
+                for _ in loads(unseal(data, (key, *_of_sql(ms, seq), whole))):
                     pass
     except (sqlite3.DatabaseError, DamagedError) as error:
         raise BookStoreError(f"{path} is damaged: {error}; {_REBUILD}") from error
@@ -357,7 +374,7 @@ def scrub_books(directory: Path, durable: Callable[[str], str]) -> None:
     for path in store_files(directory):
         with closing(sqlite3.connect(path)) as db, db:
             for key, ms, seq in db.execute("SELECT key, ms, seq FROM books").fetchall():
-                if (ms, seq) > id_order(durable(key)):
+                if _of_sql(ms, seq) > id_order(durable(key)):
                     db.execute(
                         "DELETE FROM books WHERE key = ? AND ms = ? AND seq = ?", (key, ms, seq)
                     )

@@ -9,16 +9,13 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from connectors.redis.exact_json import to_json
 from flows.common.doors import app_of, enter, flows_directory, wrong_words
 from flows.common.rows import Problem, Shown, has_rows, open_lots
 from flows.common.settings import load_settings
-from flows.common.texts import shown
-
-PIPE_WIDTH = 200
+from flows.common.texts import print_table, shown
 
 
 def main(
@@ -48,8 +45,7 @@ def main(
     if json:
         print(to_json([lot._asdict() for lot in lots]))
     elif lots:
-        console = Console()
-        (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(_table(lots))
+        print_table(_table(lots))
     for problem in problems:
         print(problem.text, file=sys.stderr)
     if not found and not json:

@@ -30,7 +30,7 @@ from connectors.redis.link import RedisLink, warn_of_eviction
 from connectors.redis.source import Read, RedisStreamSource
 from flows.common.hints import tell_how_to_run
 from flows.common.logs import Progress, log_exceptions, log_exceptions_of_parts, set_up_logging
-from flows.common.settings import load_settings, partition_names
+from flows.common.settings import load_settings
 from flows.job import exporter, names
 from flows.job.decode_step import Messages, at_home, decode_read
 from flows.job.launch import agree_on_partitions, check_data_dir, launch, tell_start
@@ -103,8 +103,6 @@ def flow() -> Dataflow:
     check_data_dir(settings, run)
     warn_of_eviction(link)
     streams, hours = settings.own_streams, settings.stream_retention_hours
-    letters = partition_names(settings.dead_letter_stream, settings.stream_partitions)
-    changes = partition_names(settings.changes_stream, settings.stream_partitions)
     source = RedisStreamSource(
         link,
         streams,
@@ -118,12 +116,12 @@ def flow() -> Dataflow:
     tell_start(settings, run)
     return build_flow(
         source,
-        dead_letters=DeadLetterSink(link, dict(zip(settings.streams, letters, strict=True))),
+        dead_letters=DeadLetterSink(link, settings.letters_of),
         position_hash=PositionHashSink(
             link,
             streams,
             settings.positions_hash,
-            changes=dict(zip(settings.streams, changes, strict=True)),
+            changes=settings.changes_of,
             changes_kept=settings.changes_kept,
             together=run.together,
             resumes=run.stores is not None,

@@ -18,11 +18,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from threading import Event
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from connectors.ibkr.account import Account, Accounts, ask_account
@@ -35,18 +33,18 @@ from connectors.redis.link import NotOursError, RedisLink
 from connectors.redis.overview import lags
 from connectors.redis.partitions import agree
 from connectors.redis.publisher import Publisher
-from flows.broker.healing import Adopter, Booked, likely
+from flows.broker.healing import Adopter, Booked, likely, price_of
 from flows.broker.tws import tws_of
 from flows.common.doors import app_of, enter, wrong_words
 from flows.common.logs import set_up_logging
+from flows.common.overview import counted
 from flows.common.settings import Settings, load_settings
-from flows.common.texts import shown
+from flows.common.texts import print_table, shown
 from state.breaks import Difference, Side, differences
 from state.keys import position_key
 
 SPARE_CLIENT_IDS = 8
 """Tried after IBKR_CLIENT_ID + 1; that one itself is the router's."""
-PIPE_WIDTH = 160
 BOOKED_WITHIN_S = 10.0
 
 
@@ -94,8 +92,7 @@ class Comparison:
 
     @property
     def their_avg_price(self) -> Decimal | None:
-        known = len(self.held) == 1 and self.held[0].avg_price
-        return Decimal(known) if known else None
+        return price_of(self.held)
 
     @property
     def is_break(self) -> bool:
@@ -225,8 +222,7 @@ def show_table(pairs: Sequence[Comparison], adopted: set[str]) -> None:
         style = "bold red" if verdict == "BREAK" else None
         names = shown(pair.account or ""), shown(pair.symbol)
         table.add_row(*names, *texts, verdict, style=style)
-    console = Console()
-    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)
+    print_table(table)
 
 
 def show_json(pairs: Sequence[Comparison], adopted: set[str]) -> None:
@@ -293,9 +289,7 @@ def _compare_both(
     settings: Settings, prices: Mapping[str, str] | None
 ) -> tuple[list[Comparison], set[str], list[str]]:
     """Compare; adopt as well if there are `prices`, none of which needs to be given."""
-    impatient = Event()
-    impatient.set()  # an outage is not waited for
-    link = RedisLink(settings.redis_url.get_secret_value(), impatient)
+    link = RedisLink(settings.redis_url.get_secret_value(), stop=None)
     agree(link, settings.streams, record=False)
     account = ask_tws(settings, link)
     waiting = 0 if prices is None else _wait_for_flow(link, settings.streams)
@@ -322,8 +316,8 @@ def _known(books: Sequence[Book], accounts: Sequence[str]) -> tuple[list[Book], 
         if book.account is not None and book.account not in accounts and book.qty
     )
     return known, [
-        f"account {account}: {count} positions are not compared, as this TWS does not have the "
-        f"account, or IBKR_ACCOUNTS leaves it out"
+        f"account {account}: {counted(count, 'position')} not compared, as this TWS does not have "
+        f"the account, or IBKR_ACCOUNTS leaves it out"
         for account, count in sorted(others.items())
     ]
 

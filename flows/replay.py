@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby, islice
-from threading import Event
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
@@ -25,7 +24,8 @@ from connectors.redis.partitions import agree
 from connectors.redis.publisher import Publisher
 from flows.common.doors import enter, group, wrong_words
 from flows.common.logs import set_up_logging
-from flows.common.settings import Settings, load_settings, partition_names
+from flows.common.overview import counted
+from flows.common.settings import Settings, load_settings
 from state.keys import parse_exec_id
 from state.messages import RejectedError
 from state.records import FIRST_ID, id_order
@@ -68,7 +68,7 @@ def list_letters(
 ) -> None:
     """List the dead letters by the field that their reason is about."""
     letters = sorted(desk(context).box.letters(), key=lambda letter: letter.field)
-    print(f"{_count(len(letters))} in {', '.join(desk(context).boxes)}")
+    print(f"{counted(len(letters), 'dead letter')} in {', '.join(desk(context).boxes)}")
     for field, found in groupby(letters, key=lambda letter: letter.field):
         of_field = list(found)
         print(f"\n{shown(field)}: {len(of_field)}")
@@ -200,10 +200,8 @@ class Desk:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.boxes = partition_names(settings.dead_letter_stream, settings.stream_partitions)
-        impatient = Event()
-        impatient.set()  # an outage is not waited for
-        link = RedisLink(settings.redis_url.get_secret_value(), impatient)
+        self.boxes = list(settings.letters_of.values())
+        link = RedisLink(settings.redis_url.get_secret_value(), stop=None)
         agree(link, settings.streams, record=False)
         self.box = LetterBox(link, self.boxes)
         self._publisher = Publisher(link, settings.streams)
@@ -429,10 +427,6 @@ def _about_fields(fields: Sequence[bytes]) -> _About:
 
 def _full_id(letter: Letter) -> str:
     return f"{letter.stream}/{letter.id}"
-
-
-def _count(letters: int) -> str:
-    return "1 dead letter" if letters == 1 else f"{letters:,} dead letters"
 
 
 def _stop(text: str) -> NoReturn:

@@ -31,7 +31,7 @@ from connectors.codec import decode
 from connectors.file_lock import LockedError
 from connectors.parquet.files import DataDirError, StreamFiles
 from connectors.redis.letters import keys_beside
-from connectors.redis.link import RedisLink, can_pass, explain, send
+from connectors.redis.link import RedisLink, can_pass, explain, newest_id, send
 from connectors.redis.names import GROUP, count_key, once_keys, trace_stream
 from connectors.redis.partitions import recorded
 from flows.common.doors import app_of, enter
@@ -305,7 +305,7 @@ def put_in_place(
     switch: watches the old streams since before they were copied.
     Raises RescaleError if one has changed since.
     """
-    newest_dead = [_newest_id(client, stream) for stream in old.dead_letters]
+    newest_dead = [newest_id(client, stream) for stream in old.dead_letters]
     switch.multi()
     for number, stream in enumerate(new.streams):
         parent = number % len(old.streams)
@@ -330,12 +330,6 @@ def put_in_place(
             f"{', '.join(old.streams)}: expected no new entries meanwhile, found some; stop all "
             f"producers, then run this again"
         ) from None
-
-
-def _newest_id(client: redis.Redis, stream: str) -> str:
-    if not client.exists(stream):
-        return FIRST_ID
-    return _text(dict(client.xinfo_stream(stream))["last-generated-id"])
 
 
 def _copy_keys(switch: Pipeline, old: Sequence[str], new: Sequence[str]) -> None:

@@ -28,7 +28,8 @@ from flows.broker.side import AccountView, BrokerSide, Comparison, WaitingRegist
 from flows.broker.tws import tws_of
 from flows.common.doors import app_of, enter
 from flows.common.logs import set_up_logging
-from flows.common.settings import Settings, load_settings, partition_names
+from flows.common.overview import counted
+from flows.common.settings import Settings, load_settings
 from flows.common.threads import in_daemon_thread
 from state.keys import position_key
 
@@ -124,7 +125,8 @@ def note_published(new: Sequence[Message]) -> None:
     executions = [fields for fields in new if "type" not in fields]
     if len(executions) > MOST_LINES:
         commissions = len(new) - len(executions)
-        log.info("published %d executions and %d commissions", len(executions), commissions)
+        both = counted(len(executions), "execution"), counted(commissions, "commission")
+        log.info("published %s and %s", *both)
         return
     for fields in executions:
         key = position_key(fields["symbol"], fields.get("account"))
@@ -138,8 +140,7 @@ class Router:
     def __init__(self, settings: Settings) -> None:
         self.stop_redis = Event()
         link = RedisLink(settings.redis_url.get_secret_value(), self.stop_redis)
-        letters = partition_names(settings.dead_letter_stream, settings.stream_partitions)
-        self.outbox = Outbox(link, dict(zip(settings.streams, letters, strict=True)))
+        self.outbox = Outbox(link, settings.letters_of)
         self._accounts = Accounts(settings.ibkr_accounts)
         broker = BrokerHash(link, settings.broker_hash)
         self._broker_side = BrokerSide(broker)
@@ -228,7 +229,8 @@ async def route(settings: Settings) -> None:
         router.stop_redis.set()
         publishing.cancel()
     if router.outbox.size:
-        log.warning("%d messages are not published; the next start finds them", router.outbox.size)
+        waiting = counted(router.outbox.size, "message")
+        log.warning("not published: %s; the next start finds what is left", waiting)
     log.info("stopped, as told to")
 
 

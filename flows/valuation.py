@@ -26,7 +26,7 @@ from connectors.redis.news import News, NewsSource, Passing
 from connectors.redis.valuations import ValuationHashSink, Valued
 from flows.common.doors import app_of, become_flow, enter
 from flows.common.logs import log_exceptions_of_parts, set_up_logging
-from flows.common.settings import Settings, load_settings, partition_names
+from flows.common.settings import Settings, load_settings
 from flows.job.launch import agree_on_partitions, launch
 from flows.valuing.minutes_sink import MinutesSink
 from flows.valuing.totals import Totals, start_totals
@@ -86,7 +86,7 @@ def flow() -> Dataflow:
         run.stop,
         positions=settings.positions_hash,
         valuations=settings.valuations_hash,
-        changes=partition_names(settings.changes_stream, settings.stream_partitions),
+        changes=list(settings.changes_of.values()),
         marks=settings.marks_stream,
         passing=Passing(Calendar(settings.day_zone), settings.mark_stale_ms),
     )

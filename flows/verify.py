@@ -33,7 +33,7 @@ from connectors.redis.hash_sink import to_json
 from flows.common.doors import app_of, enter, flows_directory
 from flows.common.logs import set_up_logging
 from flows.common.progress import Work
-from flows.common.rows import all_files
+from flows.common.rows import all_files, scan
 from flows.common.settings import Settings, load_settings
 from flows.job import recovery
 from flows.job.names import POSITION_ID
@@ -213,7 +213,7 @@ def _rows(data_dir: Path, kept: _Shown) -> Iterator[Damage]:
         return
     upto = pl.LazyFrame(
         [(one.account, one.symbol, *id_order(one.shown_id)) for one, _ in kept],
-        schema={"account": pl.String, "symbol": pl.String, "ms": pl.Int64, "seq": pl.Int64},
+        schema={"account": pl.String, "symbol": pl.String, "ms": pl.UInt64, "seq": pl.UInt64},
         orient="row",
     )
     rows = _read(data_dir, "positions", upto, _last_rows)
@@ -254,31 +254,19 @@ def _read(
             time.sleep(_BETWEEN_S)
         # `flows.compact` may put one file in the place of several meanwhile.
         with suppress(FileNotFoundError):
-            rows = _upto(data_dir, data_set, upto)
-            return {} if rows is None else read(rows)
+            return read(_upto(data_dir, data_set, upto))
     raise SystemExit(
         f"lotstream: {data_dir / data_set}: its files are being replaced; run this again when "
         f"flows.compact is done"
     )
 
 
-def _upto(data_dir: Path, data_set: str, upto: pl.LazyFrame) -> pl.LazyFrame | None:
+def _upto(data_dir: Path, data_set: str, upto: pl.LazyFrame) -> pl.LazyFrame:
     """Return the rows of each key up to the entry that its position is of."""
-    files = all_files(data_dir / data_set)
-    if not files:
-        return None
-    halves = pl.col("stream_id").str.split_exact("-", 1)
-    return (
-        pl.scan_parquet(files, glob=False, missing_columns="insert", extra_columns="ignore")
-        .with_columns(
-            halves.struct.field("field_0").cast(pl.Int64).alias("row_ms"),
-            halves.struct.field("field_1").cast(pl.Int64).alias("row_seq"),
-        )
-        .join(upto, on=["account", "symbol"], nulls_equal=True)
-        .filter(
-            (pl.col("row_ms") < pl.col("ms"))
-            | ((pl.col("row_ms") == pl.col("ms")) & (pl.col("row_seq") <= pl.col("seq")))
-        )
+    arrival, number = pl.col("arrival"), pl.col("number")
+    rows = scan(data_dir, data_set).join(upto, on=["account", "symbol"], nulls_equal=True)
+    return rows.filter(
+        (arrival < pl.col("ms")) | ((arrival == pl.col("ms")) & (number <= pl.col("seq")))
     )
 
 
@@ -288,7 +276,7 @@ _FIGURES = (
 
 
 def _last_rows(rows: pl.LazyFrame) -> dict[tuple[str | None, str], dict[str, object]]:
-    last = rows.sort("row_ms", "row_seq").group_by("account", "symbol").last()
+    last = rows.sort("arrival", "number").group_by("account", "symbol").last()
     found = last.select("account", "symbol", *_FIGURES).collect()
     return {
         (row["account"], row["symbol"]): {name: row[name] for name in _FIGURES}

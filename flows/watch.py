@@ -27,6 +27,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from connectors.codec import LAST_TIMESTAMP
 from connectors.redis.base_totals import BaseTotals
 from connectors.redis.exact_json import to_json
 from connectors.redis.overview import (
@@ -45,6 +46,7 @@ from flows.common.overview import (
     base_words,
     break_words,
     broker_words,
+    counted,
     flow_words,
     lacking_words,
     overview_reader,
@@ -230,7 +232,7 @@ def _breaks(overview: Overview) -> Iterator[RenderableType]:
         text.stylize("bold red")
         yield text
     if len(found) > MOST_BREAKS:
-        yield Text(f"and {len(found) - MOST_BREAKS} breaks more", style="bold red")
+        yield Text(f"and {counted(len(found) - MOST_BREAKS, 'break')} more", style="bold red")
 
 
 def _accounts(overview: Overview) -> Iterator[RenderableType]:
@@ -274,7 +276,7 @@ def _streams(overview: Overview) -> Iterator[RenderableType]:
             **_ONE_LINE,
         )
     if len(worst_first) > MOST_STREAMS:
-        yield Text(f"and {len(worst_first) - MOST_STREAMS} streams more")
+        yield Text(f"and {counted(len(worst_first) - MOST_STREAMS, 'stream')} more")
 
 
 _BROKER_STYLES = {"good": "green", "bad": "bold red", "warn": "yellow"}
@@ -412,7 +414,7 @@ def _footer(view: View, rows: int, width: int, *, keys: bool) -> Text:
     if view.typing:
         return Text(f"filter: {view.search}_   (Enter keeps it, Esc drops it)", **_ONE_LINE)
     kind = "" if view.show is Show.ALL else f"{view.show} "
-    text = f"{rows:,} {kind}positions by {view.sort}"
+    text = f"{counted(rows, f'{kind}position')} by {view.sort}"
     if view.search:
         text += f", with {view.search!r}"
     if keys:
@@ -459,6 +461,8 @@ def figure(value: Decimal | None, width: int, places: int | None = None) -> str:
 
 def moment(at_ms: int, now_ms: int) -> str:
     """Write a time of the last hours as a time of day (UTC), an older one as a date."""
+    if at_ms > LAST_TIMESTAMP:  # an entry's id may be any number
+        return "no time"
     form = "%H:%M:%S" if now_ms - at_ms < _A_WHILE_MS else "%Y%m%d"
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime(form)
 

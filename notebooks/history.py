@@ -28,7 +28,7 @@ import polars.selectors as cs
 # A notebook's kernel starts in its own directory, beside that of the rules.
 sys.path.append(str(Path(__file__).parents[1]))
 
-from state.exact import MONEY_PLACES, to_text
+from state.exact import MONEY_PLACES, milliseconds, to_text
 from state.retold import Told, laid, laid_on_matches, retell
 
 QUANTITY = pl.Decimal(38, 10)
@@ -294,7 +294,7 @@ def open_lots(history: History, moment: datetime | None = None) -> pl.DataFrame:
     `qty` and `cost_basis` are signed. `opened` of an opening is the time that it was told
     with. Raises ValueError, saying what is missing, if the rows do not tell a key's lots.
     """
-    until = None if moment is None else int(moment.timestamp() * 1000)
+    until = None if moment is None else milliseconds(moment)
     found = [
         (*of_key.select(_INSTRUMENT).row(-1), lot.exec_id, lot.opened, to_text(lot.qty),
          to_text(lot.price), to_text(lot.cost, MONEY_PLACES))

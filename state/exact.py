@@ -3,10 +3,12 @@
 A quantity, price, multiplier or commission is an `int` that counts units of
 10^-10; an amount of money (quantity x price x multiplier) counts units of 10^-20.
 Sums, differences and products of such numbers are exact, whatever the size and
-whatever the thread's Decimal context says. Only `divide_half_even` rounds.
+whatever the thread's Decimal context says. Only `divide_half_even` rounds. A time is an
+`int` too: milliseconds since 1970, UTC.
 """
 
 import re
+from datetime import UTC, datetime, timedelta
 
 PLACES = 10
 ONE: int = 10**PLACES
@@ -117,6 +119,19 @@ def to_text(value: int, places: int = PLACES) -> str:
     digits = str(abs(value)).rjust(places + 1, "0")
     text = f"{digits[:-places]}.{digits[-places:]}".rstrip("0").rstrip(".")
     return f"-{text}" if value < 0 else text
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def milliseconds(moment: datetime) -> int:
+    """Return a moment, which names its zone, as milliseconds since 1970; the rest is cut off.
+
+    >>> milliseconds(datetime.fromisoformat("2026-07-06T14:30:00.001+00:00"))
+    1783348200001
+    """
+    return (moment - _EPOCH) // _MILLISECOND  # timestamp() is a float, often just below
 
 
 def share(whole: int, units: int, of: int) -> int:

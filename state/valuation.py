@@ -9,7 +9,15 @@ from datetime import datetime, time, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from state.exact import LIMIT, MONEY, MONEY_PLACES, ONE, PLACES, divide_half_even
+from state.exact import (
+    LIMIT,
+    MONEY,
+    MONEY_PLACES,
+    ONE,
+    PLACES,
+    divide_half_even,
+    milliseconds,
+)
 
 LIVE, STALE, NO_MARK = "live", "stale", "no mark"
 
@@ -62,7 +70,7 @@ class Calendar:
         if not self.begins <= now < self.ends:
             date = datetime.fromtimestamp(now / 1000, self._zone).date()
             self.begins, self.ends = (
-                round(datetime.combine(day, time(), self._zone).timestamp() * 1000)
+                milliseconds(datetime.combine(day, time(), self._zone))
                 for day in (date, date + timedelta(days=1))
             )
             self._day = date.isoformat()

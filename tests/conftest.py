@@ -18,10 +18,11 @@ from hypothesis import settings
 
 from flows.common.process import Program
 from tests.support import needs
+from tests.support.commands import run_apart
 from tests.support.flow_process import FlowProcess
 from tests.support.servers import RedisServer
 
-_STARTERS = (subprocess, Program, FlowProcess, RedisServer)
+_STARTERS = (subprocess, run_apart, Program, FlowProcess, RedisServer)
 """Tests and fixtures of a file that knows one of them start programs."""
 
 # For `make quick`: what holds for few examples is tried with more by `make test`.
@@ -85,6 +86,13 @@ def redis(redis_server: RedisServer) -> Iterator[redis_py.Redis]:
 def redis_url(redis_server: RedisServer, redis: redis_py.Redis) -> str:
     """The address of the shared server, which is empty."""
     return redis_server.url
+
+
+@pytest.fixture
+def running() -> Iterator[ExitStack]:
+    """What ends, with the test, all that has entered it."""
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture

@@ -25,25 +25,30 @@ MAY_IMPORT = {
     "connectors": {"state", "connectors"},
     "connectors.columns": {"state", "connectors.columns", "connectors.codec"},
     "connectors.flex": {"state", "connectors.flex"},
-    "connectors.ibkr": {"state", "connectors.ibkr", "connectors.backoff", "connectors.metrics"},
+    "connectors.ibkr": {
+        "state", "connectors.ibkr", "connectors.backoff", "connectors.clock", "connectors.metrics",
+    },
     "connectors.parquet": {
         "state", "connectors.parquet", "connectors.disk", "connectors.file_lock",
         "connectors.kept", "connectors.metrics",
     },
     "connectors.redis": {
-        "state", "connectors.redis", "connectors.backoff", "connectors.clock", "connectors.kept",
-        "connectors.metrics", "connectors.columns.replies",
+        "state", "connectors.redis", "connectors.backoff", "connectors.clock", "connectors.codec",
+        "connectors.kept", "connectors.metrics", "connectors.columns.replies",
     },
     "flows.common": {"state", "connectors.redis", "flows.common"},
+    "flows.common.rows": {"state", "connectors.parquet"},
     "flows.job": {"state", *_SYSTEMS, "flows.common", "flows.job"},
     "flows.bench": {"state", *_SYSTEMS, "flows.common", "flows.bench", "flows.demo.stage"},
     "flows.board": {"connectors.redis", "flows.common", "flows.board"},
     "flows.demo": {
-        "state", "connectors.parquet", "connectors.redis", "flows.common", "flows.demo",
+        "state", "connectors.clock", "connectors.parquet", "connectors.redis", "flows.common",
+        "flows.demo",
     },
     "flows.demo.pictures": {"connectors.redis", "flows.common", "flows.demo", "flows.watch"},
     "flows.broker": {
-        "state", "connectors.ibkr", "connectors.redis", "flows.common", "flows.broker",
+        "state", "connectors.clock", "connectors.ibkr", "connectors.redis", "flows.common",
+        "flows.broker",
     },
     "flows.flex": {
         "state", "connectors.flex", "connectors.redis", "flows.common", "flows.flex",
@@ -117,6 +122,7 @@ BREACHES = [
     ("connectors/redis/source.py", "from connectors.columns import messages"),
     ("flows/common/logs.py", "from flows.job import recovery"),
     ("flows/common/logs.py", "from flows.watch import page"),
+    ("flows/common/rows.py", "from connectors.redis.link import send"),
     ("flows/job/exporter.py", "from flows.watch import page"),
     ("flows/job/exporter.py", "from connectors.ibkr.feed import Feed"),
     ("flows/bench/rig.py", "from flows.positions import build_flow"),

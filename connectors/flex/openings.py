@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import NamedTuple
 
 from connectors.flex.contents import Contents, Problem
 from connectors.flex.records import END_OF_DAY, Contract, FlexLot, Trade
@@ -28,11 +27,6 @@ class Opening:
     id: str
     since: int
     """What happened before this moment is in it."""
-
-
-class _Traded(NamedTuple):
-    first: int
-    qty: Decimal
 
 
 _Key = tuple[str, Contract]

@@ -5,8 +5,10 @@ whether the zone's name follows. A date that can be read in two ways is refused.
 """
 
 import re
-from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
+from datetime import datetime, time, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
+
+from state.exact import milliseconds
 
 _MONTHS = dict(
     zip(
@@ -35,7 +37,6 @@ _WHEN = re.compile(
     r"(?: *(?P<zone>Z|[+-]\d\d:?\d\d|[A-Za-z][\w/+-]*))?)?"
 )
 _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def read_time(text: str, zone: tzinfo, *, without_time: time = time(0)) -> int:
@@ -67,7 +68,7 @@ def read_time(text: str, zone: tzinfo, *, without_time: time = time(0)) -> int:
         ) from None
     if match["zone"]:
         zone = _named_zone(match["zone"], naive, zone)
-    return (naive.replace(tzinfo=zone) - _EPOCH) // timedelta(milliseconds=1)
+    return milliseconds(naive.replace(tzinfo=zone))
 
 
 def names_zone(text: str) -> bool:

@@ -11,13 +11,13 @@ refuses waits, and is asked for again later.
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from connectors.clock import now_ms
 from connectors.ibkr.messages import decimal_text
 from connectors.ibkr.session import (
     ReadingIB,
@@ -221,9 +221,9 @@ class MarketData:
         if name is None or found is None:
             return
         source = f"ibkr {'delayed ' if asked.delayed else ''}{name}"
-        now_ms = time.time_ns() // 1_000_000
+        now = now_ms()
         for symbol in self._held.get(asked.con_id, ()):
-            self._receive(Mark(symbol, decimal_text(found[1]), now_ms, source))
+            self._receive(Mark(symbol, decimal_text(found[1]), now, source))
 
     def _on_error(self, request: int, code: int, text: str, _contract: Any) -> None:
         if not is_of_market_data(request) or code in _GOES_ON:

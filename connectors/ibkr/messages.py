@@ -13,6 +13,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from state.exact import milliseconds
 from state.names import plain_name
 
 Message = dict[str, str]
@@ -114,11 +115,6 @@ def _named_zone(name: str, naive: datetime, zone: tzinfo) -> tzinfo:
         ) from None
 
 
-def milliseconds(moment: datetime) -> str:
-    """Return a time as the stream has it."""
-    return str((moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1))
-
-
 # --- what TWS's messages say ------------------------------------------------------------
 
 COMBO = "BAG"
@@ -157,7 +153,6 @@ def _contract(fields: Sequence[str]) -> Contract:
 
 
 _CONTRACT_FIELDS = 11
-_TIME_FIELD = 15
 _EXECUTION_NAMES = (
     "kind", "request", "order_id", "con_id", "symbol", "sec_type", "expiry", "strike", "right",
     "multiplier", "order_exchange", "currency", "local_symbol", "trading_class", "exec_id", "time",
@@ -305,7 +300,7 @@ def execution_message(
         fill_price=execution.price,
         order_id=execution.order_id,
         exec_id=execution.exec_id,
-        timestamp=milliseconds(execution.time.moment),
+        timestamp=str(milliseconds(execution.time.moment)),
         remaining=_remaining(ordered, execution.cum_qty),
         avg_fill_price=execution.avg_price,
         sec_type=contract.sec_type or instrument.sec_type,
@@ -324,7 +319,7 @@ def commission_message(execution: Execution, instrument: Instrument, cost: Cost)
         symbol=instrument.name,
         account=execution.account,
         exec_id=execution.exec_id,
-        timestamp=milliseconds(execution.time.moment),
+        timestamp=str(milliseconds(execution.time.moment)),
         commission=cost.commission,
         currency=cost.currency,
     )

@@ -14,16 +14,14 @@ change of each key that is missing is written again, before all others.
 """
 
 from functools import partial
-from hashlib import sha1
 from itertools import chain
 from threading import Lock
 from typing import Any
 
 import redis
-from redis.exceptions import NoScriptError
 
 from connectors.redis.letters import ORDER
-from connectors.redis.link import RedisLink, send
+from connectors.redis.link import RedisLink
 from state.records import FIRST_ID, id_order
 
 _AT_ONCE = 500
@@ -46,7 +44,6 @@ for i = 3, #ARGV, 3 do
 end
 return false
 """
-_WRITE_SHA = sha1(_WRITE.encode(), usedforsecurity=False).hexdigest()
 
 
 class ChangesStream:
@@ -57,6 +54,7 @@ class ChangesStream:
 
     def __init__(self, link: RedisLink, name: str, kept: int) -> None:
         self._link, self._name, self._kept = link, name, kept
+        self._script = link.client.register_script(_WRITE)
         self._last_id = FIRST_ID
         """The stream was written up to here."""
         self._newest: dict[str, Shown] = {}
@@ -105,15 +103,10 @@ class ChangesStream:
         self._newest[key] = written
         self._last_id = max(self._last_id, stream_id, key=id_order)
 
-    def _run_script(self, shown: list[Shown], client: redis.Redis) -> str | None:
+    def _run_script(self, shown: list[Shown], _client: redis.Redis) -> str | None:
         """Return None, or the stream's newest id if it ends before what was written."""
         changes = chain.from_iterable((stream_id, key, text) for key, stream_id, text in shown)
-        args = [str(self._kept), self._last_id, *changes]
-        answer: Any
-        try:
-            answer = send(client, "EVALSHA", _WRITE_SHA, 1, self._name, *args)
-        except NoScriptError:  # until the server has seen it whole
-            answer = send(client, "EVAL", _WRITE, 1, self._name, *args)
+        answer: Any = self._script([self._name], [self._kept, self._last_id, *changes])
         return None if answer is None else answer.decode()
 
 

@@ -15,6 +15,7 @@ import redis
 from redis.exceptions import NoScriptError
 
 from connectors.redis.link import RedisLink, send
+from state.records import FIRST_ID
 
 WIDE = 4_000
 """A letter of more words is written without Lua, which hands on 8,000 at most."""
@@ -82,13 +83,7 @@ return 1
 """
 
 
-class _Script:
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-
-_FLOW_SCRIPT, _OTHER_SCRIPT = _Script(_FLOW), _Script(_OTHER)
+_FLOW_SHA = hashlib.sha1(_FLOW.encode(), usedforsecurity=False).hexdigest()
 
 
 def keys_beside(stream: str) -> tuple[str, str]:
@@ -112,10 +107,10 @@ def _add_some(client: redis.Redis, stream: str, letters: Sequence[_Letter]) -> l
     mark, _ = keys_beside(stream)
     pipe = client.pipeline(transaction=True)
     for entry_id, words in letters:
-        send(pipe, "EVALSHA", _FLOW_SCRIPT.sha, 2, stream, mark, entry_id, *words)
+        send(pipe, "EVALSHA", _FLOW_SHA, 2, stream, mark, entry_id, *words)
     answers = pipe.execute(raise_on_error=False)
     if any(isinstance(answer, NoScriptError) for answer in answers):
-        send(client, "SCRIPT", "LOAD", _FLOW_SCRIPT.text)
+        send(client, "SCRIPT", "LOAD", _FLOW)
         return _add_some(client, stream, letters)
     for answer in answers:
         if isinstance(answer, Exception):
@@ -152,6 +147,7 @@ class OtherLetters:
 
     def __init__(self, link: RedisLink, streams: Mapping[str, str]) -> None:
         self._link, self._streams = link, streams
+        self._script = link.client.register_script(_OTHER)
 
     def add_once(self, once_id: str, source: str, fields: Mapping[str, str], reason: str) -> bool:
         """Add a letter unless it was added before; tell whether it was new.
@@ -159,14 +155,7 @@ class OtherLetters:
         source: the stream where the entry would have gone.
         """
         stream = self._streams[source]
-        about = {"error": reason, "source_stream": source, "source_id": "0-0"}
+        about = {"error": reason, "source_stream": source, "source_id": FIRST_ID}
         words = [*chain.from_iterable(fields.items()), *chain.from_iterable(about.items())]
         keys = (stream, *keys_beside(stream))
-
-        def add(client: redis.Redis) -> Any:
-            try:
-                return send(client, "EVALSHA", _OTHER_SCRIPT.sha, 3, *keys, once_id, *words)
-            except NoScriptError:
-                return send(client, "EVAL", _OTHER_SCRIPT.text, 3, *keys, once_id, *words)
-
-        return bool(self._link.call(add) == 1)
+        return bool(self._link.call(lambda _: self._script(keys, [once_id, *words])) == 1)

@@ -9,7 +9,8 @@ that this project sends is.
 import logging
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from threading import Event, Lock
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -27,8 +28,12 @@ from tenacity.nap import sleep_using_event
 
 from connectors import metrics
 from connectors.backoff import BACKOFF
+from state.records import FIRST_ID
 
 T = TypeVar("T")
+PAGE = 5_000
+"""Entries that `RedisLink.entries` asks for at once."""
+
 log = logging.getLogger("lotstream.redis")
 
 # Error codes of a server that will take the command later. redis-py keeps some of
@@ -57,10 +62,11 @@ class RedisLink:
     """A Redis client whose calls outlast an outage.
 
     url: `redis://`, `rediss://` or `unix://`; never logged, as it may hold a password.
-    stop: set by the program's signal handlers; ends the waiting.
+    stop: set by the program's signal handlers; ends the waiting. None: an outage is not
+    waited for.
     """
 
-    def __init__(self, url: str, stop: Event) -> None:
+    def __init__(self, url: str, stop: Event | None) -> None:
         self.client = redis.Redis.from_url(
             url,
             retry=Retry(NoBackoff(), 0),
@@ -73,7 +79,9 @@ class RedisLink:
         """How often a connection, or an attempt, has failed since the process began: each time
         the server may have come back without its last writes. And of how many of them all
         parts were told."""
-        self._stop = stop
+        self._stop = stop or Event()
+        if stop is None:
+            self._stop.set()
         self._lock = Lock()
         self._retries_before_outage: int | None = None
         self.retries = 0
@@ -98,6 +106,12 @@ class RedisLink:
             for act in self.after_outage:
                 act()
         return result
+
+    def entries(self, stream: str, after: str = FIRST_ID) -> Iterator[dict[str, str]]:
+        """Yield the fields, as text, of a stream's entries behind one; raises as `call` does."""
+        while page := self.call(partial(_page, stream=stream, after=after)):
+            yield from map(texts, (fields for _, fields in page))
+            after = page[-1][0].decode()
 
     def _call(self, command: Callable[[redis.Redis], T]) -> T:
         try:
@@ -158,6 +172,18 @@ class RedisLink:
                 self._retries_before_outage = None
 
 
+def _page(client: redis.Redis, stream: str, after: str) -> Any:
+    return client.xrange(stream, f"({after}", "+", PAGE)
+
+
+def texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Return an entry's fields as text."""
+    return {
+        name.decode(errors="replace"): value.decode(errors="replace")
+        for name, value in fields.items()
+    }
+
+
 def warn_of_eviction(link: RedisLink) -> None:
     """Log a warning if the server may throw away what it holds, to make room."""
     try:
@@ -169,6 +195,14 @@ def warn_of_eviction(link: RedisLink) -> None:
             "Redis has maxmemory-policy %s: when it is full it may evict streams and positions, "
             "which no one can tell from a loss; set it to noeviction", policy,
         )  # fmt: skip
+
+
+def newest_id(client: redis.Redis, stream: str) -> str:
+    """Return the newest id that a stream has had; 0-0 if there is no such stream."""
+    if not client.exists(stream):
+        return FIRST_ID
+    newest: bytes = client.xinfo_stream(stream)["last-generated-id"]
+    return newest.decode()
 
 
 def send(client: redis.Redis, *command: str | int | bytes) -> Any:

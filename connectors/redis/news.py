@@ -23,7 +23,8 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors import metrics
 from connectors.clock import AT_ONCE, Clock, ClockError, now_ms
-from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError, send_all
+from connectors.codec import FIRST_TIMESTAMP, LONGEST_NAME
+from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError, newest_id, send_all
 from connectors.redis.valuations import read_holding, read_valuation
 from state.exact import from_text
 from state.records import FIRST_ID, RawEntry
@@ -32,12 +33,10 @@ from state.valuation import Calendar, Holding, Mark, Valuation, later
 log = logging.getLogger("lotstream.valuation")
 
 _AHEAD_MS = 60_000
-_FIRST_TIME = 31_536_000_000
-"""The beginning of 1971; what is earlier is most likely in seconds."""
 _COUNT = 5_000
 _BLOCK_MS = 5
 _LOOK_EVERY_MS = 200
-_LONGEST_NAME, _PAIR = 64, 7
+_PAIR = 7
 _DIGITS = 15
 
 
@@ -208,7 +207,7 @@ class _Reader:
         """Take the streams' last ids first, then the hash: nothing falls between the two."""
         for stream, last in self._last.items():
             if last is None:
-                self._last[stream] = self._link.call(lambda client: _newest(client, stream))  # noqa: B023
+                self._last[stream] = self._link.call(lambda client: newest_id(client, stream))  # noqa: B023
         news: dict[str, News] = {}
         found: Any = self._link.call(lambda client: client.hgetall(self._positions))
         for key, text in found.items():
@@ -266,15 +265,15 @@ def read_mark(entry_id: bytes, fields: list[bytes]) -> tuple[str, Mark]:
     words = iter(fields)
     said = dict(zip(words, words, strict=True))
     symbol, at = said.get(b"symbol", b"").decode(), said.get(b"timestamp", b"")
-    if not 0 < len(symbol) <= _LONGEST_NAME:
-        raise ValueError(f"symbol: expected 1 to {_LONGEST_NAME} characters, found {symbol!r}")
+    if not 0 < len(symbol) <= LONGEST_NAME:
+        raise ValueError(f"symbol: expected 1 to {LONGEST_NAME} characters, found {symbol!r}")
     try:
         price = from_text(said.get(b"price", b"").decode())
     except ValueError as error:
         raise ValueError(f"price: expected {error}, found {said.get(b'price')!r}") from None
     arrived = int(entry_id.partition(b"-")[0])
-    if not at.isdigit() or len(at) > _DIGITS or not int(at) >= _FIRST_TIME or (
-        int(at) > arrived + _AHEAD_MS and arrived >= _FIRST_TIME
+    if not at.isdigit() or len(at) > _DIGITS or not int(at) >= FIRST_TIMESTAMP or (
+        int(at) > arrived + _AHEAD_MS and arrived >= FIRST_TIMESTAMP
     ):  # fmt: skip
         raise ValueError(
             f"timestamp: expected milliseconds since 1970, not before 1971 and not more than "
@@ -296,13 +295,6 @@ def _of(news: dict[str, News], symbol: str, *, begins: bool) -> News:
     if symbol not in news:
         news[symbol] = News(None, {}, {}, begins)
     return news[symbol]
-
-
-def _newest(client: redis.Redis, stream: str) -> str:
-    if not client.exists(stream):
-        return FIRST_ID
-    newest: bytes = client.xinfo_stream(stream)["last-generated-id"]
-    return newest.decode()
 
 
 def _checked(answer: Any) -> Any:

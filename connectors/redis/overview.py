@@ -31,6 +31,7 @@ from connectors.redis.link import NotOursError, can_pass, explain, send
 from connectors.redis.names import CONSUMER, GROUP
 from connectors.redis.partitions import disagreement, recorded
 from connectors.redis.worth import Valuations, Worth
+from state.records import FIRST_ID
 from state.valuation import STALE
 
 SILENT_S = 5.0
@@ -39,7 +40,6 @@ SILENT_S = 5.0
 WAITING_S = 10.0
 """Of a flow that was never heard of, an entry that waits longer says the same."""
 
-_FIRST_ID = "0-0"
 _ANSWER_S = 2.0
 _EXACT = Context(prec=100)
 _ABSENT = re.compile("^NOGROUP|no such key")
@@ -293,15 +293,15 @@ class _Info(NamedTuple):
 
 def _info(stream: Any, groups: Any, consumers: Any) -> _Info:
     if stream is None:
-        return _Info(0, _FIRST_ID, _FIRST_ID, 0, None)
+        return _Info(0, FIRST_ID, FIRST_ID, 0, None)
     about = (
         dict(zip(stream[::2], stream[1::2], strict=True)) if isinstance(stream, list) else stream
     )
     entries, newest_id = int(about[b"length"]), about[b"last-generated-id"].decode()
     group = next((g for g in groups or () if g["name"] == GROUP.encode()), None)
-    committed_id = group["last-delivered-id"].decode() if group else _FIRST_ID
+    committed_id = group["last-delivered-id"].decode() if group else FIRST_ID
     lag = group.get("lag") if group else None
-    if committed_id == _FIRST_ID:
+    if committed_id == FIRST_ID:
         lag = entries
     elif committed_id == newest_id:
         lag = 0
@@ -310,11 +310,11 @@ def _info(stream: Any, groups: Any, consumers: Any) -> _Info:
 
 
 def _stream_state(stream: str, info: _Info, oldest: str | None, now_ms: int) -> StreamState:
-    committed = None if info.committed_id == _FIRST_ID else info.committed_id
+    committed = None if info.committed_id == FIRST_ID else info.committed_id
     return StreamState(
         stream=stream,
         entries=info.entries,
-        newest_id=None if info.newest_id == _FIRST_ID else info.newest_id,
+        newest_id=None if info.newest_id == FIRST_ID else info.newest_id,
         committed_id=committed,
         committed_age_s=None if committed is None else _age_s(committed, now_ms),
         lag=info.lag if oldest else 0,

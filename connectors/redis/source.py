@@ -18,7 +18,7 @@ Delivery is at least once by itself; the sinks make it exactly once.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ import redis
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors import metrics
-from connectors.clock import AT_ONCE, Clock, ClockError
+from connectors.clock import AT_ONCE, Clock, ClockError, now_ms
 from connectors.columns.replies import BulkConnection, Replies, Reply, last_id_in, parse
 from connectors.kept import seal_values, unseal_values
 from connectors.redis.link import RedisLink, RedisRefusedError, StoppedError, send, send_all
@@ -193,7 +193,7 @@ class _StreamPartition(StatefulSourcePartition[Read, ResumeState]):
         if self._retention_ms is None or time.monotonic() < self._trim_at:
             return
         self._trim_at = time.monotonic() + TRIM_EVERY_S
-        oldest = int(datetime.now(UTC).timestamp() * 1000) - self._retention_ms
+        oldest = now_ms() - self._retention_ms
         self._reader.trim(min(f"{max(0, oldest)}-0", self._snapshot[0], key=id_order))
 
 

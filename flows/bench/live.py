@@ -21,6 +21,7 @@ from connectors.redis.link import send
 from flows.bench.report import Figure
 from flows.bench.rig import DEADLINE_S, FIRST_TIME, HASH, STREAM, Flow, Rig, no_collection, set_up
 from flows.bench.sizes import Sizes
+from state.records import id_order
 
 TITLE = "Live: XADD until visible in the hash, 50 books with a past"
 STEPS = 8
@@ -88,7 +89,7 @@ def executions_shown(
     """Publish executions at a rate; return when each was sent, and when it showed."""
     return published_and_shown(
         rig, flow, messages, rate, seconds, stream=STREAM, hash_=HASH,
-        order=lambda _, entry: id_of(entry), newest=shown_id,
+        order=lambda _, entry: id_order(entry.decode()), newest=shown_id,
     )  # fmt: skip
 
 
@@ -162,12 +163,6 @@ def bare_round_trips(
             send(rig.client, "HGET", "bare:positions", message[2])
             shown.append(Shown(now, perf_counter() - start))
     return shown
-
-
-def id_of(entry: bytes) -> _Id:
-    """Return what sorts entry ids."""
-    milliseconds, _, sequence = entry.partition(b"-")
-    return int(milliseconds), int(sequence)
 
 
 def shown_id(value: bytes | None) -> _Id:
@@ -252,7 +247,8 @@ def _restart_s(rig: Rig, flow: Flow, messages: Iterator[_Message]) -> float:
     sent: dict[str, _Id] = {}
     for _ in range(_BOOKS):
         message = next(messages)
-        sent[message[2]] = id_of(send(rig.client, "XADD", STREAM, *message))
+        entry = send(rig.client, "XADD", STREAM, *message)
+        sent[message[2]] = id_order(entry.decode())
     start = perf_counter()
     flow.start()
     flow.until(

@@ -16,6 +16,7 @@ from time import perf_counter
 
 import redis
 
+from connectors.clock import now_ms
 from connectors.redis.link import send
 from flows.bench.live import (
     RATES,
@@ -78,7 +79,7 @@ def measure(sizes: Sizes, step: Callable[[str], None]) -> list[Figure]:
 
 def _marks(symbols: list[str], rate: int) -> Iterator[list[str]]:
     """Make marks of now, of symbols that are held, so many that a symbol's time names its mark."""
-    start = time.time_ns() // 1_000_000
+    start = now_ms()
     for number in count():
         symbol, price = symbols[number % len(symbols)], f"{100 + number % 977 / 100:.2f}"
         at = start + number * 1000 // rate

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from connectors.redis.overview import Overview, Position
-from flows.common.rows import days, files_of
+from flows.common.rows import days, files_of, scan
 
 SPARK_POINTS, CURVE_POINTS = 40, 600
 PAST_DAYS, PAST_FILES = 2, 2000
@@ -87,30 +87,17 @@ def read_past(data_dir: Path) -> pl.DataFrame:
     """Return the latest rows of the `positions` data set, in order of their entries."""
     files = [path for day in days(data_dir / "positions")[-PAST_DAYS:] for path in files_of(day)]
     latest = sorted(files, key=lambda path: path.stat().st_mtime)[-PAST_FILES:]
-    rows = _NO_ROWS
-    if latest:
-        rows = pl.scan_parquet(
-            latest, glob=False, hive_partitioning=False, schema=_COLUMNS, extra_columns="ignore"
-        )
-    entry = pl.col("stream_id").str.split_exact("-", 1).struct
     return (
-        rows.select(
-            key=pl.concat_str("account", "symbol", separator=":", ignore_nulls=True),
-            currency="currency",
+        scan(data_dir, files=latest)
+        .select(
+            "key",
+            "currency",
             time=pl.col("message_timestamp").dt.epoch("ms"),
             pnl=pl.col("realized_pnl").cast(pl.Float64),
             change=pl.col("realized_pnl_change").cast(pl.Float64),
-            ms=entry[0].cast(pl.Int64),
-            seq=entry[1].cast(pl.Int64),
+            ms="arrival",
+            seq="number",
         )
         .sort("ms", "seq")
         .collect()
     )
-
-
-_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
-    "account": pl.String, "symbol": pl.String, "currency": pl.String,
-    "message_timestamp": pl.Datetime("ms", "UTC"), "realized_pnl": pl.Decimal(38, 20),
-    "realized_pnl_change": pl.Decimal(38, 20), "stream_id": pl.String,
-}  # fmt: skip
-_NO_ROWS = pl.LazyFrame(schema=_COLUMNS)

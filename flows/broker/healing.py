@@ -5,23 +5,20 @@ only on request: no fill is invented. All else is said in words, with the messag
 """
 
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import redis
-
+from connectors.clock import now_ms
 from connectors.ibkr.messages import Held, Message, decimal_text
-from connectors.redis.link import RedisLink, send
+from connectors.redis.link import RedisLink
 from connectors.redis.publisher import Once, Publisher
+from flows.common.overview import counted
 from state.breaks import Difference, Kind
 from state.keys import parse_exec_id, position_key, split_key
 
-_PAGE = 10_000
 _MOST_OF_A_SPLIT = 50
 _ABOUT = Decimal("0.02")
 
@@ -46,7 +43,7 @@ def likely(
         )
     if renumbered := _renumbered(key, difference, other_breaks):
         return _move_lots(*renumbered)
-    return _by_kind(key, difference, our_price, _price_of(held))
+    return _by_kind(key, difference, our_price, price_of(held))
 
 
 def _by_kind(
@@ -129,7 +126,8 @@ def split_ratio(
     return f"{ratio.numerator}:{ratio.denominator}" if near and same_cost else None
 
 
-def _price_of(held: Sequence[Held]) -> Decimal | None:
+def price_of(held: Sequence[Held]) -> Decimal | None:
+    """Return the broker's average price of a key; None if several positions have its name."""
     known = len(held) == 1 and held[0].avg_price
     return Decimal(known) if known else None
 
@@ -213,7 +211,7 @@ class Adopter:
         if missing:
             return f"as a fill is missing: TWS lists execution {missing[0]}, the stream has none"
         if self._waiting:
-            return f"as {self._waiting} entries are not booked yet"
+            return f"as the flow has {counted(self._waiting, 'entry')} to book yet"
         return ""
 
     def _executed(self, key: str) -> dict[str, _Executed]:
@@ -221,7 +219,7 @@ class Adopter:
         account, symbol = split_key(key)
         stream = self._publisher.stream_of({"symbol": symbol, "account": account})
         found: dict[str, _Executed] = {}
-        for fields in self._entries(stream):
+        for fields in self._link.entries(stream):
             if position_key(fields.get("symbol", ""), fields.get("account") or None) != key:
                 continue
             identity, revision = parse_exec_id(fields.get("exec_id", ""))
@@ -231,19 +229,6 @@ class Adopter:
                 with suppress(ArithmeticError, KeyError):  # a dead letter
                     found[identity] = _Executed(revision or 1, *_signed(fields))
         return found
-
-    def _entries(self, stream: str) -> Iterator[Message]:
-        start = "-"
-        while True:
-            page = self._link.call(partial(_page, stream=stream, start=start))
-            for _, fields in page:
-                yield {
-                    name.decode(errors="replace"): value.decode(errors="replace")
-                    for name, value in fields.items()
-                }
-            if len(page) < _PAGE:
-                return
-            start = f"({page[-1][0].decode()}"
 
 
 def _unfit(difference: Difference, booked: Booked | None, held: Sequence[Held]) -> str:
@@ -256,7 +241,7 @@ def _unfit(difference: Difference, booked: Booked | None, held: Sequence[Held]) 
         return "as what a point is worth is not known"
     if len(held) > 1:
         return "as several contracts or accounts have this name"
-    if split_ratio(difference, booked.avg_price if booked else None, _price_of(held)):
+    if split_ratio(difference, booked.avg_price if booked else None, price_of(held)):
         return "as it looks like a split that was not told"
     return ""
 
@@ -273,7 +258,7 @@ def _derived(
     of it, there is left what is more than that, and all that was executed with it is
     open too.
     """
-    broker_price = _price_of(held)
+    broker_price = price_of(held)
     if broker_price is None or broker_price < 0:
         return None
     if booked is None:
@@ -291,10 +276,6 @@ def _derived(
     return decimal_text(price) if price >= 0 else None
 
 
-def _page(client: redis.Redis, stream: str, start: str) -> Any:
-    return send(client, "XRANGE", stream, start, "+", "COUNT", _PAGE)
-
-
 def _signed(fields: Message) -> tuple[Decimal, Decimal]:
     sign = {"BUY": 1, "SELL": -1}[fields["side"].upper()]
     return sign * Decimal(fields["fill_qty"]), Decimal(fields["fill_price"])
@@ -309,7 +290,7 @@ def _opening(
         "type": "opening",
         "symbol": symbol,
         "account": account,
-        "timestamp": str(time.time_ns() // 1_000_000),
+        "timestamp": str(now_ms()),
         "qty": decimal_text(missing),
         "avg_price": price,
         # One for each state of the book, so that a second try is the same opening.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
+from connectors.clock import now_ms
 from connectors.ibkr.account import Accounts, OpenOrder, account_figures, open_orders
 from connectors.ibkr.feed import ExecutionFeed
 from connectors.ibkr.instruments import Instruments, Record
@@ -116,13 +117,13 @@ class BrokerSide:
         instruments = await asyncio.gather(
             *(self._instrument(feed.instruments, each.contract) for each in positions)
         )
-        now_ms = time.time_ns() // 1_000_000
+        now = now_ms()
         before = self._written or {}
         rows = {}
         for position, instrument in zip(positions, instruments, strict=True):
-            row = _row(held(position, instrument), now_ms)
+            row = _row(held(position, instrument), now)
             old = before.get((row.account, row.con_id))
-            same = old is not None and old._replace(as_of=now_ms) == row
+            same = old is not None and old._replace(as_of=now) == row
             rows[row.account, row.con_id] = old if old and same else row
         if rows != self._written:
             accounts = list(self._accounts)
@@ -139,14 +140,14 @@ class BrokerSide:
         return instruments.get(contract) or instrument
 
 
-def _row(position: Held, now_ms: int) -> BrokerPosition:
+def _row(position: Held, as_of: int) -> BrokerPosition:
     return BrokerPosition(
         position.account,
         position.symbol,
         position.qty,
         position.avg_price,
         position.con_id,
-        now_ms,
+        as_of,
     )
 
 
@@ -210,8 +211,8 @@ class Comparison:
         if found is not None and connected_s > LASTING_S:
             gone |= self._before - found.keys()
             self._before &= found.keys()
-        now_ms = time.time_ns() // 1_000_000
-        self._since = {key: self._since.get(key, now_ms) for key in self._watch.breaks}
+        now = now_ms()
+        self._since = {key: self._since.get(key, now) for key in self._watch.breaks}
         texts = {
             key: difference_json(difference, self._since[key])
             for key, difference in self._watch.breaks.items()
@@ -283,6 +284,6 @@ def _account_json(
             "buying_power": figures.get("BuyingPower", {}),
             "cash": figures.get("CashBalance", {}),
             "open_orders": own,
-            "as_of": time.time_ns() // 1_000_000,
+            "as_of": now_ms(),
         }
     )

@@ -1,4 +1,7 @@
-"""What `watch`, `board` and the metrics share of their looks at Redis: the words, the rate."""
+"""What `watch`, `board` and the metrics share of their looks at Redis: the words, the rate.
+
+Also how an age and a number of things are written, everywhere.
+"""
 
 import time
 from collections import deque
@@ -9,7 +12,7 @@ from connectors.redis.base_totals import BaseTotals
 from connectors.redis.broker_state import BrokerView
 from connectors.redis.overview import OverviewReader, StreamState
 from connectors.redis.worth import Valuations
-from flows.common.settings import Settings, partition_names
+from flows.common.settings import Settings
 from state.valuation import STALE
 
 RATE_OVER_S = 10.0
@@ -47,7 +50,7 @@ def overview_reader(settings: Settings, *, valued: bool = False) -> OverviewRead
     return OverviewReader(
         settings.redis_url.get_secret_value(),
         streams=settings.own_streams,
-        letters=partition_names(settings.dead_letter_stream, settings.stream_partitions),
+        letters=list(settings.letters_of.values()),
         positions_hash=settings.positions_hash,
         broker_hash=settings.broker_hash,
         partitions=(settings.executions_stream, settings.stream_partitions),
@@ -78,7 +81,7 @@ def broker_words(broker: BrokerView) -> tuple[str, str]:
     if not broker.known:
         return "broker's side unknown", "warn"
     breaks = len(broker.breaks)
-    return f"{breaks:,} break{'' if breaks == 1 else 's'}", "bad" if breaks else "good"
+    return counted(breaks, "break"), "bad" if breaks else "good"
 
 
 def break_words(key: str, found: Mapping[str, Any]) -> str:
@@ -100,7 +103,7 @@ def lacking_words(unvalued: int, day_unknown: int, stale: int) -> list[str]:
 def base_words(base: BaseTotals, now_ms: int) -> list[str]:
     """Say what the totals over all currencies leave out and why, and which rates are old."""
     missing = [
-        f"no rate {pair}: {count:,} position{'' if count == 1 else 's'} left out"
+        f"no rate {pair}: {counted(count, 'position')} left out"
         for pair, count in base.no_rate.items()
     ]
     old = [
@@ -109,6 +112,17 @@ def base_words(base: BaseTotals, now_ms: int) -> list[str]:
         if each.rate_state == STALE and each.rate_timestamp is not None
     ]
     return missing + old + lacking_words(base.unvalued, base.day_unknown, base.stale)
+
+
+def counted(count: int, what: str) -> str:
+    """Write how many there are of what; its plural has an s.
+
+    >>> counted(1, "break"), counted(1200, "break"), counted(0, "entry")
+    ('1 break', '1,200 breaks', '0 entries')
+    """
+    if count != 1:
+        what = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{count:,} {what}"
 
 
 def age(seconds: float) -> str:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from state.exact import MONEY_PLACES, to_text
+from connectors.parquet.tables import DATA_SETS
+from state.exact import MONEY_PLACES, milliseconds, to_text
 from state.retold import Told, retell
 from state.retold import laid as retold_laid
 from state.snapshot import OpenLot
@@ -63,7 +64,7 @@ def open_lots(
     for name, rows in _by_key(data_dir, key, known_at):
         told = [Told(*row) for row in rows.select(Told._fields).iter_rows()]
         try:
-            lots = retell(told, name, None if at is None else _ms(at))
+            lots = retell(told, name, None if at is None else milliseconds(at))
         except ValueError as error:
             yield Problem(name, str(error))
             continue
@@ -72,7 +73,7 @@ def open_lots(
         about = rows.select("account", "symbol", "currency", "multiplier").row(-1)
         for lot in lots:
             known = lot.exec_id not in dateless
-            yield _shown(about, lot, (_ms(now) - lot.opened) // 1000 if known else None)
+            yield _shown(about, lot, (milliseconds(now) - lot.opened) // 1000 if known else None)
 
 
 def _shown(about: tuple[Any, ...], lot: OpenLot, age_s: int | None) -> Shown:
@@ -89,20 +90,16 @@ def _plain(text: str) -> Decimal:
     return Decimal(text.rstrip("0").rstrip("."))
 
 
-def _ms(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
-
-
 def _by_key(
     data_dir: Path, key: str | None, known_at: datetime | None
 ) -> Iterator[tuple[str, pl.DataFrame]]:
-    rows = _rows(data_dir).with_columns(
+    rows = scan(data_dir).with_columns(
         message_timestamp=pl.col("message_timestamp").dt.epoch("ms"),
     )
     if key is not None:
         rows = rows.filter(pl.col("key") == key)
     if known_at is not None:
-        rows = rows.filter(pl.col("arrival") <= _ms(known_at))
+        rows = rows.filter(pl.col("arrival") <= max(0, milliseconds(known_at)))
     wanted = rows.select("key", *_ARRIVAL, "account", "symbol", "currency", *Told._fields)
     in_order = wanted.sort("key", *_ARRIVAL).with_columns(pl.selectors.decimal().cast(pl.String))
     for (name,), of_key in in_order.collect().group_by("key", maintain_order=True):
@@ -111,7 +108,7 @@ def _by_key(
 
 def has_rows(data_dir: Path, key: str) -> bool:
     """Tell whether a key has any."""
-    return not _rows(data_dir).filter(pl.col("key") == key).head(1).collect().is_empty()
+    return not scan(data_dir).filter(pl.col("key") == key).head(1).collect().is_empty()
 
 
 def last_executions(data_dir: Path, key: str, count: int) -> list[dict[str, Any]]:
@@ -122,7 +119,7 @@ def last_executions(data_dir: Path, key: str, count: int) -> list[dict[str, Any]
     realized P&L, `qty` (signed) the position after it. Figures are plain, exact texts.
     """
     rows = (
-        _rows(data_dir)
+        scan(data_dir)
         .filter((pl.col("key") == key) & (pl.col("type") != "commission"))
         .sort(_ARRIVAL, descending=True)
         .head(count)
@@ -145,7 +142,7 @@ def laid(data_dir: Path) -> dict[tuple[str, str], Decimal]:
     """
     changes: dict[tuple[str, str], Decimal] = {}
     is_cost = pl.col("type") == "cost"
-    keys = _rows(data_dir).filter(is_cost).select("key").unique().collect().to_series()
+    keys = scan(data_dir).filter(is_cost).select("key").unique().collect().to_series()
     for key in keys:
         for name, rows in _by_key(data_dir, key, None):
             told = (Told(*row) for row in rows.select(Told._fields).iter_rows())
@@ -159,7 +156,7 @@ def laid(data_dir: Path) -> dict[tuple[str, str], Decimal]:
 
 def keys_by_strategy(data_dir: Path, strategy: str | None = None) -> dict[str, list[str]]:
     """Return the keys that have rows of a strategy (`order_ref`), or those of every strategy."""
-    rows = _rows(data_dir).filter(
+    rows = scan(data_dir).filter(
         pl.col("order_ref") != "" if strategy is None else pl.col("order_ref") == strategy
     )
     found: dict[str, list[str]] = {}
@@ -170,7 +167,7 @@ def keys_by_strategy(data_dir: Path, strategy: str | None = None) -> dict[str, l
 
 
 _ARRIVAL = ("arrival", "number")
-"""The two parts of an entry's id."""
+"""The two halves of an entry's id."""
 
 
 def days(data_set: Path) -> list[Path]:
@@ -194,28 +191,22 @@ def all_files(data_set: Path) -> list[Path]:
     return [path for day in days(data_set) for path in files_of(day)]
 
 
-def _rows(data_dir: Path) -> pl.LazyFrame:
-    rows = pl.LazyFrame(schema=_SCHEMA)
-    if files := all_files(data_dir / "positions"):
-        rows = pl.scan_parquet(files, glob=False, missing_columns="insert", schema=_SCHEMA,
+def scan(
+    data_dir: Path, data_set: str = "positions", files: list[Path] | None = None
+) -> pl.LazyFrame:
+    """Return the rows of a data set, each with its `key`, `arrival` and `number`.
+
+    files: only what these have. What an older version did not write is null.
+    """
+    schema = pl.DataFrame(DATA_SETS[data_set].empty_table()).schema
+    files = all_files(data_dir / data_set) if files is None else files
+    rows = pl.LazyFrame(schema=schema)
+    if files:
+        rows = pl.scan_parquet(files, glob=False, missing_columns="insert", schema=schema,
                                extra_columns="ignore", hive_partitioning=False)  # fmt: skip
     entry = pl.col("stream_id").str.split_exact("-", 1).struct
     return rows.with_columns(
         key=pl.concat_str("account", "symbol", separator=":", ignore_nulls=True),
-        arrival=entry.field("field_0").cast(pl.Int64),
+        arrival=entry.field("field_0").cast(pl.UInt64),
         number=entry.field("field_1").cast(pl.UInt64),
     )
-
-
-_QUANTITY, _MONEY, _TIME = pl.Decimal(38, 10), pl.Decimal(38, 20), pl.Datetime("ms", "UTC")
-_SCHEMA: dict[str, Any] = {
-    name: {
-        "message_timestamp": _TIME, "fill_qty": _QUANTITY, "fill_price": _QUANTITY,
-        "multiplier": _QUANTITY, "qty": _QUANTITY, "cost_basis": _MONEY, "open_lots": pl.Int64,
-        "net_realized_pnl_change": _MONEY,
-    }.get(name, pl.String)
-    for name in (
-        "account", "symbol", "currency", "stream_id", "order_ref", "net_realized_pnl_change",
-        *Told._fields,
-    )
-}  # fmt: skip

@@ -28,8 +28,7 @@ _NEAR = 0.87
 _SECRET = ("REDIS_URL", "FLEX_TOKEN")
 """Variables whose value is never shown."""
 
-
-_KEYS = (
+KEYS = (
     "executions_stream", "positions_hash", "changes_stream", "dead_letter_stream",
     "instruments_hash", "broker_hash", "marks_stream", "valuations_hash",
 )  # fmt: skip
@@ -179,7 +178,7 @@ class Settings(BaseSettings):
     def _no_name_twice(self) -> "Settings":
         # In one stream Redis would take entries for letters or changes that are there already.
         has: dict[str, str] = {}
-        for field in _KEYS:
+        for field in KEYS:
             name = str(getattr(self, field))
             if name in has:
                 raise ValueError(
@@ -204,6 +203,19 @@ class Settings(BaseSettings):
         """The streams that this process reads."""
         own = self.own_partitions or range(self.stream_partitions)
         return [self.streams[part] for part in own]
+
+    @property
+    def letters_of(self) -> dict[str, str]:
+        """The stream of dead letters of each stream, in order of partition."""
+        return self._beside(self.dead_letter_stream)
+
+    @property
+    def changes_of(self) -> dict[str, str]:
+        """The stream of changes of each stream, in order of partition."""
+        return self._beside(self.changes_stream)
+
+    def _beside(self, name: str) -> dict[str, str]:
+        return dict(zip(self.streams, partition_names(name, self.stream_partitions), strict=True))
 
 
 def partition_names(name: str, partitions: int) -> list[str]:

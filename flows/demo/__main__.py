@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.common.doors import app_of, enter
+from flows.common.overview import counted
 from flows.demo import flex
 from flows.demo.balance import Balance, balances, before_last_day, last_prices
 from flows.demo.days import value_days
@@ -147,7 +148,7 @@ def _say(text: str) -> None:
 
 def _say_published(stage: Stage, sample: Sample) -> None:
     where = "a Valkey of the demo's own" if stage.own_server else "the Redis at REDIS_URL"
-    kinds = [f"{n:,} {kind}{'s' if n > 1 else ''}" for kind, n in sample.counts.items()]
+    kinds = [counted(n, kind) for kind, n in sample.counts.items()]
     _say(f"Published to {where}: {', '.join(kinds)}")
     _say(f"  ({sample.late} of the executions arrive late, after later ones)")
 
@@ -167,7 +168,7 @@ def _say_valued(valuations: dict[str, dict[str, Any]]) -> None:
     amounts = ", ".join(f"{_money(each)} {name}" for name, each in sorted(unrealized.items()))
     _say(
         f"Ran python -m bytewax.run flows.valuation beside it, on the sample's prices:\n"
-        f"  unrealized {amounts}; {lacking} positions without a mark left out"
+        f"  unrealized {amounts}; {counted(lacking, 'position')} without a mark left out"
     )
 
 
@@ -265,7 +266,7 @@ def _say_comparisons(comparisons: list[Comparison]) -> bool:
 
 
 def _say_imported(told: dict[str, Any]) -> None:
-    kinds = [f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in told["counts"].items()]
+    kinds = [counted(n, kind) for kind, n in told["counts"].items()]
     _say(f"Ran python -m flows.flex import flows/demo/flex.xml: {', '.join(kinds)}")
     for left_out in told["left_out"]:
         row = left_out["row"]

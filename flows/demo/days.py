@@ -16,7 +16,8 @@ import polars as pl
 from connectors.parquet.minutes import MINUTE_MS, MinuteFiles
 from connectors.redis.exact_json import to_json
 from connectors.redis.valuations import read_holding
-from state.exact import from_text
+from flows.common.rows import scan
+from state.exact import from_text, milliseconds
 from state.valuation import Day, Holding, Mark, value
 
 _CLOSES = time(21, tzinfo=UTC)
@@ -44,14 +45,8 @@ def value_days(data_dir: Path) -> None:
 
 def _days(data_dir: Path) -> Iterator[tuple[int, dict[str, int], dict[str, Holding]]]:
     """Yield each day's close (ms), each symbol's price by then, and the positions by then."""
-    entry = pl.col("stream_id").str.split_exact("-", 1).struct
     rows = (
-        pl.scan_parquet(data_dir / "positions")
-        .with_columns(
-            key=pl.concat_str("account", "symbol", separator=":", ignore_nulls=True),
-            arrival=entry.field("field_0").cast(pl.Int64),
-            number=entry.field("field_1").cast(pl.UInt64),
-        )
+        scan(data_dir)
         .sort("arrival", "number")
         # All of it was published at once: what had come by a day is told by what came with it.
         .with_columns(by=pl.col("message_timestamp").cum_max().over("account"))
@@ -63,7 +58,7 @@ def _days(data_dir: Path) -> Iterator[tuple[int, dict[str, int], dict[str, Holdi
         prices = filled.filter(pl.col("by") <= close).unique("symbol", keep="last")
         held = rows.filter(pl.col("by") <= close).unique("key", keep="last", maintain_order=True)
         yield (
-            round(close.timestamp() * 1000),
+            milliseconds(close),
             {s: from_text(f"{p:f}") for s, p in prices.select("symbol", "fill_price").iter_rows()},
             {row["key"]: _holding(row) for row in held.iter_rows(named=True)},
         )

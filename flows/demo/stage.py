@@ -18,13 +18,14 @@ from typing import Any, NamedTuple, NoReturn
 import redis
 from pydantic import SecretStr
 
+from connectors.clock import now_ms
 from connectors.redis.exact_json import from_json
 from connectors.redis.link import RedisLink
 from connectors.redis.names import GROUP
 from connectors.redis.publisher import Publisher
 from flows.common.hints import extra
 from flows.common.process import ENDING, MAIN_JOB, SECOND_JOB, ProcessError, Program
-from flows.common.settings import Settings, load_settings, partition_names
+from flows.common.settings import KEYS, Settings, load_settings
 
 PREFIX = "lotstream-demo:"
 """Before the name of every key that the demo uses."""
@@ -88,7 +89,7 @@ class Stage(NamedTuple):
     def dead_letters(self) -> list[dict[str, str]]:
         """Return the entries that could not be used."""
         letters: list[dict[str, str]] = []
-        for name in _letters(self.settings):
+        for name in self.settings.letters_of.values():
             entries: Any = self.client.xrange(name)
             letters += [fields for _, fields in entries]
         return letters
@@ -109,7 +110,7 @@ class Flows:
 
     def value(self, prices: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         """Publish the prices of symbols as marks; return all valuations once they are by them."""
-        at = time.time_ns() // 1_000_000
+        at = now_ms()
         for symbol, price in prices.items():
             mark: dict[Any, Any] = {"symbol": symbol, "price": price, "timestamp": at}
             self._stage.client.xadd(self._stage.settings.marks_stream, mark)
@@ -189,15 +190,9 @@ def _own_names(given: Settings, data_dir: Path) -> Settings:
     """Return settings that share nothing with a flow of the user's but the server."""
     defaults = Settings.model_construct()
     own = {
+        **{name: PREFIX + getattr(defaults, name) for name in KEYS},
         "redis_url": given.redis_url,
-        "executions_stream": PREFIX + defaults.executions_stream,
         "stream_partitions": given.stream_partitions,
-        "positions_hash": PREFIX + defaults.positions_hash,
-        "changes_stream": PREFIX + defaults.changes_stream,
-        "marks_stream": PREFIX + defaults.marks_stream,
-        "valuations_hash": PREFIX + defaults.valuations_hash,
-        "instruments_hash": PREFIX + defaults.instruments_hash,
-        "dead_letter_stream": PREFIX + defaults.dead_letter_stream,
         "data_dir": data_dir.absolute(),
     }
     return defaults.model_copy(update=own)
@@ -212,15 +207,9 @@ def _environment(settings: Settings) -> dict[str, str]:
         if name.upper() not in own and not name.startswith("BYTEWAX_")
     }
     return kept | {
+        **{name.upper(): getattr(settings, name) for name in KEYS},
         "REDIS_URL": settings.redis_url.get_secret_value(),
-        "EXECUTIONS_STREAM": settings.executions_stream,
         "STREAM_PARTITIONS": str(settings.stream_partitions),
-        "POSITIONS_HASH": settings.positions_hash,
-        "CHANGES_STREAM": settings.changes_stream,
-        "MARKS_STREAM": settings.marks_stream,
-        "VALUATIONS_HASH": settings.valuations_hash,
-        "INSTRUMENTS_HASH": settings.instruments_hash,
-        "DEAD_LETTER_STREAM": settings.dead_letter_stream,
         "DATA_DIR": str(settings.data_dir),
         "RUST_BACKTRACE": "0",
     }
@@ -262,7 +251,3 @@ def _keys(client: redis.Redis) -> list[str]:
     return sorted(
         key for pattern in patterns for key in client.scan_iter(match=pattern, count=10_000)
     )
-
-
-def _letters(settings: Settings) -> list[str]:
-    return partition_names(settings.dead_letter_stream, settings.stream_partitions)

@@ -5,28 +5,27 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from connectors.flex.contents import Problem
 from connectors.flex.draft import Asked, Draft
 from connectors.flex.lots import exact_text
+from connectors.redis.link import RedisLink
 from flows.common.doors import flows_directory
-from flows.common.texts import shown
+from flows.common.overview import counted
+from flows.common.texts import print_table, shown
 from flows.flex.comparing import Books, Comparer, Comparison, Finding, shown_time
 from flows.flex.history import Cancels, History, remembered
 from flows.flex.importing import (
     MOST_SHOWN,
     Files,
     Zone,
-    impatient_link,
     instruments_of,
     prepare,
     read_files,
     show_problems,
 )
 
-PIPE_WIDTH = 200
 _KINDS = {"close": "closes", "closed lot": "closed lots", "open lot": "open lots"}
 
 
@@ -40,7 +39,7 @@ def audit(
     settings, tz = prepare(zone)
     flows_directory(settings.data_dir)
     contents = read_files(files, tz)
-    link = impatient_link(settings)
+    link = RedisLink(settings.redis_url.get_secret_value(), stop=None)
     history = History(link, settings.streams, settings.data_dir, booked=True)
     names = remembered(instruments_of(settings, link), history)
     draft = Draft(contents, Asked(), cancelled=Cancels(settings, link).known())
@@ -67,13 +66,12 @@ def _show(found: Comparison, problems: Sequence[Problem], behind: int) -> None:
         _table("Not compared, or explained", found.explained)
     show_problems(problems)
     if behind:
-        print(f"note: the flow has {behind:,} entries to book yet; what is in them is not compared")
-    explained = len(found.explained)
+        waiting = counted(behind, "entry")
+        print(f"note: the flow has {waiting} to book yet; what is there is not compared")
     for line in summary(found):
         print(line)
-    count = len(found.differences)
-    differences = "1 difference" if count == 1 else f"{count:,} differences"
-    print(f"{differences}, {explained:,} explained or without a figure")
+    differences = counted(len(found.differences), "difference")
+    print(f"{differences}, {len(found.explained):,} explained or without a figure")
 
 
 def _table(title: str, findings: Sequence[Finding]) -> None:
@@ -86,8 +84,7 @@ def _table(title: str, findings: Sequence[Finding]) -> None:
             finding.what, shown(finding.account), shown(finding.symbol), shown_time(finding.time),
             shown(finding.id), *(_figures(finding)), shown(finding.why),
         )  # fmt: skip
-    console = Console()
-    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)
+    print_table(table)
     if len(findings) > MOST_SHOWN:
         print(f"… and {len(findings) - MOST_SHOWN} more (--json prints all)")
 

@@ -19,6 +19,7 @@ from connectors.flex.known import KnownEvent, Names, book
 from connectors.flex.lots import Held, Holding, exact_text
 from connectors.flex.records import Contract, FlexLot, Trade
 from flows.flex.history import History, Match
+from state.exact import milliseconds
 
 TOLERANCE = Fraction(1, 10_000)
 NOT_FIFO = frozenset({"ML", "MLG", "MLL", "MSG", "MSL", "SL", "HC", "LI"})
@@ -366,7 +367,7 @@ def _precision(times: Sequence[int], zone: tzinfo) -> Callable[[int], int]:
 
     def day(time: int) -> int:
         moment = datetime.fromtimestamp(time / 1000, zone)
-        return int(moment.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
+        return milliseconds(moment.replace(hour=0, minute=0, second=0, microsecond=0))
 
     if times and all(day(time) == time for time in times):
         return day

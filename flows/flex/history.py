@@ -9,7 +9,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -21,27 +20,19 @@ from connectors.flex.draft import Key
 from connectors.flex.known import Known, KnownEvent, KnownExecution, Names
 from connectors.flex.records import Cancel
 from connectors.redis.instruments import InstrumentHash
-from connectors.redis.link import RedisLink
+from connectors.redis.link import RedisLink, texts
 from connectors.redis.names import GROUP, cancelled_key
 from connectors.redis.partitions import agree
-from flows.common.rows import all_files, laid
+from flows.common.rows import all_files, laid, scan
 from flows.common.settings import Settings
+from state.exact import milliseconds
 from state.keys import parse_exec_id, partition_of, position_key
+from state.records import FIRST_ID
 
-PAGE = 5_000
 _OPENING = re.compile(r"flex-open-(\d+)-\d+")
 _ACTIONS = ("opening", "split", "cost", "transfer")
 _SETTLING = ("execution", "opening")
 """What says what a key's currency is, and what a point of its price is worth."""
-_COLUMNS: dict[str, Any] = {
-    "account": pl.String, "symbol": pl.String, "currency": pl.String, "con_id": pl.Int64,
-    "multiplier": pl.Decimal(38, 10), "basis_adjustment": pl.Decimal(38, 10),
-    "commission": pl.Decimal(38, 10), "type": pl.String,
-    "message_timestamp": pl.Datetime("ms", "UTC"), "side": pl.String,
-    "fill_qty": pl.Decimal(38, 10), "fill_price": pl.Decimal(38, 10), "exec_id": pl.String,
-    "message_commission": pl.Decimal(38, 10), "message_commission_currency": pl.String,
-    "message_terms": pl.String, "stream_id": pl.String,
-}  # fmt: skip
 
 
 class Said(NamedTuple):
@@ -101,7 +92,7 @@ class History:
         # Asked before the files are listed: what is booked meanwhile is then known twice.
         self._after = {stream: self._committed(stream) for stream in streams}
         self._booked_only = booked
-        self._rows = _scan(data_dir)
+        self._rows = scan(data_dir).sort("arrival", "number")
 
     def names(self, remembered: Mapping[str, str]) -> dict[str, str]:
         """Return the names of instruments by con_id: what is remembered, else the last used."""
@@ -151,16 +142,13 @@ class History:
 
     def matches(self, identities: set[tuple[str, str]]) -> list[Match]:
         """Return the matches that stand of what executions closed; booked ones only."""
-        files = all_files(self._data_dir / "closed_lots")
-        if not files:
-            return []
         wanted = list({identity for _, identity in identities})
         names = (
             "account", "symbol", "close_exec_id", "close_timestamp", "open_exec_id",
             "open_timestamp", "direction", "open_price", "close_price", "multiplier",
         )  # fmt: skip
         rows = (
-            pl.scan_parquet(files, glob=False, hive_partitioning=False)
+            scan(self._data_dir, "closed_lots")
             .filter(_identity(pl.col("close_exec_id")).is_in(wanted))
             .group_by(names)
             .agg(pl.col("qty", "realized_pnl").sum())
@@ -170,8 +158,8 @@ class History:
         return [
             Match(
                 row["account"] or "", row["symbol"],
-                parse_exec_id(row["close_exec_id"]).identity, _ms(row["close_timestamp"]),
-                parse_exec_id(row["open_exec_id"]).identity, _ms(row["open_timestamp"]),
+                parse_exec_id(row["close_exec_id"]).identity, milliseconds(row["close_timestamp"]),
+                parse_exec_id(row["open_exec_id"]).identity, milliseconds(row["open_timestamp"]),
                 row["qty"] if row["direction"] == "LONG" else -row["qty"], row["realized_pnl"],
                 row["close_price"] * row["multiplier"],
             )
@@ -220,7 +208,7 @@ class History:
             if commission is None and charged:  # of a report that came first, and has no row
                 commission = charged
             yield Said(
-                account or "", symbol, kind, exec_id or "", _ms(time),
+                account or "", symbol, kind, exec_id or "", milliseconds(time),
                 -qty if side == "SELL" else qty, price or Decimal(0), multiplier,
                 currency if kind in _SETTLING else "",
                 commission, commission_currency or "", adjusted or None,
@@ -237,51 +225,31 @@ class History:
             return {name: text for name, text in said.items() if text is not None}
         stream = self._streams[partition_of(key, len(self._streams))]
         entries: Any = self._link.call(lambda client: client.xrange(stream, entry_id, entry_id))
-        return _texts(entries[0][1]) if entries else {"gone": entry_id}
+        return texts(entries[0][1]) if entries else {"gone": entry_id}
 
     def _committed(self, stream: str) -> str:
         """Return the last entry whose row is in the history; without files there is none."""
         if not self._has_files:
-            return "0-0"
+            return FIRST_ID
         groups: Any = self._link.call(
             lambda client: client.xinfo_groups(stream) if client.exists(stream) else []
         )
         ids = [group["last-delivered-id"] for group in groups if group["name"] == GROUP.encode()]
-        return ids[0].decode() if ids else "0-0"
+        return ids[0].decode() if ids else FIRST_ID
 
     def _tail(self) -> Iterator[dict[str, str]]:
         """Yield the entries that the flow has not booked yet."""
         if not self._booked_only:
             for stream, after in self._after.items():
-                yield from self._entries(stream, after)
-
-    def _entries(self, stream: str, after: str) -> Iterator[dict[str, str]]:
-        start = f"({after}"
-        while True:
-            page: Any = self._link.call(
-                lambda client, start=start: client.xrange(stream, start, "+", PAGE)  # type: ignore[misc]
-            )
-            for _, fields in page:
-                yield _texts(fields)
-            if len(page) < PAGE:
-                return
-            start = f"({page[-1][0].decode()}"
+                yield from self._link.entries(stream, after)
 
     @property
     def behind(self) -> int:
         """How many entries the flow has not booked yet."""
         return sum(
-            sum(1 for _ in self._entries(stream, after)) for stream, after in self._after.items()
+            sum(1 for _ in self._link.entries(stream, after))
+            for stream, after in self._after.items()
         )
-
-
-def _scan(data_dir: Path) -> pl.LazyFrame:
-    rows = pl.LazyFrame(schema=_COLUMNS)
-    if files := all_files(data_dir / "positions"):
-        rows = pl.scan_parquet(files, glob=False, missing_columns="insert", schema=_COLUMNS,
-                               extra_columns="ignore", hive_partitioning=False)  # fmt: skip
-    entry = pl.col("stream_id").str.split_exact("-", 1).struct
-    return rows.sort(entry.field("field_0").cast(pl.Int64), entry.field("field_1").cast(pl.UInt64))
 
 
 def _change(column: str) -> pl.Expr:
@@ -291,17 +259,6 @@ def _change(column: str) -> pl.Expr:
 
 def _identity(exec_id: pl.Expr) -> pl.Expr:
     return exec_id.str.replace(r"^([0-9A-Za-z]{8}\.[0-9A-Za-z]{8}\.\d{2})\.\d{2}$", "${1}.01")
-
-
-def _ms(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
-
-
-def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {
-        name.decode(errors="replace"): value.decode(errors="replace")
-        for name, value in fields.items()
-    }
 
 
 def _said_by(fields: Mapping[str, str]) -> Said:

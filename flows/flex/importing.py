@@ -6,10 +6,9 @@ new in order of time. What cannot be said in messages is listed with its row.
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from fractions import Fraction
 from pathlib import Path
-from threading import Event
 from typing import Annotated, NoReturn, Self
 from zoneinfo import ZoneInfo
 
@@ -25,9 +24,11 @@ from connectors.redis.link import RedisLink
 from connectors.redis.publisher import BATCH, Once, Publisher
 from flows.common.doors import a_day, wrong_words
 from flows.common.logs import set_up_logging
+from flows.common.overview import counted
 from flows.common.progress import Work
 from flows.common.settings import Settings, load_settings
 from flows.flex.history import Cancels, History, remember, remembered
+from state.exact import milliseconds
 
 MOST_SHOWN = 200
 """Rows listed in full; --json lists all."""
@@ -71,7 +72,7 @@ def import_files(
     for name in sorted(asked.ratios.keys() - named):
         give_up(f"--ratio: expected the transaction id, con_id or symbol of a corporate action in "
                 f"the files, found {name!r}; nothing was published")  # fmt: skip
-    link = impatient_link(settings)
+    link = RedisLink(settings.redis_url.get_secret_value(), stop=None)
     with Outbox(settings, link) as outbox:
         cancels = Cancels(settings, link)
         draft = Draft(contents, asked, openings=openings, cancelled=cancels.known())
@@ -95,13 +96,6 @@ def prepare(zone: str) -> tuple[Settings, ZoneInfo]:
         return settings, ZoneInfo(zone or settings.ibkr_timezone)
     except (KeyError, ValueError, OSError):
         give_up(f"--timezone: expected a time zone's name such as America/New_York, found {zone!r}")
-
-
-def impatient_link(settings: Settings) -> RedisLink:
-    """Return a link that does not wait for an outage to end."""
-    impatient = Event()
-    impatient.set()
-    return RedisLink(settings.redis_url.get_secret_value(), impatient)
 
 
 def instruments_of(settings: Settings, link: RedisLink) -> InstrumentHash:
@@ -190,8 +184,7 @@ def _ratios(texts: Iterable[str]) -> dict[str, Fraction]:
 def _begin(day: date | None, zone: ZoneInfo, after: int = 0) -> int | None:
     if day is None:
         return None
-    begin = datetime.combine(day + timedelta(days=after), datetime.min.time(), zone)
-    return int(begin.timestamp() * 1000)
+    return milliseconds(datetime.combine(day + timedelta(days=after), time(), zone))
 
 
 # --- showing ---------------------------------------------------------------------------------
@@ -209,10 +202,11 @@ def _show(plan: Plan, contents: Contents, published: int | None) -> None:
     skipped = ", ".join(f"{name} {rows}" for name, rows in sorted(contents.passed_over.items()))
     if skipped:
         print(f"rows of sections that change no position: {skipped}")
-    counted = ", ".join(f"{count:,} {kind}{'s' if count > 1 else ''}"
-                        for kind, count in plan.counts.items()) or "nothing new"  # fmt: skip
+    kinds = [counted(count, kind) for kind, count in plan.counts.items()]
     done = "would publish" if published is None else f"published {published:,} of"
-    print(f"{done} {counted}; {plan.known:,} rows known before; {len(plan.problems):,} left out")
+    known = counted(plan.known, "row")
+    print(f"{done} {', '.join(kinds) or 'nothing new'}; {known} known before; "
+          f"{len(plan.problems):,} left out")  # fmt: skip
 
 
 def show_problems(problems: Sequence[Problem]) -> None:

@@ -84,6 +84,22 @@ def test_a_book_comes_back_as_it_was(tmp_path: Path) -> None:
     assert loaded.to_state() == run.book.to_state()
 
 
+def test_entry_ids_may_be_as_large_as_redis_has_them(tmp_path: Path) -> None:
+    ids = [f"{ms}-{seq}" for ms in (3, 2**63, 2**64 - 1) for seq in (2**63 - 1, 2**63, 2**64 - 1)]
+    store, book = BookStore(tmp_path), Book("S")
+    for number, entry in enumerate(ids):
+        book.apply(execution(number))
+        store.remember("S", book, f"{entry}\n".encode(), [execution(number)])
+        store.commit()
+    check_file(tmp_path / "books-0.db")
+    assert first_entries(tmp_path) == {"S": (3, 2**63 - 1)}
+    for number, entry in enumerate(ids):
+        as_of, _ = read_book(tmp_path, "S", "S", None, entry, entry)
+        assert as_of.snapshot().executions == number + 1
+    scrub_books(tmp_path, lambda _: ids[4])
+    assert BookStore(tmp_path).load("S", "S", None, ids[4]).snapshot().executions == 5
+
+
 def test_a_book_is_loaded_as_of_an_entry_without_what_came_later(tmp_path: Path) -> None:
     run = Session(BookStore(tmp_path))
     run.epoch(3)

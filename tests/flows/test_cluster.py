@@ -2,11 +2,10 @@
 
 import json
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
 from redis import Redis
 
 from flows.common.settings import partition_names
@@ -16,12 +15,6 @@ from tests.support.scaling import Ledger, found
 from tests.support.servers import free_port
 
 TWO = ("executions:0", "executions:1")
-
-
-@pytest.fixture
-def running() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def cluster(

@@ -37,7 +37,6 @@ from tests.support.flow_process import (
     add,
     outcome,
     parts,
-    read_stream,
     until,
 )
 from tests.support.forgetful_disk import ForgetfulDisk
@@ -522,8 +521,7 @@ def test_readers_and_a_flow_go_on_while_their_days_are_compacted_again_and_again
     for data_set in ("positions", "closed_lots"):
         days = {path.parent for path in parts(flow.data_dir, data_set)}
         assert len(parts(flow.data_dir, data_set)) == len(days)
-    expected = naive.by_book("executions", read_stream(redis, "executions"))
-    assert outcome(redis, flow.data_dir) == expected
+    assert outcome(redis, flow.data_dir) == naive.by_stream(redis)
 
 
 def test_a_flow_whose_rows_were_compacted_writes_none_again(
@@ -545,5 +543,5 @@ def test_a_flow_whose_rows_were_compacted_writes_none_again(
         rebuild.until_committed(redis)
         assert rebuild.stop() == 0
     assert len(parts(flow.data_dir, "positions")) == 2
-    expected: Any = naive.by_book("executions", read_stream(redis, "executions"))
+    expected: Any = naive.by_stream(redis)
     assert outcome(redis, flow.data_dir) == expected

@@ -13,7 +13,7 @@ import pytest
 import redis as redis_py
 
 from tests.support import naive
-from tests.support.flow_process import FlowProcess, add, outcome, parts, read_hash, read_stream
+from tests.support.flow_process import FlowProcess, add, outcome, parts, read_hash
 from tests.support.needs import need, need_right
 
 EXECUTION = {"side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1"}
@@ -63,8 +63,7 @@ def assert_stopped(flow: FlowProcess, reason: str) -> None:
 
 
 def assert_exact(client: redis_py.Redis, flow: FlowProcess) -> None:
-    expected = naive.by_book("executions", read_stream(client, "executions"))
-    assert outcome(client, flow.data_dir) == expected
+    assert outcome(client, flow.data_dir) == naive.by_stream(client)
 
 
 def test_a_full_disk_stops_the_flow_and_room_lets_it_go_on(

@@ -1,9 +1,7 @@
 """What users of other projects ran into, through the real router and the real flow."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
@@ -13,7 +11,8 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from tests.support.flow_process import ROOT, FlowProcess, read_hash, read_stream
+from tests.support.commands import run_apart
+from tests.support.flow_process import FlowProcess, read_hash, read_stream
 from tests.support.router_process import START_S, Router
 from tests.support.tws_double import Fill, Holding, Instrument, TwsDouble, wait_until
 
@@ -317,14 +316,7 @@ def test_the_account_s_figures_are_the_broker_s(
 
 
 def reconcile(tws: TwsDouble, redis_url: str, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "REDIS_URL": redis_url,
-        "IBKR_PORT": str(tws.port),
-    }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-m", "flows.reconcile", *options],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return run_apart("reconcile", *options, REDIS_URL=redis_url, IBKR_PORT=str(tws.port))
 
 
 @pytest.mark.parametrize("first", ["executions", "reports"])

@@ -15,6 +15,7 @@ import pytest
 import redis as redis_py
 
 from tests.support.cases import statements
+from tests.support.commands import run_apart
 from tests.support.flex_files import (
     ACCOUNT,
     action,
@@ -43,14 +44,9 @@ class Desk:
         return path
 
     def run(self, *words: str | Path, **settings: str) -> "subprocess.CompletedProcess[str]":
-        environment = {
-            "PATH": os.environ["PATH"], "REDIS_URL": self._url, "IBKR_TIMEZONE": "UTC",
-            "DATA_DIR": str(self.flow.data_dir), **settings,
-        }  # fmt: skip
-        return subprocess.run(
-            [sys.executable, "-m", "flows.flex", *map(str, words)],
-            capture_output=True, text=True, cwd=ROOT, env=environment, check=False, timeout=120,
-        )  # fmt: skip
+        own = {"REDIS_URL": self._url, "IBKR_TIMEZONE": "UTC",
+               "DATA_DIR": str(self.flow.data_dir)}  # fmt: skip
+        return run_apart("flex", *words, **(own | settings))
 
     def start(self, *words: str | Path) -> "subprocess.Popen[bytes]":
         environment = {"PATH": os.environ["PATH"], "REDIS_URL": self._url,
@@ -137,7 +133,7 @@ def test_a_live_execution_is_not_taken_again_but_gets_its_commission(
     file = desk.file("a.xml", flex(_two()))
     done = desk.take(file)
     assert done.returncode == 0, done.stdout
-    assert "1 commission, 1 execution; 1 rows known before" in done.stdout
+    assert "1 commission, 1 execution; 1 row known before" in done.stdout
     assert not desk.redis.exists("executions:dead")
     value = read_hash(desk.redis)[f"{ACCOUNT}:A"]
     assert (value["executions"], value["net_realized_pnl"]) == (2, 8)

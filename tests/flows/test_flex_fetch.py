@@ -1,19 +1,17 @@
 """`flows.flex fetch` against a service that does what the real one's documents say."""
 
-import os
 import re
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from flows.flex.__main__ import app
+from tests.support.commands import run_apart
 from tests.support.flex_files import flex, trade
 from tests.support.flex_service import QUERY, REFERENCE, TOKEN, FlexService, refusal
-from tests.support.flow_process import ROOT
 
 STATEMENT = flex([trade("A", 1, 1, "20240102;100000")])
 BUSY = refusal(1019, "Statement generation in progress. Please try again shortly.")
@@ -23,12 +21,8 @@ def fetch(
     service: str, into: Path, *words: str, token: str = TOKEN, query: str = QUERY
 ) -> "subprocess.CompletedProcess[str]":
     """Run the command; it waits for hundredths of seconds where the real one waits for seconds."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.flex", "fetch", str(into), "--address", service,
-         "--first-wait", "0.01", *words],
-        capture_output=True, text=True, cwd=ROOT, check=False, timeout=60,
-        env={"PATH": os.environ["PATH"], "FLEX_TOKEN": token, "FLEX_QUERY_ID": query},
-    )  # fmt: skip
+    quick = ("--address", service, "--first-wait", "0.01")
+    done = run_apart("flex", "fetch", into, *quick, *words, FLEX_TOKEN=token, FLEX_QUERY_ID=query)
     assert token not in done.stdout + done.stderr
     return done
 
@@ -86,11 +80,7 @@ def test_the_token_goes_to_no_other_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing", ["FLEX_TOKEN", "FLEX_QUERY_ID"])
 def test_a_setting_that_is_missing_is_named(tmp_path: Path, missing: str) -> None:
     settings = {"FLEX_TOKEN": TOKEN, "FLEX_QUERY_ID": QUERY, missing: ""}
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.flex", "fetch", str(tmp_path / "a.xml")],
-        capture_output=True, text=True, cwd=ROOT, check=False, timeout=60,
-        env={"PATH": os.environ["PATH"], **settings},
-    )  # fmt: skip
+    done = run_apart("flex", "fetch", tmp_path / "a.xml", **settings)
     assert done.returncode == 2
     assert done.stderr.startswith(f"lotstream: {missing}: expected it to be set")
 

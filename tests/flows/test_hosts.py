@@ -88,12 +88,6 @@ def network() -> Iterator[Network]:
         made.remove()
 
 
-@pytest.fixture
-def running() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
 def test_nothing_is_lost_or_doubled_when_a_cable_is_cut_for_longer_than_the_backoff(
     network: Network, own_server: OwnServer, running: ExitStack, tmp_path: Path
 ) -> None:

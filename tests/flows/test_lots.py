@@ -1,9 +1,7 @@
 """`python -m flows.lots` on files as the flow writes them."""
 
 import json
-import os
 import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.lots import app
-from tests.support.flow_process import ROOT
+from tests.support.commands import run_apart
 from tests.support.rows import write_rows
 
 
 def run(data_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "DATA_DIR": str(data_dir)}
-    return subprocess.run(
-        [sys.executable, "-m", "flows.lots", *options],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return run_apart("lots", *options, DATA_DIR=str(data_dir))
 
 
 def lots(data_dir: Path, *options: str) -> list[tuple[Any, ...]]:

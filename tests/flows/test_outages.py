@@ -34,7 +34,7 @@ def persistence(client: redis_py.Redis) -> Any:
 
 def assert_exact(server: RedisServer, flow: FlowProcess) -> None:
     with server.client() as client:
-        expected = naive.by_book("executions", read_stream(client, "executions"))
+        expected = naive.by_stream(client)
         assert outcome(client, flow.data_dir) == expected
         assert expected.positions
 

@@ -1,11 +1,9 @@
 """Shared nothing: a flow for each partition, each with its own recovery directory."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
 
-import pytest
 from redis import Redis
 
 from connectors.redis.link import RedisLink
@@ -16,12 +14,6 @@ from tests.support.scaling import Ledger, flow_of, found
 
 TWO = ("executions:0", "executions:1")
 SYMBOLS = ("AAPL", "MSFT", "TSLA")
-
-
-@pytest.fixture
-def running() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def _two(running: ExitStack, tmp_path: Path, redis_url: str) -> tuple[FlowProcess, FlowProcess]:

@@ -378,7 +378,7 @@ def test_two_workers_on_a_unix_socket_do_the_same(own_server: OwnServer, tmp_pat
         flow.until_committed(client)
         assert flow.stop() == 0
         found = outcome(client, flow.data_dir)
-        assert found == naive.by_book("executions", read_stream(client, "executions"))
+        assert found == naive.by_stream(client)
 
 
 def test_it_runs_without_a_recovery_directory_and_under_other_names(
@@ -394,7 +394,7 @@ def test_it_runs_without_a_recovery_directory_and_under_other_names(
         flow.until_committed(redis, "fills")
         assert flow.stop() == 0
     found = outcome(redis, flow.data_dir, name="now", dead=["rejected"])
-    assert found == naive.by_book("fills", read_stream(redis, "fills"))
+    assert found == naive.by_stream(redis, "fills")
     assert found.positions
     assert found.dead
     assert not flow.recovery_dir.exists()

@@ -1,13 +1,10 @@
 """Reconciling as a process: our hash on a real server against a TWS double's positions."""
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -23,11 +20,9 @@ from flows import reconcile
 from flows.broker.healing import split_ratio
 from flows.reconcile import Book, compare, read_books
 from state.breaks import Difference, Kind
+from tests.support.commands import run_apart
 from tests.support.servers import free_port
 from tests.support.tws_double import CHANGES_ORDERS, Fill, Holding, Instrument, TwsDouble
-
-ROOT = Path(__file__).parents[2]
-DEADLINE_S = 60
 
 AAPL = Instrument(265598, "AAPL")
 CALL = Instrument(
@@ -50,18 +45,8 @@ def run(tws: TwsDouble, redis_url: str) -> Run:
     """Run the command; settings as keyword arguments."""
 
     def start(*options: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "REDIS_URL": redis_url,
-            "IBKR_PORT": str(tws.port),
-            **settings,
-        }
-        return subprocess.run(
-            [sys.executable, "-m", "flows.reconcile", *options],
-            env=environment, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S,
-            check=False,
-        )  # fmt: skip
+        both = {"REDIS_URL": redis_url, "IBKR_PORT": str(tws.port)}
+        return run_apart("reconcile", *options, **(both | settings))
 
     return start
 
@@ -354,7 +339,7 @@ def test_the_books_of_another_logins_accounts_are_not_compared_and_that_is_said(
     book(redis, "MSFT", "9", account="U9")
     done = run("--adopt")
     assert (done.returncode, "U9" in done.stdout) == (0, False)
-    assert "account U9: 2 positions are not compared, as this TWS does not have" in done.stderr
+    assert "account U9: 2 positions not compared, as this TWS does not have" in done.stderr
     none = run(IBKR_ACCOUNTS="U9")
     assert (none.returncode, none.stdout) == (2, "")
     assert "expected an account that is followed (see IBKR_ACCOUNTS), found U1, U2" in none.stderr
@@ -475,7 +460,7 @@ def test_what_is_not_booked_yet_is_waited_for_and_never_made_up_for(
     book(redis, "AAPL", "4")
     done = run("--adopt")
     assert (done.returncode, adopted(redis)) == (1, [])
-    assert "1 entries are not booked yet" in done.stderr
+    assert "the flow has 1 entry to book yet" in done.stderr
 
 
 HELD = their("AAPL", 5, "U1")

@@ -2,8 +2,6 @@
 
 import getpass
 import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -22,7 +20,8 @@ from connectors.redis.partitions import PartitionsError
 from flows import replay as module
 from flows.replay import app, user
 from state.keys import partition_of
-from tests.support.flow_process import ROOT, FlowProcess, read_hash, read_stream, until
+from tests.support.commands import run_apart
+from tests.support.flow_process import FlowProcess, read_hash, read_stream, until
 from tests.support.servers import free_port
 
 DEAD, HANDLED = "executions:dead", "executions:dead:handled"
@@ -411,10 +410,7 @@ def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_absent_redis_is_said_in_one_line() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "flows.replay"], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}, check=False,
-    )  # fmt: skip
+    result = run_apart("replay", REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("lotstream: Redis is away: ")
     assert "Traceback" not in result.stderr

@@ -228,7 +228,7 @@ def test_words_of_account_symbol_and_currency_filter(view: View) -> None:
     view.press("\x7f")
     view.press("\r")
     assert keys(view) == ["U1:MSFT"]
-    assert "1 open positions by key, with 'u1 M', 1/1" in text_of(view, height=24)[-1]
+    assert "1 open position by key, with 'u1 M', 1/1" in text_of(view, height=24)[-1]
     assert not view.press("q")
     view.press("\x1b")
     assert len(keys(view)) == 3
@@ -377,6 +377,7 @@ def test_figures_keep_their_width() -> None:
     assert figure(Decimal("1234567890.5"), 10) == "1.23e+9"
     assert moment(1700000000000, 1700000005000) == "22:13:20"
     assert moment(1700000000000, 1800000000000) == "20231114"
+    assert moment(1700000000000000, 1800000000000) == "no time"  # an entry's id in microseconds
     hour = 3_600_000
     assert moment(1700000000000, 1700000000000 + 20 * hour - 1) == "22:13:20"
     assert moment(1700000000000, 1700000000000 + 20 * hour) == "20231114"
@@ -515,11 +516,11 @@ def test_the_terminal_follows_keys_changes_and_outages_without_flicker(
     with server.client() as client:
         put(client, position("AAPL"), position("FLAT", qty=0))
         with Terminal(server.url, "--every", "0.2") as terminal:
-            terminal.until("1 open positions by key")
+            terminal.until("1 open position by key")
             terminal.type("s")
-            terminal.until("open positions by pnl")
+            terminal.until("open position by pnl")
             terminal.type("f")
-            terminal.until("1 flat positions")
+            terminal.until("1 flat position")
             put(client, position("FLAT2", qty=0, realized_pnl="55"))
             terminal.until("FLAT2 .*55.00")
             server.kill()

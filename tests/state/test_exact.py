@@ -1,14 +1,23 @@
-"""Exact figures: reading, writing and the one rounding."""
+"""Exact figures: reading, writing and the one rounding; times, too."""
 
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from state import exact
-from state.exact import ONE, PLACES, decimal_places, divide_half_even, from_text, to_text
+from state.exact import (
+    ONE,
+    PLACES,
+    decimal_places,
+    divide_half_even,
+    from_text,
+    milliseconds,
+    to_text,
+)
 from tests.support.strategies import SETTINGS
 
 TEN = Decimal(10) ** PLACES
@@ -132,3 +141,10 @@ def test_decimal_places_are_those_that_the_value_needs(value: int) -> None:
     exponent = (Decimal(value) / TEN).normalize().as_tuple().exponent
     assert isinstance(exponent, int)
     assert decimal_places(value) == max(0, -exponent)
+
+
+@given(st.integers(-(10**12), 4 * 10**12))
+@example(1_082_560_350_705)  # whose timestamp() is a little less
+def test_no_millisecond_of_a_moment_is_lost(count: int) -> None:
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=count)
+    assert milliseconds(moment) == count

@@ -1,14 +1,20 @@
-"""A command, run in the test's own process: quick, and a test may set what it is made of."""
+"""A command, run to its end: in the test's own process, which is quick, or in one of its own."""
 
 import io
 import logging
+import os
 import runpy
 import shlex
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import pytest
 
+from tests.support.flow_process import ROOT
+
+_DEADLINE_S = 120
 AWAY = "redis://127.0.0.1:1/0"
 
 
@@ -31,3 +37,17 @@ def run(command: str, **settings: str) -> tuple[int | str | None, str]:
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
     return ended.value.code, errors.getvalue()
+
+
+def run_apart(
+    command: str, *words: str | Path, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command, such as `flex`, as a process of its own.
+
+    settings: environment variables; none is inherited but PATH.
+    """
+    return subprocess.run(
+        [sys.executable, "-m", f"flows.{command}", *map(str, words)], cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **settings}, capture_output=True, text=True,
+        timeout=_DEADLINE_S, check=False,
+    )  # fmt: skip

@@ -13,6 +13,8 @@ from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
+import redis
+
 from connectors.codec import decode
 from state.book import Applied, Book
 from state.exact import MONEY_PLACES, PLACES
@@ -27,7 +29,7 @@ from state.messages import (
     terms,
 )
 from state.snapshot import ClosedLot, PositionSnapshot
-from tests.support.flow_process import Outcome, Row, order, time_of
+from tests.support.flow_process import Outcome, Row, order, read_stream, time_of
 
 Entries = Iterable[tuple[str, list[bytes]]]
 """Entry id; field names and values in turn."""
@@ -232,6 +234,11 @@ def _rounded(value: Fraction) -> Decimal:
 
 
 # --- by the book ----------------------------------------------------------------------------
+
+
+def by_stream(client: redis.Redis, stream: str = "executions") -> Outcome:
+    """Return what a flow without any crash makes of all that stands on a stream."""
+    return by_book(stream, read_stream(client, stream))
 
 
 def by_book(stream: str, entries: Entries, *, values: Values | None = None) -> Outcome:

@@ -2,79 +2,46 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from flows.common.process import ROOT, Program
 from tests.support.servers import tied
 from tests.support.tws_double import TwsDouble
 
-ROOT = Path(__file__).parents[2]
 START_S = 30.0
 
 
-class Router:
+class Router(Program):
     """`python -m flows.router`, running from `start()` or `with` on.
 
     tws: the double, or the port of what stands in for one.
     """
 
     def __init__(self, tws: TwsDouble | int, redis_url: str, log: Path, **settings: str) -> None:
-        self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
-        self._environment = {
+        environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
             "REDIS_URL": redis_url,
             "IBKR_PORT": str(tws if isinstance(tws, int) else tws.port),
             **settings,
         }
+        super().__init__(tied([sys.executable, "-m", "flows.router"]), log, environment)
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        """What all its runs have written."""
+        return self.whole_log
 
-    def start(self) -> Self:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                tied([sys.executable, "-m", "flows.router"]),
-                env=self._environment, cwd=ROOT, stdout=log, stderr=log,
-            )  # fmt: skip
-        return self
-
-    def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def terminate(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+    def terminate(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """Return the exit code and how many seconds it took."""
         began = time.monotonic()
-        return self._end(number), time.monotonic() - began
+        return self.stop(number, START_S), time.monotonic() - began
 
-    def wait(self) -> int:
-        assert self._process is not None
-        return self._process.wait(START_S)
+    def wait(self, deadline_s: float = START_S) -> int:
+        return super().wait(deadline_s)
 
     def saw(self, text: str, count: int = 1) -> Callable[[], bool]:
         return lambda: self.log.count(text) >= count
-
-    def _end(self, number: int) -> int:
-        process, self._process = self._process, None
-        if process is None:
-            return 0
-        process.send_signal(number)
-        return process.wait(START_S)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()

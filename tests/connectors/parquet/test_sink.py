@@ -50,7 +50,7 @@ def publish(client: redis_py.Redis, *numbers: int) -> None:
 
 
 def assert_exact(client: redis_py.Redis, flow: FlowProcess, *, rows: int) -> None:
-    expected = naive.by_book("executions", read_stream(client, "executions"))
+    expected = naive.by_stream(client)
     assert outcome(client, flow.data_dir) == expected
     assert len(expected.positions) == rows
 

@@ -1,10 +1,7 @@
 """The hash of the broker's side, and both sides read together."""
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
 from decimal import Decimal
-from threading import Event
 from typing import Any
 
 import pytest
@@ -19,13 +16,6 @@ from connectors.redis.broker import (
 from connectors.redis.broker_state import broker_view, known_accounts
 from connectors.redis.link import RedisLink
 from state.breaks import Difference, Kind
-
-
-@pytest.fixture
-def link(redis_url: str) -> Iterator[RedisLink]:
-    link = RedisLink(redis_url, Event())
-    with closing(link.client):
-        yield link
 
 
 def row(account: str, symbol: str, qty: str = "1", price: str = "10") -> BrokerPosition:

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -26,13 +25,6 @@ from tests.support.servers import RedisServer
 STREAM = "positions:changes"
 EXECUTION = {"side": "BUY", "fill_qty": "1", "fill_price": "1", "order_id": "1",
              "timestamp": "1700000000000"}  # fmt: skip
-
-
-@pytest.fixture
-def link(redis_url: str) -> Iterator[RedisLink]:
-    link = RedisLink(redis_url, Event())
-    with closing(link.client):
-        yield link
 
 
 def shown(key: str, stream_id: str) -> Shown:

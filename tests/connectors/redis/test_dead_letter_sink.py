@@ -1,7 +1,6 @@
 """The sink of rejected entries against a real server."""
 
 import logging
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Event
@@ -19,13 +18,6 @@ from tests.conftest import OwnServer
 from tests.support.flow_process import read_stream, until
 
 DEAD = "executions:dead"
-
-
-@pytest.fixture
-def link(redis_url: str) -> Iterator[RedisLink]:
-    link = RedisLink(redis_url, Event())
-    with closing(link.client):
-        yield link
 
 
 def rejected(entry: str, *fields: bytes, reason: str = "side: expected BUY") -> Rejected:

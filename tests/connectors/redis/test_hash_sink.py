@@ -2,10 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -136,13 +134,6 @@ def test_a_server_that_may_evict_is_warned_of_at_the_start(
 # --- the sink by itself ----------------------------------------------------------------------
 
 
-@pytest.fixture
-def link(redis_url: str) -> Iterator[RedisLink]:
-    link = RedisLink(redis_url, Event())
-    with closing(link.client):
-        yield link
-
-
 def part_of(link: RedisLink, kept: int = 1000) -> Any:
     changes = {"executions": "positions:changes"}
     sink = PositionHashSink(link, ["executions"], "positions", changes=changes, changes_kept=kept)
@@ -265,9 +256,7 @@ def test_where_no_changes_are_kept_there_is_no_stream_of_them(
 def test_a_stop_while_redis_is_away_fails_nowhere_and_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    impatient = Event()
-    impatient.set()
-    link = RedisLink(f"redis://127.0.0.1:{free_port()}/0", impatient)
+    link = RedisLink(f"redis://127.0.0.1:{free_port()}/0", stop=None)
     part = part_of(link)
     part.write_batch([change("A", "1-0")])
     part._untold = {"A": ("A", "1-0", "{}")}

@@ -1,9 +1,7 @@
 """The hash of instruments: no two contracts share a name, and each keeps its own."""
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from threading import Event
 from typing import Any
 
@@ -18,10 +16,8 @@ RECORD: dict[str, str | None] = {"symbol": "SHOP", "multiplier": "1"}
 
 
 @pytest.fixture
-def instruments(redis_url: str) -> Iterator[InstrumentHash]:
-    link = RedisLink(redis_url, Event())
-    with closing(link.client):
-        yield InstrumentHash(link, "instruments", "positions")
+def instruments(link: RedisLink) -> InstrumentHash:
+    return InstrumentHash(link, "instruments", "positions")
 
 
 def test_the_first_of_the_names_that_no_other_has_is_given(instruments: InstrumentHash) -> None:

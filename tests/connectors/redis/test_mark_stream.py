@@ -1,9 +1,6 @@
 """Marks onto their stream, and which contracts are held."""
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
-from threading import Event
 
 import pytest
 import redis as redis_py
@@ -11,13 +8,6 @@ import redis as redis_py
 from connectors.redis.link import RedisLink
 from connectors.redis.mark_stream import HeldContracts, MarkStream
 from tests.support.flow_process import read_stream
-
-
-@pytest.fixture
-def link(redis_url: str) -> Iterator[RedisLink]:
-    link = RedisLink(redis_url, Event())
-    with closing(link.client):
-        yield link
 
 
 def hold(redis: redis_py.Redis, key: str, symbol: str, qty: int, con_id: int | None) -> None:

@@ -1,8 +1,7 @@
 """How many partitions there are: who comes first says it, all others agree or are refused."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from threading import Event
 
 import pytest
 import redis as redis_py
@@ -15,13 +14,6 @@ from tests.conftest import OwnServer
 ONE = ["executions"]
 TWO = ["executions:0", "executions:1"]
 FOUR = [f"executions:{number}" for number in range(4)]
-
-
-@pytest.fixture
-def link(redis_url: str) -> Iterator[RedisLink]:
-    link = RedisLink(redis_url, Event())
-    with closing(link.client):
-        yield link
 
 
 @pytest.mark.parametrize(("first", "then"), [(FOUR, TWO), (TWO, FOUR), (ONE, FOUR), (FOUR, ONE)])
@@ -75,9 +67,8 @@ def test_of_two_who_come_first_at_once_one_is_refused(
 
 def test_a_redis_that_is_full_is_only_asked(own_server: OwnServer) -> None:
     """It waits for the flow to trim, which must get as far as that."""
-    server, impatient = own_server(maxmemory_policy="noeviction"), Event()
-    impatient.set()
-    link = RedisLink(server.url, impatient)
+    server = own_server(maxmemory_policy="noeviction")
+    link = RedisLink(server.url, stop=None)
     with closing(link.client), server.client() as client:
         agree(link, FOUR)
         client.config_set("maxmemory", 1)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from flows.bench.live import Shown, id_of, latencies_ms, pauses_ms, shown_id
+from flows.bench.live import Shown, latencies_ms, pauses_ms, shown_id
 from flows.bench.peers import SimpleBook, has_nautilus
 from flows.bench.report import Figure, Report
 from flows.bench.sizes import TINY
@@ -178,10 +178,9 @@ def test_a_pause_is_between_updates_seen_whenever_they_were_sent() -> None:
     assert pauses_ms(shown) == pytest.approx([300, 1000])
 
 
-def test_ids_are_compared_as_redis_does() -> None:
-    assert id_of(b"1700000000000-3") < id_of(b"1700000000000-10") == (1700000000000, 10)
+def test_of_a_value_of_the_hash_its_entry_is_read() -> None:
     assert shown_id(b'{"symbol": "A", "stream_id": "17-4"}') == (17, 4)
-    assert shown_id(None) < id_of(b"0-1")
+    assert shown_id(None) < (0, 1)
 
 
 def test_the_simple_handler_books_as_the_real_book_does() -> None:

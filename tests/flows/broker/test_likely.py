@@ -11,7 +11,6 @@ import redis as redis_py
 from connectors.ibkr.messages import Held
 from connectors.redis.link import RedisLink
 from connectors.redis.publisher import Publisher
-from flows.broker import healing
 from flows.broker.healing import Adopter, Booked, likely
 from state.breaks import Difference, Kind
 
@@ -130,7 +129,7 @@ def desk(redis: redis_py.Redis, redis_url: str) -> Desk:
 def test_the_price_follows_from_the_last_revisions_of_the_keys_own_executions(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(healing, "_PAGE", 1)
+    monkeypatch.setattr("connectors.redis.link.PAGE", 1)
     desk.add(exec_id="0000e0d5.00000001.01.02", side="buy", type="execution")
     desk.add(fill_price="99")  # replaced, though it came later
     desk.add(exec_id="0000e0d5.00000001.01.02", fill_price="98")  # known already
@@ -168,7 +167,7 @@ def test_an_opening_of_which_nothing_would_be_left_has_no_price(desk: Desk) -> N
          "as what a point is worth"),
         (difference(QUANTITY, "10", "30"), [holding("10"), holding("20")], "10", 0,
          "as several contracts"),
-        (difference(QUANTITY, "10", "30"), [holding("30")], "10", 1, "as 1 entries are not booked"),
+        (difference(QUANTITY, "10", "30"), [holding("30")], "10", 1, "as the flow has 1 entry to"),
         # Not from executions alone: the stream has 10.
         (difference(QUANTITY, "11", "30"), [holding("30")], "11", 0, "as the price"),
         # The opening's average would be below 0.

@@ -46,11 +46,12 @@ def quantities(data_dir: Path, known_at: datetime | None = None) -> list[int]:
 
 def test_rows_count_in_order_of_their_entries_as_numbers(tmp_path: Path) -> None:
     largest = 2**64 - 1
-    entries = ["999-9", "1000-9", "1000-10", f"1000-{largest}"]
-    write_under(tmp_path, entries, "BUY 1 @ 1", "BUY 2 @ 1", "BUY 3 @ 1", "BUY 4 @ 1")
-    assert quantities(tmp_path) == [1, 2, 3, 4]
-    told = last_executions(tmp_path, "A", 3)
-    assert [each["fill_qty"] for each in told] == ["4", "3", "2"]
+    entries = ["999-9", "1000-9", "1000-10", f"1000-{largest}", f"{largest}-0"]
+    lines = [f"BUY {qty} @ 1" for qty in (1, 2, 3, 4, 5)]
+    write_under(tmp_path, entries, *lines)
+    assert quantities(tmp_path) == [1, 2, 3, 4, 5]
+    told = last_executions(tmp_path, "A", 4)
+    assert [each["fill_qty"] for each in told] == ["5", "4", "3", "2"]
     assert quantities(tmp_path, known_at=datetime.fromtimestamp(0.999, UTC)) == [1]
     assert quantities(tmp_path, known_at=datetime.fromtimestamp(1, UTC)) == [1, 2, 3, 4]
 

@@ -119,5 +119,5 @@ def test_what_is_not_booked_yet_is_said_and_not_taken_for_booked(
             "fill_price": "5", "exec_id": exec_id(5), "timestamp": "5000"}  # fmt: skip
     add(redis, sold)
     shown = desk.call(rows("1", "2", "3", "4")).stdout
-    assert "note: the flow has 1 entries to book yet; what is in them is not compared" in shown
+    assert "note: the flow has 1 entry to book yet; what is there is not compared" in shown
     assert "not in the book: import the file" in shown

@@ -16,7 +16,6 @@ from connectors.flex.known import KnownEvent
 from connectors.flex.records import read_contract
 from connectors.redis.instruments import InstrumentHash
 from connectors.redis.link import RedisLink
-from flows.flex import history
 from flows.flex.history import History, Match, remembered
 from state.keys import partition_of
 from tests.support import notation
@@ -223,7 +222,7 @@ def test_in_which_currency_a_contract_is_is_remembered(
 def test_all_pages_are_read_once_and_a_group_without_files_says_nothing(
     stream: Stream, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    monkeypatch.setattr(history, "PAGE", page)
+    monkeypatch.setattr("connectors.redis.link.PAGE", page)
     for number in range(4):
         stream.add(exec_id=f"x{number}", timestamp=str(number))
     redis.xgroup_create("executions", "positions", "$")

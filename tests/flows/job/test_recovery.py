@@ -169,8 +169,7 @@ def test_a_directory_of_another_version_is_refused_in_one_line_that_says_what_to
         flow.start()
         flow.until_committed(redis)
         assert flow.stop() == 0
-    expected = naive.by_book("executions", read_stream(redis, "executions"))
-    assert outcome(redis, flow.data_dir) == expected
+    assert outcome(redis, flow.data_dir) == naive.by_stream(redis)
 
 
 def test_a_step_that_kept_nothing_in_a_version_before_is_no_damage(tmp_path: Path) -> None:
@@ -202,8 +201,7 @@ def test_a_directory_that_lost_its_books_stops_it_and_says_what_to_do(
         flow.start()
         flow.until_committed(redis)
         assert flow.stop() == 0
-    expected = naive.by_book("executions", read_stream(redis, "executions"))
-    assert outcome(redis, flow.data_dir) == expected
+    assert outcome(redis, flow.data_dir) == naive.by_stream(redis)
 
 
 @pytest.mark.parametrize(
@@ -551,8 +549,7 @@ def test_the_flow_scrubs_what_a_failing_flush_leaves(
     cut_off.start()
     cut_off.until_committed(redis)
     assert cut_off.stop() == 0
-    expected = naive.by_book("executions", read_stream(redis, "executions"))
-    assert outcome(redis, cut_off.data_dir) == expected
+    assert outcome(redis, cut_off.data_dir) == naive.by_stream(redis)
 
 
 # --- the processes of a cluster ---------------------------------------------------------------
@@ -717,8 +714,7 @@ def test_a_signal_ends_it_with_a_last_snapshot_and_nothing_is_replayed(
         assert flow.stop(signum) == 0
         assert time.monotonic() - asked < QUICK_S
         assert "Traceback" not in flow.log
-    expected = naive.by_book("executions", read_stream(redis, "executions"))
-    assert outcome(redis, flow.data_dir) == expected
+    assert outcome(redis, flow.data_dir) == naive.by_stream(redis)
     with closing(sqlite3.connect(flow.recovery_dir / "part-0.sqlite3")) as db:
         states = db.execute(
             "SELECT ser_change FROM snaps WHERE step_id = 'positions.executions'"
@@ -757,5 +753,4 @@ def test_a_stop_under_load_is_quick(redis_url: str, redis: redis_py.Redis, tmp_p
     with FlowProcess(tmp_path, redis_url) as flow:
         flow.until_committed(redis)
         assert flow.stop() == 0
-    expected = naive.by_book("executions", read_stream(redis, "executions"))
-    assert outcome(redis, flow.data_dir) == expected
+    assert outcome(redis, flow.data_dir) == naive.by_stream(redis)
