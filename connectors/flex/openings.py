@@ -53,9 +53,9 @@ def openings(
         _by_key(contents.closed_lots.elements()),
     )
     acted = {(each.account, each.contract) for each in contents.actions.values()}
-    told, shown = _told(contents, open_lots), _last_shown(contents)
+    told, shown, sums = moments_told(contents), _last_shown(contents), sums_told(contents)
     found: list[Opening] = []
-    keys, summed = {*traded, *open_lots}, _summed(contents, open_lots)
+    keys, summed = {*traded, *open_lots}, {(account, name) for account, name, _ in sums}
     problems = [
         Problem(_NO_LOTS, {"account": account, "instrument": name})
         for account, name in sorted(summed - {_named(key) for key in keys})
@@ -102,34 +102,32 @@ def _named(key: _Key) -> tuple[str, str]:
     return key[0], key[1].con_id or key[1].symbol
 
 
-def _summed(
-    contents: Contents, open_lots: Mapping[_Key, Sequence[FlexLot]]
-) -> set[tuple[str, str]]:
-    """Return account and name of what was held at a moment of which no lots are told."""
-    lots = {(*_named(key), lot.time) for key, some in open_lots.items() for lot in some}
+def sums_told(contents: Contents) -> set[tuple[str, str, int]]:
+    """Return account, con_id (else symbol) and moment of what is told without its lots."""
+    lots = {(*_named((lot.account, lot.contract)), lot.time) for lot in contents.open_lots}
     lots |= {("", name, time) for _, name, time in lots}  # a sum over accounts
-    return {
-        (account, name)
+    held = {
+        (account, name, read_time(day, contents.zone, without_time=END_OF_DAY))
         for account, name, day in contents.held
         if day
-        and (account, name, read_time(day, contents.zone, without_time=END_OF_DAY)) not in lots
     }
+    return held - lots
+
+
+def moments_told(contents: Contents) -> dict[str, set[int]]:
+    """Return by account ("" for all) the moments of which all open positions are told."""
+    told: dict[str, set[int]] = defaultdict(set)
+    for lot in contents.open_lots:
+        told[lot.account].add(lot.time)
+    for account, day in contents.told_open:
+        if day:
+            told[account].add(read_time(day, contents.zone, without_time=END_OF_DAY))
+    return told
 
 
 def _last_shown(contents: Contents) -> dict[str, int]:
     """Return by account the last moment of which any lots are told."""
     return {lot.account: lot.time for lot in sorted(contents.open_lots, key=lambda lot: lot.time)}
-
-
-def _told(contents: Contents, lots: Mapping[_Key, list[FlexLot]]) -> dict[str, set[int]]:
-    """Return by account ("" for all) the moments of which all open positions are told."""
-    told: dict[str, set[int]] = defaultdict(set)
-    for (account, _), some in lots.items():
-        told[account] |= {lot.time for lot in some}
-    for account, day in contents.told_open:
-        if day:
-            told[account].add(read_time(day, contents.zone, without_time=END_OF_DAY))
-    return told
 
 
 def _day_before(lots: Sequence[FlexLot], days: set[int], since: int) -> list[FlexLot] | None:

@@ -79,7 +79,8 @@ def quantities(made: Found) -> list[int]:
         # Of the last day before the first trade, the oldest first.
         ([lot(1, "20230103", "20231229"), lot(2, "20230102", "20231229"),
           lot(4, "20230101", "20231228")], [2, 1]),
-        ([lot(1, "20230103", "20231231")], [1]), ([lot(1, "20230103", "20240101")], None),
+        ([lot(1, "20230103", "20231231")], [1]), ([lot(1, "20230103", "20240101")], [1]),
+        ([lot(1, "20240102", "20240102")], None),
     ],
 )  # fmt: skip
 def test_lots_of_the_last_day_before_are_what_was_held(
