@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from connectors.flex.contents import Contents, Problem
-from connectors.flex.records import END_OF_DAY, Contract, FlexLot, Trade
+from connectors.flex.records import END_OF_DAY, Action, Contract, FlexLot, Trade
 from connectors.flex.times import read_time
 
 
@@ -35,7 +35,9 @@ class _Traded(NamedTuple):
     qty: Decimal
 
 
-_Key = tuple[str, Contract]
+T = TypeVar("T", Trade, FlexLot)
+_Key = tuple[str, str]
+"""Account and con_id, else symbol: an instrument may be called otherwise later, or by an action."""
 
 
 def openings(
@@ -45,41 +47,39 @@ def openings(
 
     trades: the executions that count. first_moments: by account, when the files begin.
     """
-    traded: dict[_Key, list[Trade]] = defaultdict(list)
-    for trade in trades:
-        traded[trade.account, trade.contract].append(trade)
-    open_lots, closed = (
-        _by_key(contents.open_lots.elements()),
-        _by_key(contents.closed_lots.elements()),
-    )
-    acted = {(each.account, each.contract) for each in contents.actions.values()}
+    traded, open_lots = _by_key(trades), _by_key(contents.open_lots.elements())
+    closed = _by_key(contents.closed_lots.elements())
+    acted = set(map(_named, contents.actions.values()))
     told, shown, sums = moments_told(contents), _last_shown(contents), sums_told(contents)
     found: list[Opening] = []
-    keys, summed = {*traded, *open_lots}, {(account, name) for account, name, _ in sums}
+    contracts = {key: some[0].contract for key, some in open_lots.items()} | {
+        key: some[0].contract for key, some in traded.items()
+    }
+    summed = {(account, name) for account, name, _ in sums}
     problems = [
         Problem(_NO_LOTS, {"account": account, "instrument": name})
-        for account, name in sorted(summed - {_named(key) for key in keys})
+        for account, name in sorted(summed - contracts.keys())
     ]
-    for key in sorted(keys, key=lambda key: (key[0], key[1].symbol, key[1].con_id)):
-        account, contract = key
+    for key in sorted(contracts, key=lambda key: (key[0], contracts[key].symbol, key[1])):
+        account, contract = key[0], contracts[key]
         begin = first_moments.get(account, sys.maxsize)
         since = min([begin, *(trade.time for trade in traded.get(key, []))])
         days = told.get(account, set()) | told.get("", set())
         lots = _day_before(open_lots.get(key, []), days, since)
-        reason = _NO_LOTS if _named(key) in summed else ""
+        reason = _NO_LOTS if key in summed else ""
         last = max(days, default=0) if lots is None else shown.get(account, 0)
         if lots is None and not reason:
             reason = (_ACTED if key in acted else "") if last else _NO_LOTS
             lots = _held_at(since, last, open_lots.get(key, []), closed.get(key, []))
         if not reason and key not in acted:
-            reason = _disproof(lots or [], traded[key], last, open_lots.get(key, []))
+            reason = _disproof(lots or [], traded.get(key, []), last, open_lots.get(key, []))
         if reason:
             problems.append(Problem(reason, {
                 "account": account, "symbol": contract.symbol, "con_id": contract.con_id,
             }))  # fmt: skip
             continue
         found += [
-            Opening(contract, account, lot, f"flex-open-{since}-{number}", since)
+            Opening(lot.contract, account, lot, f"flex-open-{since}-{number}", since)
             for number, lot in enumerate(lots or [], start=1)
         ]
     return found, problems
@@ -91,20 +91,20 @@ _ACTED = ("expected no corporate action or transfer in a key whose openings foll
           "day, found one: give a statement of the day before as well")  # fmt: skip
 
 
-def _by_key(lots: Iterable[FlexLot]) -> dict[_Key, list[FlexLot]]:
-    of: dict[_Key, list[FlexLot]] = defaultdict(list)
-    for lot in lots:
-        of[lot.account, lot.contract].append(lot)
+def _by_key(rows: Iterable[T]) -> dict[_Key, list[T]]:
+    of: dict[_Key, list[T]] = defaultdict(list)
+    for row in rows:
+        of[_named(row)].append(row)
     return of
 
 
-def _named(key: _Key) -> tuple[str, str]:
-    return key[0], key[1].con_id or key[1].symbol
+def _named(row: Trade | FlexLot | Action) -> _Key:
+    return row.account, row.contract.con_id or row.contract.symbol
 
 
 def sums_told(contents: Contents) -> set[tuple[str, str, int]]:
     """Return account, con_id (else symbol) and moment of what is told without its lots."""
-    lots = {(*_named((lot.account, lot.contract)), lot.time) for lot in contents.open_lots}
+    lots = {(*_named(lot), lot.time) for lot in contents.open_lots}
     lots |= {("", name, time) for _, name, time in lots}  # a sum over accounts
     held = {
         (account, name, read_time(day, contents.zone, without_time=END_OF_DAY))

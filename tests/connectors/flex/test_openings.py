@@ -49,6 +49,20 @@ def found(directory: Path, *texts: str, begin: int | None = BEGIN) -> Found:
     )
 
 
+def test_what_an_action_or_a_later_row_calls_otherwise_is_the_same(tmp_path: Path) -> None:
+    held, old = lot(60, "20230105", "20231231"), str(con_id("A"))
+    split = [action("A.OLD", -60, "A(I1) SPLIT 1 FOR 12 (A.OLD, X, I1)", opened("20240205"),
+                    conid=old),
+             action("A", 5, "A(I1) SPLIT 1 FOR 12 (A, X, I2)", opened("20240205"),
+                    conid="77")]  # fmt: skip
+    after = lot(5, "20230105", "20241231", conid="77")
+    made = found(tmp_path, flex([], split, OpenPositions=[held, after]))
+    assert made == ([("A", 60, f"flex-open-{BEGIN}-1")], [])
+    sale = trade("META", -60, 1, opened("20240205"), conid=old)
+    made = found(tmp_path, flex([sale], OpenPositions=[held]))
+    assert made == ([("A", 60, f"flex-open-{BEGIN}-1")], [])
+
+
 @pytest.mark.parametrize(("with_lot", "proven"), [(False, []), (True, [60])])
 @pytest.mark.parametrize("day", ["20231231", "20241231"])
 def test_a_sum_of_what_was_held_proves_nothing(
