@@ -61,21 +61,26 @@ def openings(
         for account, name in sorted(summed - contracts.keys())
     ]
     for key in sorted(contracts, key=lambda key: (key[0], contracts[key].symbol, key[1])):
-        account, contract = key[0], contracts[key]
-        begin = first_moments.get(account, sys.maxsize)
+        account, begin = key[0], first_moments.get(key[0], sys.maxsize)
         since = min([begin, *(trade.time for trade in traded.get(key, []))])
         days = told.get(account, set()) | told.get("", set())
-        lots = _day_before(open_lots.get(key, []), days, since)
+        # A trade from before the files' own first day, as of an evening, is that day's.
+        day = since if begin == sys.maxsize else begin
+        lots = _day_before(open_lots.get(key, []), days, day)
         reason = _NO_LOTS if key in summed else ""
         last = max(days, default=0) if lots is None else shown.get(account, 0)
         if lots is None and not reason:
             reason = (_ACTED if key in acted else "") if last else _NO_LOTS
             lots = _held_at(since, last, open_lots.get(key, []), closed.get(key, []))
         if not reason and key not in acted:
-            reason = _disproof(lots or [], traded.get(key, []), last, open_lots.get(key, []))
+            reason = _disproof(
+                lots or [], [] if last < day == begin else traded.get(key, []), last,
+                open_lots.get(key, []),
+            )  # fmt: skip
         if reason:
             problems.append(Problem(reason, {
-                "account": account, "symbol": contract.symbol, "con_id": contract.con_id,
+                "account": account, "symbol": contracts[key].symbol,
+                "con_id": contracts[key].con_id,
             }))  # fmt: skip
             continue
         found += [

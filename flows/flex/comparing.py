@@ -8,7 +8,7 @@ or what the broker matched otherwise than FIFO, is told apart from a difference.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
@@ -27,9 +27,9 @@ NOT_FIFO = frozenset({"ML", "MLG", "MLL", "MSG", "MSL", "SL", "HC", "LI"})
 """Codes of lots that were matched otherwise than FIFO."""
 NOT_BOOKED = "not in the book: import the file"
 NOT_BUSTED = "the broker cancelled it, the book has it: import the file"
+EVENING = 7 * 3600 * 1000
+"""Before a day's end, in milliseconds: what is traded then may be the broker's next day's."""
 NO_LOTS = "told without its lots: let the query give the level of detail Lot"
-EVENING = timedelta(hours=7) // timedelta(milliseconds=1)
-"""Before a day's end: what is traded then is often the next day's to the broker."""
 _NONE = Fraction(0)
 
 

@@ -49,6 +49,16 @@ def found(directory: Path, *texts: str, begin: int | None = BEGIN) -> Found:
     )
 
 
+@pytest.mark.parametrize(("when", "known", "proven"), [
+    ("20231231;180000", True, [1]), ("20231231;040000", True, [1]), ("20231231;180000", False, []),
+])  # fmt: skip
+def test_a_trade_from_before_the_first_day_belongs_to_it(
+    tmp_path: Path, when: str, proven: list[int], *, known: bool
+) -> None:
+    text = flex([trade("A", 2, 1, when)], OpenPositions=[lot(1, "20230103", "20231231")])
+    assert quantities(found(tmp_path, text, begin=BEGIN if known else None)) == proven
+
+
 def test_what_an_action_or_a_later_row_calls_otherwise_is_the_same(tmp_path: Path) -> None:
     held, old = lot(60, "20230105", "20231231"), str(con_id("A"))
     split = [action("A.OLD", -60, "A(I1) SPLIT 1 FOR 12 (A.OLD, X, I1)", opened("20240205"),
