@@ -353,10 +353,12 @@ class Comparer:
             if lot.time == books.last[lot.account]:
                 theirs[lot.account, books.names.of(lot.contract)].append(lot)
         for account, name, moment in sorted(sums_told(contents)):
-            if moment == books.last.get(account):
-                key = (account, books.names.known(name) or name)
-                theirs.pop(key, None)
-                self._explain(Finding("open lot", *key, "", moment, None, None, NO_LOTS))
+            if moment == books.last.get(account, max(books.last.values(), default=moment)):
+                symbol = books.names.known(name) or name
+                for key in [each for each in theirs if each == (account or each[0], symbol)]:
+                    del theirs[key]  # of a sum over accounts, in each of them
+                found = Finding("open lot", account, symbol, "", moment, None, None, NO_LOTS)
+                self._explain(found)
         for key, some in theirs.items():
             if key not in fx:
                 sides = [_Lot(lot.opened, Fraction(lot.qty), Fraction(lot.cost)) for lot in some]

@@ -450,7 +450,7 @@ def test_what_we_hold_where_the_broker_holds_nothing_is_a_difference(audit: Audi
         {**bought, "exec_id": exec_id(1)},
         {**bought, "exec_id": exec_id(2), "symbol": "B"},
         {**bought, "exec_id": exec_id(3), "symbol": "E", "sec_type": "CASH"},
-        {**bought, "exec_id": exec_id(4), "symbol": "F", "account": "U2"},
+        {**bought, "exec_id": exec_id(4), "symbol": "F", "account": "U2", "timestamp": str(10**12)},
     )
     days = ("20330501", "20330531")
     flat = flex([row(1, 10, 5, 0)], OpenPositions=[""], days=days)
@@ -466,6 +466,12 @@ def test_what_we_hold_where_the_broker_holds_nothing_is_a_difference(audit: Audi
     assert [each.symbol for each in found.explained] == ["A", "B"]
     assert "let the query give the level of detail Lot" in found.explained[0].why
     assert counts(found) == ({}, 0, 2)
+    over_accounts = flex([row(1, 10, 5, 0), row(4, 10, 5, 0, symbol="F", accountId="U2")],
+                         OpenPositions=[each.replace(ACCOUNT, "-") for each in sums],
+                         account="-", days=days)  # fmt: skip
+    found = audit.compare(over_accounts)
+    assert [each.symbol for each in found.explained] == ["A", "B"]
+    assert [(each.account, each.symbol) for each in found.differences] == [("U2", "F")]
 
 
 @pytest.mark.parametrize(
