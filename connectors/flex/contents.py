@@ -135,13 +135,17 @@ class Contents:
         return self._days[said]
 
     def _add_open(self, row: Row, opened: Counter[FlexLot]) -> None:
+        day = self._day(row.fields.get("reportDate") or row.statement.last_day)
+        account = (row.fields.get("accountId") or row.statement.account).strip("-")
+        of_all = row.statement.account.strip("-")
+        # What is told says itself of which day it is, and whose.
+        self.told_open.discard((of_all, self._day(row.statement.last_day)))
+        self.told_open.add((of_all and account, day))
         if row.fields.get("levelOfDetail", "").upper() == "LOT":
             lot = read_open_lot(row, self.zone)
             opened[lot] += 1
             self.lot_days.add((lot.account, self._day(row.statement.first_day)))
             return
-        account = (row.fields.get("accountId") or row.statement.account).strip("-")
-        day = self._day(row.fields.get("reportDate") or row.statement.last_day)
         self.held.add((account, _names(row)[0], day))
         self.passed_over["OpenPositions (not lots)"] += 1
 

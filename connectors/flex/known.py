@@ -47,6 +47,8 @@ class KnownEvent(NamedTuple):
     charge: Number = 0
     opened: int = 0
     """When a lot that came in was opened; of a split its decimal places."""
+    elsewhere: str = ""
+    """The currency of a commission that `charge` leaves out."""
 
 
 @dataclass

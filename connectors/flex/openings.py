@@ -11,9 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TypeVar
 
 from connectors.flex.contents import Contents, Problem
-from connectors.flex.records import END_OF_DAY, Contract, FlexLot, Trade
+from connectors.flex.records import END_OF_DAY, Action, Contract, FlexLot, Trade
 from connectors.flex.times import read_time
 
 
@@ -29,7 +30,9 @@ class Opening:
     """What happened before this moment is in it."""
 
 
-_Key = tuple[str, Contract]
+T = TypeVar("T", Trade, FlexLot)
+_Key = tuple[str, str]
+"""Account and con_id, else symbol: an instrument may be called otherwise later, or by an action."""
 
 
 def openings(
@@ -39,41 +42,44 @@ def openings(
 
     trades: the executions that count. first_moments: by account, when the files begin.
     """
-    traded: dict[_Key, list[Trade]] = defaultdict(list)
-    for trade in trades:
-        traded[trade.account, trade.contract].append(trade)
-    open_lots, closed = (
-        _by_key(contents.open_lots.elements()),
-        _by_key(contents.closed_lots.elements()),
-    )
-    acted = {(each.account, each.contract) for each in contents.actions.values()}
-    told, shown = _told(contents, open_lots), _last_shown(contents)
+    traded, open_lots = _by_key(trades), _by_key(contents.open_lots.elements())
+    closed = _by_key(contents.closed_lots.elements())
+    acted = set(map(_named, contents.actions.values()))
+    told, shown, sums = moments_told(contents), _last_shown(contents), sums_told(contents)
     found: list[Opening] = []
-    keys, summed = {*traded, *open_lots}, _summed(contents, open_lots)
+    contracts = {key: some[0].contract for key, some in open_lots.items()} | {
+        key: some[0].contract for key, some in traded.items()
+    }
+    summed = {(account, name) for account, name, _ in sums}
     problems = [
         Problem(_NO_LOTS, {"account": account, "instrument": name})
-        for account, name in sorted(summed - {_named(key) for key in keys})
+        for account, name in sorted(summed - contracts.keys())
     ]
-    for key in sorted(keys, key=lambda key: (key[0], key[1].symbol, key[1].con_id)):
-        account, contract = key
-        begin = first_moments.get(account, sys.maxsize)
+    for key in sorted(contracts, key=lambda key: (key[0], contracts[key].symbol, key[1])):
+        account, begin = key[0], first_moments.get(key[0], sys.maxsize)
         since = min([begin, *(trade.time for trade in traded.get(key, []))])
         days = told.get(account, set()) | told.get("", set())
-        lots = _day_before(open_lots.get(key, []), days, since)
-        reason = _NO_LOTS if _named(key) in summed else ""
+        # A trade from before the files' own first day, as of an evening, is that day's.
+        day = since if begin == sys.maxsize else begin
+        lots = _day_before(open_lots.get(key, []), days, day)
+        reason = _NO_LOTS if key in summed else ""
         last = max(days, default=0) if lots is None else shown.get(account, 0)
         if lots is None and not reason:
             reason = (_ACTED if key in acted else "") if last else _NO_LOTS
             lots = _held_at(since, last, open_lots.get(key, []), closed.get(key, []))
         if not reason and key not in acted:
-            reason = _disproof(lots or [], traded[key], last, open_lots.get(key, []))
+            reason = _disproof(
+                lots or [], [] if last < day == begin else traded.get(key, []), last,
+                open_lots.get(key, []),
+            )  # fmt: skip
         if reason:
             problems.append(Problem(reason, {
-                "account": account, "symbol": contract.symbol, "con_id": contract.con_id,
+                "account": account, "symbol": contracts[key].symbol,
+                "con_id": contracts[key].con_id,
             }))  # fmt: skip
             continue
         found += [
-            Opening(contract, account, lot, f"flex-open-{since}-{number}", since)
+            Opening(lot.contract, account, lot, f"flex-open-{since}-{number}", since)
             for number, lot in enumerate(lots or [], start=1)
         ]
     return found, problems
@@ -85,45 +91,43 @@ _ACTED = ("expected no corporate action or transfer in a key whose openings foll
           "day, found one: give a statement of the day before as well")  # fmt: skip
 
 
-def _by_key(lots: Iterable[FlexLot]) -> dict[_Key, list[FlexLot]]:
-    of: dict[_Key, list[FlexLot]] = defaultdict(list)
-    for lot in lots:
-        of[lot.account, lot.contract].append(lot)
+def _by_key(rows: Iterable[T]) -> dict[_Key, list[T]]:
+    of: dict[_Key, list[T]] = defaultdict(list)
+    for row in rows:
+        of[_named(row)].append(row)
     return of
 
 
-def _named(key: _Key) -> tuple[str, str]:
-    return key[0], key[1].con_id or key[1].symbol
+def _named(row: Trade | FlexLot | Action) -> _Key:
+    return row.account, row.contract.con_id or row.contract.symbol
 
 
-def _summed(
-    contents: Contents, open_lots: Mapping[_Key, Sequence[FlexLot]]
-) -> set[tuple[str, str]]:
-    """Return account and name of what was held at a moment of which no lots are told."""
-    lots = {(*_named(key), lot.time) for key, some in open_lots.items() for lot in some}
+def sums_told(contents: Contents) -> set[tuple[str, str, int]]:
+    """Return account, con_id (else symbol) and moment of what is told without its lots."""
+    lots = {(*_named(lot), lot.time) for lot in contents.open_lots}
     lots |= {("", name, time) for _, name, time in lots}  # a sum over accounts
-    return {
-        (account, name)
+    held = {
+        (account, name, read_time(day, contents.zone, without_time=END_OF_DAY))
         for account, name, day in contents.held
         if day
-        and (account, name, read_time(day, contents.zone, without_time=END_OF_DAY)) not in lots
     }
+    return held - lots
+
+
+def moments_told(contents: Contents) -> dict[str, set[int]]:
+    """Return by account ("" for all) the moments of which all open positions are told."""
+    told: dict[str, set[int]] = defaultdict(set)
+    for lot in contents.open_lots:
+        told[lot.account].add(lot.time)
+    for account, day in contents.told_open:
+        if day:
+            told[account].add(read_time(day, contents.zone, without_time=END_OF_DAY))
+    return told
 
 
 def _last_shown(contents: Contents) -> dict[str, int]:
     """Return by account the last moment of which any lots are told."""
     return {lot.account: lot.time for lot in sorted(contents.open_lots, key=lambda lot: lot.time)}
-
-
-def _told(contents: Contents, lots: Mapping[_Key, list[FlexLot]]) -> dict[str, set[int]]:
-    """Return by account ("" for all) the moments of which all open positions are told."""
-    told: dict[str, set[int]] = defaultdict(set)
-    for (account, _), some in lots.items():
-        told[account] |= {lot.time for lot in some}
-    for account, day in contents.told_open:
-        if day:
-            told[account].add(read_time(day, contents.zone, without_time=END_OF_DAY))
-    return told
 
 
 def _day_before(lots: Sequence[FlexLot], days: set[int], since: int) -> list[FlexLot] | None:

@@ -37,6 +37,8 @@ _PER_SHARE = re.compile(r"(\d+(?:\.\d+)?) (?:[A-Z]{3} )?PER SHARE")
 _OLD_PER_SHARE = re.compile(r"DIVIDEND [A-Z]{3} (\d+\.\d+)")
 _REFUND = re.compile(r"\((?P<symbol>.+), (?P<qty>-?[\d.,]+), (?P<date>\d{4}-\d\d-\d\d)\)")
 _BEFORE_OPENING = "expected nothing from before what an opening stands for already, found this"
+_ROUNDING = Fraction(1, 1000)
+"""By how much rounded splits before may make our position differ from the broker's."""
 _HALF_A_CENT = Fraction(501, 100_000)
 
 
@@ -361,10 +363,14 @@ class Planner:
         self._say_number(step, symbol, step.old, step.new)
 
     def _say_number(self, step: Step, symbol: str, old: Contract, new: Contract) -> None:
-        if new.con_id and new.con_id != old.con_id:
-            id_ = f"{step.id}-{new.con_id}"
+        if new.con_id in ("", old.con_id):
+            return
+        # Where nothing is known from before, the new number would be the key's only one, and
+        # what an earlier file tells under the old one be refused.
+        is_known = bool(self._holdings[step.account, symbol].lots)
+        for con_id in filter(None, [new.con_id] if is_known else [old.con_id, new.con_id]):
             fields = self._common("instrument", step.account, symbol, step.time, "")
-            self._put(id_, {**fields, "con_id": new.con_id})
+            self._put(f"{step.id}-{con_id}", {**fields, "con_id": con_id})
 
     def _take_sale(self, step: SaleStep) -> None:
         symbol = self._names.of(step.contract)
@@ -441,8 +447,10 @@ class Planner:
         """
         key = (step.account, self._names.of(source))
         holding = self._holdings[key]
+        # A split and a new name take all there is, or something before it is missing.
+        most = _ROUNDING if isinstance(step, SplitStep | RenameStep) else None
         reason = (
-            _why_not(holding, leaves) or _other_currency(source, targets)
+            _why_not(holding, leaves, most) or _other_currency(source, targets)
             or _cost_turned(holding, targets) or _not_sold(holding, leaves, sold)
         )  # fmt: skip
         if not reason and isinstance(step, MoveStep) and step.per_unit:
@@ -584,7 +592,8 @@ def _is_refunded(fill: Fill, cash: Cash, match: re.Match[str]) -> bool:
     )
 
 
-def _why_not(holding: Holding, leaves: Fraction | None) -> str:
+def _why_not(holding: Holding, leaves: Fraction | None, most: Fraction | None) -> str:
+    """Say why what is held cannot go; most: how much may stay, None for any number."""
     held = holding.qty
     if holding.unclear:
         return (f"expected to know each lot, found {holding.unclear} before it, which was left "
@@ -594,7 +603,8 @@ def _why_not(holding: Holding, leaves: Fraction | None) -> str:
             "expected a position in what the text names first, found none: import what was "
             "traded before, or its openings"
         )  # fmt: skip
-    if (held > 0) == (leaves < 0) and abs(held) >= abs(leaves) and held:
+    stays = abs(held) - abs(leaves)
+    if (held > 0) == (leaves < 0) and stays >= 0 and held and (most is None or stays < most):
         return ""
     return (
         f"expected to hold the {exact_text(-leaves, 10)} that go, found {exact_text(held, 10)}: "

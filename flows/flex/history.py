@@ -140,6 +140,17 @@ class History:
             since,
         )
 
+    def holding(self, accounts: Iterable[str]) -> set[Key]:
+        """Return the keys of accounts that hold anything but currencies; booked ones only."""
+        last = (
+            self._rows.filter(pl.col("account").is_in(list(accounts)))
+            .group_by("account", "symbol", maintain_order=True)
+            .agg(pl.col("qty", "sec_type").last())
+            .filter((pl.col("qty") != 0) & (pl.col("sec_type") != "CASH"))
+            .select("account", "symbol")
+        )
+        return set(last.collect().rows())
+
     def matches(self, identities: set[tuple[str, str]]) -> list[Match]:
         """Return the matches that stand of what executions closed; booked ones only."""
         wanted = list({identity for _, identity in identities})
@@ -347,7 +358,10 @@ def _events(told: Iterable[Said], currencies: Mapping[Key, str]) -> list[KnownEv
             value = Fraction(known.qty) * Fraction(known.price) * multiplier
             own = known.commission_currency == currencies.get((those[0].account, known.symbol), "")
             charge = (known.commission or 0) * own + known.adjustment
-            event = KnownEvent(known.time, "execution", identity, known.qty, value, charge)
+            elsewhere = known.commission_currency if known.commission and not own else ""
+            event = KnownEvent(
+                known.time, "execution", identity, known.qty, value, charge, elsewhere=elsewhere
+            )
             events.append(event)
     return sorted(events, key=lambda event: event.time)
 

@@ -141,12 +141,19 @@ def test_of_which_day_the_open_positions_are_told_is_kept_also_where_there_is_no
     assert (found.told_open, found.first_days) == ({(of, "20240131")}, {("U5", "20240101")})
 
 
+def test_a_day_of_which_positions_are_told_is_that_of_the_rows(tmp_path: Path) -> None:
+    text = flex(OpenPositions=[_open_lot()], days=("20231201", "20240101"))
+    assert contents(tmp_path, text).told_open == {(ACCOUNT, "20231231")}
+    of_all = text.replace(f'FlexStatement accountId="{ACCOUNT}"', 'FlexStatement accountId="-"')
+    assert contents(tmp_path, of_all).told_open == {("", "20231231")}
+
+
 def test_a_statement_whose_days_have_two_readings_says_so_once(tmp_path: Path) -> None:
     text = flex([row(), row()], OpenPositions=[_open_lot()], days=("05/06/2024", "05/07/2024"))
     found = contents(tmp_path, text, text)
     assert [problem.row for problem in found.problems] == [{"section": "FlexStatement"}] * 2
     assert "day and month" in found.problems[0].reason
-    assert (found.first_days, found.told_open) == ({(ACCOUNT, "")}, {(ACCOUNT, "")})
+    assert (found.first_days, found.told_open) == ({(ACCOUNT, "")}, {(ACCOUNT, "20231231")})
     # What was held is then what was before the first trade.
     [opening] = Draft(found, Asked(), openings=True).openings
     assert opening.since == read_time("20240102;100000", NEW_YORK)

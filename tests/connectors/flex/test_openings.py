@@ -49,6 +49,30 @@ def found(directory: Path, *texts: str, begin: int | None = BEGIN) -> Found:
     )
 
 
+@pytest.mark.parametrize(("when", "known", "proven"), [
+    ("20231231;180000", True, [1]), ("20231231;040000", True, [1]), ("20231231;180000", False, []),
+])  # fmt: skip
+def test_a_trade_from_before_the_first_day_belongs_to_it(
+    tmp_path: Path, when: str, proven: list[int], *, known: bool
+) -> None:
+    text = flex([trade("A", 2, 1, when)], OpenPositions=[lot(1, "20230103", "20231231")])
+    assert quantities(found(tmp_path, text, begin=BEGIN if known else None)) == proven
+
+
+def test_what_an_action_or_a_later_row_calls_otherwise_is_the_same(tmp_path: Path) -> None:
+    held, old = lot(60, "20230105", "20231231"), str(con_id("A"))
+    split = [action("A.OLD", -60, "A(I1) SPLIT 1 FOR 12 (A.OLD, X, I1)", opened("20240205"),
+                    conid=old),
+             action("A", 5, "A(I1) SPLIT 1 FOR 12 (A, X, I2)", opened("20240205"),
+                    conid="77")]  # fmt: skip
+    after = lot(5, "20230105", "20241231", conid="77")
+    made = found(tmp_path, flex([], split, OpenPositions=[held, after]))
+    assert made == ([("A", 60, f"flex-open-{BEGIN}-1")], [])
+    sale = trade("META", -60, 1, opened("20240205"), conid=old)
+    made = found(tmp_path, flex([sale], OpenPositions=[held]))
+    assert made == ([("A", 60, f"flex-open-{BEGIN}-1")], [])
+
+
 @pytest.mark.parametrize(("with_lot", "proven"), [(False, []), (True, [60])])
 @pytest.mark.parametrize("day", ["20231231", "20241231"])
 def test_a_sum_of_what_was_held_proves_nothing(
@@ -79,7 +103,8 @@ def quantities(made: Found) -> list[int]:
         # Of the last day before the first trade, the oldest first.
         ([lot(1, "20230103", "20231229"), lot(2, "20230102", "20231229"),
           lot(4, "20230101", "20231228")], [2, 1]),
-        ([lot(1, "20230103", "20231231")], [1]), ([lot(1, "20230103", "20240101")], None),
+        ([lot(1, "20230103", "20231231")], [1]), ([lot(1, "20230103", "20240101")], [1]),
+        ([lot(1, "20240102", "20240102")], None),
     ],
 )  # fmt: skip
 def test_lots_of_the_last_day_before_are_what_was_held(

@@ -858,6 +858,25 @@ def test_a_reverse_split_gives_the_key_its_new_number(tmp_path: Path) -> None:
     out, into = _fields(made, "transfer")
     assert (out["symbol"], out["qty"]) == ("ACB", "150")
     assert (into["symbol"], into["qty"], into["cost_basis"]) == ("ACB@TSE", "12.5", "150")
+    # Where nothing of it is known yet, it gets both: what an earlier file tells has the old one.
+    made = plan(tmp_path, flex(trades[1:], rows))
+    numbers = [number["con_id"] for number in _fields(made, "instrument")]
+    assert numbers == [str(con_id("ACB")), "77"]
+
+
+@pytest.mark.parametrize(("held", "goes"), [("150.0009", True), ("150.001", False)])
+@pytest.mark.parametrize("text", ["SPLIT 1 FOR 1", "CUSIP/ISIN CHANGE TO (I2)"])
+def test_a_split_and_a_new_name_take_all_there_is(
+    tmp_path: Path, held: str, text: str, *, goes: bool
+) -> None:
+    said, when = f"A(I1) {text} ({{}}, X, I)", "20200508;202500"
+    rows = [action("A.OLD", -150, said.format("A.OLD"), when, conid=con_id("A")),
+            action("B", 150, said.format("B"), when)]  # fmt: skip
+    names = {str(con_id("A")): "A", str(con_id("B")): "B"}
+    made = plan(tmp_path, flex([trade("A", held, 1, "20200102;100000")], rows), names=names)
+    assert bool(_fields(made, "transfer")) == goes
+    reason = "expected to hold the 150 that go, found"
+    assert [each.reason.startswith(reason) for each in made.problems] == [True] * 2 * (not goes)
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,50 @@ def test_what_is_not_booked_is_a_difference_and_what_was_busted_is_none(audit: A
     assert counts(audit.compare(flex([row(3, -10, 7, "5"), cancel]))) == ({}, 0, 0)
 
 
+def test_what_the_broker_cancelled_and_the_book_has_is_a_difference(audit: Audit) -> None:
+    audit.book("A", *LINES, "OUT 1")
+    said = {"ibExecID": "", "transactionID": "", "transactionType": "TradeCancel", "tradeID": ""}
+    cancel = row(3, 10, 7, buySell="SELL (Ca.)", origTradeID="2", **said)
+    [found] = audit.compare(flex([row(2, -10, 7, 17), cancel])).differences
+    assert (found.ours, found.brokers, found.id) == (Fraction(17), None, exec_id(2))
+    assert found.why.startswith("the broker cancelled it, the book has it")
+    ended = booked("A", tradeID="9", transactionID="", cost="5", fifoPnlRealized="0")
+    rows = [trade("A", 1, 0, at(3), **{**ended, "ibExecID": "3"}),
+            row(5, -1, 0, buySell="BUY (Ca.)", origTradeID="9", **said)]  # fmt: skip
+    [found] = audit.compare(flex(rows)).differences
+    assert (found.ours, found.id) == (Fraction(0), "3")
+
+
+def test_what_was_left_out_with_a_figure_is_told(audit: Audit) -> None:
+    audit.book("A", "BUY 10 @ 5")
+    text = "A(I1) MERGED(Acquisition) FOR B 1 FOR 1 AND USD 10 ({0}, {0}, I)"
+    rows = [
+        action("A", -10, text.format("A"), at(9), type="TC", proceeds="100", fifoPnlRealized="200"),
+        action("B", 10, text.format("B"), at(9), type="TC"),
+    ]
+    found = audit.compare(flex([], rows))
+    assert counts(found) == ({}, 0, 1)
+    [told] = found.explained
+    assert (told.symbol, told.ours, told.brokers) == ("A", None, Fraction(200))
+    assert told.why.startswith("left out: expected a P&L of no more than")
+
+
+def test_a_commission_in_another_currency_explains_money_but_no_quantity(audit: Audit) -> None:
+    paid = {"commission": "1", "commission_currency": "EUR"}
+    audit.book_entries(
+        {"fill_qty": "10", "fill_price": "5", "exec_id": exec_id(1), **paid},
+        {"side": "SELL", "fill_qty": "4", "fill_price": "7", "exec_id": exec_id(2), **paid},
+    )
+    euros = {"ibCommission": "-1", "ibCommissionCurrency": "EUR", "dateTime": at(2 * 10**9)}
+    closes = [row(2, -4, 7, "6.46", **euros)]
+    lots = [lot(6, "30.66", at(10**9), "20330519")]
+    found = audit.compare(flex(closes, OpenPositions=lots))
+    assert counts(found) == ({}, 0, 2)
+    assert all("leaves out commissions in EUR" in each.why for each in found.explained)
+    more = [lot(7, "35.66", at(10**9), "20330519")]
+    assert counts(audit.compare(flex(closes, OpenPositions=more))) == ({}, 1, 1)
+
+
 def test_what_was_booked_without_an_account_is_compared_too(audit: Audit) -> None:
     audit.book("A", *LINES, account=None)
     assert counts(audit.compare(flex([row(2, -10, 7, 17)]))) == (CLOSE, 0, 0)
@@ -204,7 +248,8 @@ def test_an_option_that_left_is_equal_if_its_transfer_is_booked(
     shares = booked("A", transactionID="3", fifoPnlRealized=None)
     left = option(call, 1, 0, at(2), **{**said, "ibExecID": "2"})
     rows = [left, trade("XOM", -100, "42.5", at(2), **shares)]
-    assert counts(audit.compare(flex(rows))) == ({"close": 1} if equal else {}, 1 - equal, 0)
+    # The shares are not booked, and have no figure.
+    assert counts(audit.compare(flex(rows))) == ({"close": 1} if equal else {}, 1 - equal, 1)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +287,13 @@ def test_a_commission_that_was_changed_after_its_row_is_explained(
     rows = [row(1, 10, 5, ibCommission=fee), row(2, -10, 7, pnl, cost=cost, ibCommission="-2")]
     found = audit.compare(flex(rows))
     assert counts(found) == ({}, not explained, explained)
+
+
+def test_what_was_returned_of_the_capital_is_no_such_commission(audit: Audit) -> None:
+    audit.book("A", "BUY 10 @ 5 fee 1", "COST -0.5", "#2 SELL 10 @ 7 fee 2")  # 17 + 5
+    rows = [row(1, 10, 5, ibCommission="-1"),
+            row(2, -10, 7, "17", cost="-51", ibCommission="-2")]  # fmt: skip
+    assert counts(audit.compare(flex(rows))) == ({}, 1, 0)
 
 
 def test_such_a_commission_of_what_was_sold_short_is_explained_too(audit: Audit) -> None:
@@ -330,6 +382,23 @@ def test_lots_are_told_apart_by_the_second(audit: Audit) -> None:
     assert counts(audit.compare(flex(OpenPositions=lots))) == ({"open lot": 2}, 0, 0)
 
 
+def test_the_lots_of_an_option_that_left_are_closed_lots_without_a_figure(audit: Audit) -> None:
+    call = "XOM   220121C00042500"
+    audit.book(call, "SELL 1 @ 5", "SELL 2 @ 6", "OUT 2")
+    ended = {**booked("A", cost="11", fifoPnlRealized="0"), "ibExecID": "3"}
+    shares = {**booked("A", fifoPnlRealized=None), "transactionID": "4"}
+    lots = [
+        option(call, 1, 0, at(3), levelOfDetail="CLOSED_LOT", openDateTime=at(second), cost=cost,
+               ibExecID="", fifoPnlRealized="0")
+        for second, cost in ((1, 5), (2, 6))
+    ]  # fmt: skip
+    rows = [option(call, 2, 0, at(3), **ended), trade("XOM", -200, "42.5", at(3), **shares)]
+    found = audit.compare(flex([*rows, *lots]))
+    assert counts(found) == ({"close": 1, "closed lot": 2}, 0, 1)
+    found = audit.compare(flex([*rows, lots[0], lots[0]]))
+    assert [each.what for each in found.differences] == ["closed lot"] * 2
+
+
 def test_closed_lots_are_compared_also_where_no_execution_is_told(audit: Audit) -> None:
     audit.book("A", *LINES)
     found = audit.compare(flex([closed(-10, 51, 17, at(1), 2)]))
@@ -373,6 +442,55 @@ def test_what_we_hold_of_what_was_traded_and_the_file_does_not_is_a_difference(
     assert counts(audit.compare(flex(rows))) == ({}, 0, 0)
     other = flex(rows, OpenPositions=[lot(10, 50, at(1), accountId="U2")])
     assert [each.account for each in audit.compare(other).differences] == ["U2"]
+
+
+def test_what_we_hold_where_the_broker_holds_nothing_is_a_difference(audit: Audit) -> None:
+    bought = {"fill_qty": "10", "fill_price": "5"}
+    audit.book_entries(
+        {**bought, "exec_id": exec_id(1)},
+        {**bought, "exec_id": exec_id(2), "symbol": "B"},
+        {**bought, "exec_id": exec_id(3), "symbol": "E", "sec_type": "CASH"},
+        {**bought, "exec_id": exec_id(4), "symbol": "F", "account": "U2", "timestamp": str(10**12)},
+    )
+    days = ("20330501", "20330531")
+    flat = flex([row(1, 10, 5, 0)], OpenPositions=[""], days=days)
+    assert [each.symbol for each in audit.compare(flat).differences] == ["A", "B"]
+    other = flex(OpenPositions=[lot(10, 50, at(10**9), "20330531")], days=days)
+    assert [each.symbol for each in audit.compare(other).differences] == ["B"]
+    # What it holds was bought later, or is told without its lots.
+    before = flex([row(1, 10, 5, 0)], OpenPositions=[""], days=("20000101", "20000131"))
+    assert counts(audit.compare(before)) == ({}, 0, 0)
+    sums = [lot(9, 45, "", "20330531", symbol=each, conid="", levelOfDetail="SUMMARY")
+            for each in "AB"]  # fmt: skip
+    found = audit.compare(flex(OpenPositions=sums, days=days))
+    assert [each.symbol for each in found.explained] == ["A", "B"]
+    assert "let the query give the level of detail Lot" in found.explained[0].why
+    assert counts(found) == ({}, 0, 2)
+    over_accounts = flex([row(1, 10, 5, 0), row(4, 10, 5, 0, symbol="F", accountId="U2")],
+                         OpenPositions=[each.replace(ACCOUNT, "-") for each in sums],
+                         account="-", days=days)  # fmt: skip
+    found = audit.compare(over_accounts)
+    assert [each.symbol for each in found.explained] == ["A", "B"]
+    assert [(each.account, each.symbol) for each in found.differences] == [("U2", "F")]
+
+
+@pytest.mark.parametrize(
+    ("hour", "told", "equal"),
+    [("18:00", [], True), ("16:59", [], False), ("18:00", [3], False), ("18:00", [2], True)],
+)
+def test_what_is_traded_in_the_evening_may_be_the_next_days(
+    audit: Audit, hour: str, told: list[int], *, equal: bool
+) -> None:
+    noon, evening = (
+        int(datetime.fromisoformat(f"2024-01-02 {each}-05:00").timestamp())
+        for each in ("12:00", hour)
+    )
+    audit.book("A", f"BUY 4 @ 5 at {noon}", f"BUY 1 @ 6 at {evening}", f"SELL 2 @ 7 at {evening}")
+    rows = [row(each, 1, 6, dateTime=at(evening)) for each in told]
+    found = audit.compare(flex(rows, OpenPositions=[
+        lot(4, 20, at(noon), "20240102"), *[lot(1, 6, at(evening), "20240102")] * (2 in told),
+    ]))  # fmt: skip
+    assert (not found.differences) == equal
 
 
 OPENED = ["BUY 2 @ 5 at 190799", "BUY 4 @ 6 at 190800", "OPENING 1 @ 5 at 777600"]
