@@ -26,7 +26,7 @@ _STARTERS = (subprocess, run_apart, Program, FlowProcess, RedisServer)
 """Tests and fixtures of a file that knows one of them start programs."""
 
 # For `make quick`: what holds for few examples is tried with more by `make test`.
-settings.register_profile("quick", max_examples=5)
+settings.register_profile("quick", max_examples=5, stateful_step_count=20)
 
 
 class OwnServer(Protocol):
@@ -37,11 +37,15 @@ class OwnServer(Protocol):
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    known: dict[int, bool] = {}
     for item in items:
         if {"redis_server", "own_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
-        if any(map(starts_programs, _surroundings(item))):
-            item.add_marker(pytest.mark.process)
+        for names in _surroundings(item):
+            if id(names) not in known:
+                known[id(names)] = starts_programs(names)
+            if known[id(names)]:
+                item.add_marker(pytest.mark.process)
 
 
 def _surroundings(item: pytest.Item) -> Iterator[Mapping[str, object]]:

@@ -9,7 +9,6 @@ every step the book is held against the naive oracle.
 import pickle
 from typing import Any
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -248,4 +247,4 @@ class BookMachine(RuleBasedStateMachine):
 
 
 TestBook: Any = BookMachine.TestCase
-TestBook.settings = settings(SETTINGS, max_examples=60, stateful_step_count=40)
+TestBook.settings = SETTINGS
