@@ -480,7 +480,7 @@ class _Rescaling:
 
 
 def rescale(
-    to: Annotated[int, typer.Option(min=1, help="How many partitions there are to be.")],
+    to: Annotated[int, typer.Option(min=1, max=1000, help="How many partitions there are to be.")],
     into: Annotated[
         list[str],
         typer.Option(

@@ -43,12 +43,12 @@ class Settings(BaseSettings):
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
     """May carry a password, so it is a secret as a whole."""
     executions_stream: str = "executions"
-    stream_partitions: Annotated[int, Field(ge=1)] = 1
+    stream_partitions: Annotated[int, Field(ge=1, le=1000)] = 1
     own_partitions: Annotated[tuple[int, ...], NoDecode] = ()
     """The partitions this process reads; all of them if not set."""
     positions_hash: str = "positions"
     changes_stream: str = "positions:changes"
-    changes_kept: Annotated[int, Field(ge=0)] = 100_000
+    changes_kept: Annotated[int, Field(ge=0, le=10**9)] = 100_000
     """About how many entries stay in each stream of changes; 0: there is none."""
     dead_letter_stream: str = "executions:dead"
     data_dir: Path = Path("data")
@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     broker_hash: str = "broker"
 
     marks_stream: str = "marks"
-    marks_kept: Annotated[int, Field(ge=1)] = 100_000
+    marks_kept: Annotated[int, Field(ge=1, le=10**9)] = 100_000
     """About how many of the last marks stay on their stream."""
     valuations_hash: str = "valuations"
     mark_stale_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60

@@ -149,6 +149,7 @@ def test_an_address_may_be_any_that_redis_py_takes(
         ("STREAM_PARTITIONS", "many", "a whole number"),
         ("STREAM_PARTITIONS", "0", "1 or more"),
         ("STREAM_PARTITIONS", "1.5", "a whole number"),
+        ("STREAM_PARTITIONS", "1001", "1000 or less"),
         ("OWN_PARTITIONS", "first", "numbers such as 0,2"),
         ("OWN_PARTITIONS", "0,,1", "numbers such as 0,2"),
         ("OWN_PARTITIONS", "1", "from 0 to STREAM_PARTITIONS - 1 = 0"),
@@ -172,6 +173,7 @@ def test_an_address_may_be_any_that_redis_py_takes(
         ("IBKR_TIMEZONE", "America", "a time zone's name"),  # a directory
         ("IBKR_MARKS", "on", "'off', 'live' or 'delayed'"),
         ("CHANGES_KEPT", "-1", "0 or more"),
+        ("CHANGES_KEPT", "10000000000", "1000000000 or less"),
         ("MARK_STALE_S", "0", "more than 0"),
         ("MARK_STALE_S", "inf", "a number that is not infinite"),
         ("DAY_ZONE", "Nowhere", "a time zone's name"),
@@ -180,6 +182,7 @@ def test_an_address_may_be_any_that_redis_py_takes(
         ("BASE_CURRENCY", "REUR", "a currency such as EUR"),
         ("BASE_CURRENCY", "€EUR", "a currency such as EUR"),
         ("MARKS_KEPT", "0", "1 or more"),
+        ("MARKS_KEPT", "10000000000", "1000000000 or less"),
         ("IBKR_ACCOUNTS", "U1,,U2", "account numbers such as"),
         ("IBKR_ACCOUNTS", "U1:AAPL", "account numbers such as"),
         ("FLEX_QUERY_ID", "mine", "a number such as"),
