@@ -28,9 +28,9 @@ log = logging.getLogger("lotstream.dead_letters")
 
 _AT_ONCE = 500
 
-_LOST_S, _MOST_LOST = 10.0, 50_000
-"""Longer than what a server may lose that syncs its file each second, and more letters than it
-takes in that time."""
+_LOST_S, _MOST_BYTES = 10.0, 16_000_000
+"""Longer than what a server may lose that syncs its file each second, and about as many bytes of
+letters as it takes in the last of these. Each recovery snapshot has them."""
 
 ResumeState = tuple[Any, ...]
 """Of the last letters id, fields and reason, under a checksum (`kept.seal_values`)."""
@@ -69,8 +69,10 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
     def __init__(self, link: RedisLink, source: str, stream: str, last: list[Rejected]) -> None:
         self._link, self._source, self._stream = link, source, stream
         self._held: list[Rejected] = []
-        self._recent: deque[tuple[float, Rejected]] = deque(maxlen=_MOST_LOST)
+        self._recent: deque[tuple[float, Rejected]] = deque()
         """With the time when each was written."""
+        self._bytes = 0
+        """What all of them take."""
         self._again_at = 0.0
         """When they were written again."""
         self._note(last)
@@ -90,7 +92,7 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
         since = time.monotonic() - _LOST_S
         if not self._maybe_lost() and self._again_at <= since:
             while self._recent and self._recent[0][0] <= since:
-                self._recent.popleft()
+                self._forget()
         last = [(*one.entry, one.reason) for _, one in self._recent]
         return seal_values(self._source, last)
 
@@ -123,6 +125,13 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
 
     def _note(self, letters: list[Rejected]) -> None:
         self._recent.extend((time.monotonic(), letter) for letter in letters)
+        self._bytes += sum(map(_size, letters))
+        while self._bytes > _MOST_BYTES and len(self._recent) > _AT_ONCE:
+            self._forget()
+
+    def _forget(self) -> None:
+        _, oldest = self._recent.popleft()
+        self._bytes -= _size(oldest)
 
     def _maybe_lost(self) -> list[Rejected]:
         """Return what a server may have come back without that was away since, or before."""
@@ -135,6 +144,10 @@ class _DeadLetterPartition(StatefulSinkPartition[Rejected, ResumeState]):
         words = [(rejected.entry.id, _fields(rejected)) for rejected in letters]
         added = add_of_flow(client, self._stream, words)
         return [rejected for rejected, new in zip(letters, added, strict=True) if new]
+
+
+def _size(rejected: Rejected) -> int:
+    return len(rejected.reason) + sum(map(len, rejected.entry.fields))
 
 
 def _fields(rejected: Rejected) -> list[bytes]:

@@ -175,6 +175,17 @@ def test_only_the_last_letters_are_kept_for_a_restart_and_those_of_long_ago_are_
     assert not redis.exists(DEAD)
 
 
+def test_letters_of_any_size_take_no_more_room_in_a_snapshot_than_a_server_may_lose(
+    link: RedisLink, redis: redis_py.Redis
+) -> None:
+    part = DeadLetterSink(link, {"executions": DEAD}).build_part("step", "executions", None)
+    part.write_batch([rejected(f"{n}-1", b"name", b"x" * 20_000) for n in range(1, 1_001)])
+    kept = [entry for entry, *_ in part.snapshot()[:-1]]
+    assert 700 < len(kept) < 800
+    assert kept == [f"{n}-1" for n in range(1_001 - len(kept), 1_001)]
+    assert redis.xlen(DEAD) == 1_000
+
+
 def test_after_an_outage_the_last_letters_are_written_once_and_not_with_each_new_one(
     link: RedisLink, redis: redis_py.Redis
 ) -> None:
