@@ -8,7 +8,6 @@ Every command may be repeated: what is done already is said, not done again.
 import getpass
 import os
 import re
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
+from connectors.clock import now_ms
 from connectors.codec import LAST_TIMESTAMP, decode
 from connectors.redis.letter_box import Letter, LetterBox
 from connectors.redis.link import RedisLink
@@ -358,7 +358,7 @@ def repaired(letter: Letter, repair: Repair) -> list[bytes]:
 def why_unusable(fields: Sequence[bytes]) -> str | None:
     """Return what is wrong with the form of an entry that comes now, None if nothing is."""
     try:
-        decode(fields, int(time.time() * 1000))
+        decode(fields, now_ms())
     except RejectedError as error:
         return str(error)
     return None
